@@ -1,0 +1,35 @@
+"""hf_fsl: from a Hub model and almost no labels to a published classifier.
+
+Importing this package loads nothing heavy; ``import hf_fsl.auto`` registers our model classes with transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS: dict[str, str] = {
+    "AdapterConfig": "hf_fsl.config",
+    "FineTuneConfig": "hf_fsl.config",
+    "load_config": "hf_fsl.config",
+    "RunRecord": "hf_fsl.records",
+    "Task": "hf_fsl.tasks",
+    "load_splits": "hf_fsl.data",
+    "Backbone": "hf_fsl.backbones",
+    "attach_adapter": "hf_fsl.adapters",
+    "train": "hf_fsl.training",
+}
+
+__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'hf_fsl' has no attribute {name!r}; it exports {', '.join(_EXPORTS)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -1,0 +1,160 @@
+"""YAML plus ``--section.field value`` overrides -> a frozen config, or one error that lists everything wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+_INVALID: Any = object()
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; ``problems`` lists all that is wrong with it."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source, self.problems = source, list(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def load_config(kind: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Reads ``kind`` from a YAML file and command-line overrides.
+
+    Args:
+        kind: a frozen dataclass, its sections dataclasses themselves.
+        path: YAML file; without one the overrides must give every field that has no default.
+        overrides: ``["--training.learning_rate", "1e-4", "--hub.push_to_hub=true"]``; values are read as YAML.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, wrong choices, impossible combinations: all of them at once.
+    """
+    problems: list[str] = []
+    values = read_yaml(path) if path is not None else {}
+    for dotted, text in _split_overrides(overrides, problems):
+        _set(values, dotted.split("."), text, problems)
+    config = _build(kind, values, "", problems)
+    if problems:
+        raise ConfigError(str(path) if path is not None else "command line", problems)
+    return config
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError where there is none."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), ["there is no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not YAML: {error}"]) from None
+    if not isinstance(values, dict):
+        raise ConfigError(str(path), [f"expected sections with fields, found {type(values).__name__}"])
+    return values
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain values, as it would stand in YAML."""
+    return dataclasses.asdict(config)
+
+
+class _FromCommandLine(str):
+    """Text still to be read as YAML by its field's type."""
+
+
+def _split_overrides(arguments: Sequence[str], problems: list[str]) -> Iterator[tuple[str, str]]:
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            problems.append(f"{flag!r}: expected --section.field value")
+        elif "=" in flag:
+            name, _, value = flag[2:].partition("=")
+            yield name, value
+        elif not rest or re.match(r"--[a-z_]+(\.|$)", rest[0]):
+            problems.append(f"{flag}: has no value; write {flag} value")
+        else:
+            yield flag[2:], rest.pop(0)
+
+
+def _set(values: dict[str, Any], keys: list[str], text: str, problems: list[str]) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        section = values.setdefault(key, {})
+        if not isinstance(section, dict):
+            problems.append(f"--{'.'.join(keys)}: {'.'.join(keys[: depth + 1])} holds no fields")
+            return
+        values = section
+    values[keys[-1]] = _FromCommandLine(text)
+
+
+def _build(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
+    """The dataclass ``kind`` out of ``values``, or _INVALID; what is wrong is appended to ``problems``."""
+    if not isinstance(values, Mapping):
+        problems.append(f"{prefix or 'file'}: expected fields, got {values!r}")
+        return _INVALID
+    hints = _hints(kind)
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        full = _join(prefix, name)
+        if name not in hints:
+            close = difflib.get_close_matches(str(name), hints, n=1)
+            guess = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(hints))}"
+            problems.append(f"{full}: unknown field; {guess}")
+            continue
+        read = _build if dataclasses.is_dataclass(hints[name]) else _leaf
+        known[name] = read(hints[name], value, full, problems)
+    for field in dataclasses.fields(kind):
+        if _required(field) and field.name not in values:
+            known[field.name] = _INVALID
+            if dataclasses.is_dataclass(hints[field.name]):
+                _build(hints[field.name], {}, _join(prefix, field.name), problems)
+            else:
+                problems.append(f"{_join(prefix, field.name)}: required, but not given")
+    # A field that could not be read falls back to its default, so that one pass still finds what else is wrong.
+    usable = {name: value for name, value in known.items() if value is not _INVALID}
+    if any(_required(field) and field.name not in usable for field in dataclasses.fields(kind)):
+        return _INVALID
+    config = kind(**usable)
+    problems.extend(_join(prefix, problem) for problem in config.problems())
+    return config
+
+
+def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        if isinstance(value, _FromCommandLine):
+            return parser.parse_args([f"--value={value}"]).value
+        return parser.parse_object({"value": value}).value
+    except ArgumentError:
+        problems.append(f"{name}: expected {_describe(kind)}, got {value!r}")
+        return _INVALID
+
+
+def _describe(kind: Any) -> str:
+    text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    text = text.replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+    return re.sub(r"Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), text)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _join(prefix: str, name: object) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)

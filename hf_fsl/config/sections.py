@@ -1,0 +1,237 @@
+"""The configuration of every recipe, as frozen dataclasses. Nothing here loads torch.
+
+Field names follow ``transformers.TrainingArguments`` and the PEFT config classes where the meaning is the same.
+``problems()`` of a section lists what the types alone cannot rule out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data set, at which revision, read through which columns, split how."""
+
+    path: str
+    """Hub id (``user/name``), or a local folder or file (csv, json, jsonl, parquet, a folder of images)."""
+    name: str | None = None
+    """Configuration of the data set, where it has several."""
+    revision: str | None = None
+    data_files: dict[str, str] | None = None
+    """Split -> file or glob, for data that does not say it by itself."""
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    image_column: str | None = None
+    label_column: str = "label"
+    label_names: list[str] | None = None
+    """Names of integer labels 0, 1, … in a column without names. String labels bring their own."""
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
+    train_split: str = "train"
+    validation_split: str | None = "validation"
+    """``null``: a stratified ``validation_fraction`` of the training split is set aside."""
+    test_split: str | None = "test"
+    """``null``: a stratified ``test_fraction`` of the training split is set aside."""
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+    """Stratified subsets, for smoke runs; applies to validation and to test."""
+    min_examples_per_class: int = 2
+    """A class with fewer training examples is an error."""
+    on_overlap: Literal["error", "drop_train", "ignore"] = "error"
+    """What to do with an example that occurs in two splits."""
+
+    def problems(self) -> Iterator[str]:
+        if (self.text_column is None) == (self.image_column is None):
+            yield "text_column or image_column: name exactly one of them, the input of the task"
+        if self.text_pair_column is not None and self.text_column is None:
+            yield "text_pair_column: needs text_column, the first text of the pair"
+        yield from _between(self, 0.0, 1.0, "validation_fraction", "test_fraction")
+        if self.validation_fraction + self.test_fraction >= 1:
+            yield "validation_fraction + test_fraction: together below 1, or nothing is left for training"
+        yield from _at_least(self, 1, "max_train_samples", "max_eval_samples", "min_examples_per_class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which backbone from the Hub."""
+
+    model_name_or_path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    max_length: int | None = None
+    """Tokens a text may have (longer ones are cut); ``null``: the backbone's own limit."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attn_implementation: str | None = None
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 4, "max_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """How the backbone is adapted. Names as in PEFT; ``rank_pattern`` and ``alpha_pattern`` are per layer."""
+
+    method: Literal["none", "head", "lora", "rslora", "dora", "ia3", "ln_tuning", "vera"] = "lora"
+    """``none``: full fine-tuning; ``head``: the classification head alone."""
+    r: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    """Module names, a regular expression, ``all-linear``, or ``null``: found from the module tree."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    layers_to_transform: list[int] | None = None
+    modules_to_save: list[str] | None = None
+    """Modules trained in full beside the adapter; ``null``: the classification head."""
+    peft_config: str | None = None
+    """Folder or Hub id holding an ``adapter_config.json``, taken as it is instead of the fields above."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "r")
+        yield from _between(self, 0.0, 1.0, "lora_dropout")
+        for module, rank in self.rank_pattern.items():
+            if rank < 1:
+                yield f"rank_pattern.{module}: at least 1, got {rank}; leave a module out by target_modules"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The optimisation, its checkpoints and its trackers."""
+
+    learning_rate: float = 1e-3
+    head_learning_rate: float | None = None
+    """Of the classification head, where it should differ from the rest."""
+    num_train_epochs: float = 3.0
+    max_steps: int | None = None
+    """Optimiser steps; overrides ``num_train_epochs``."""
+    per_device_train_batch_size: int = 32
+    per_device_eval_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = 1.0
+    weight_decay: float = 0.0
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "linear"
+    warmup_steps: float = 0.06
+    """Below 1: a share of all steps; from 1: a number of steps."""
+    label_smoothing_factor: float = 0.0
+    class_weights: Literal["balanced"] | list[float] | None = None
+    train_sampling_strategy: Literal["random", "group_by_length"] = "random"
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    auto_find_batch_size: bool = True
+    """Halve the batch and double the accumulation when the memory does not suffice."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """One training run a seed; the one best on validation is published."""
+    eval_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    eval_steps: int | None = None
+    metric_for_best_model: str = "accuracy"
+    load_best_model_at_end: bool = True
+    early_stopping_patience: int | None = None
+    """Evaluations without an improvement before training stops."""
+    save_steps: int | None = None
+    """``null``: a checkpoint at the end of training only."""
+    save_total_limit: int = 2
+    resume_from_checkpoint: str | None = None
+    """A checkpoint folder, or ``auto``: the newest one in ``output_dir`` if there is any."""
+    logging_steps: int = 10
+    log_with: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
+    """Trackers beside ``metrics.jsonl``, which is always written."""
+    dataloader_num_workers: int = 0
+
+    def problems(self) -> Iterator[str]:
+        for name in ("learning_rate", "head_learning_rate", "num_train_epochs", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                yield f"{name}: above 0, got {value}"
+        yield from _at_least(
+            self, 1, "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size",
+            "gradient_accumulation_steps", "eval_steps", "early_stopping_patience", "save_steps", "save_total_limit",
+            "logging_steps",
+        )  # fmt: skip
+        yield from _at_least(self, 0, "weight_decay", "warmup_steps", "dataloader_num_workers")
+        yield from _between(self, 0.0, 1.0, "label_smoothing_factor")
+        if not self.seeds:
+            yield "seeds: at least one"
+        if len(set(self.seeds)) < len(self.seeds):
+            yield f"seeds: each once, got {self.seeds}"
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            yield "eval_steps: needed with eval_strategy: steps"
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            yield "early_stopping_patience: needs an eval_strategy other than no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured on validation and, once, on test."""
+
+    metrics: list[str] = field(default_factory=lambda: ["accuracy", "macro_f1", "mcc", "ece"])
+    """Ours by name (accuracy, macro_f1, mcc, ece); anything else goes to ``evaluate.load``."""
+    bootstrap_resamples: int = 2000
+    baselines: list[Literal["majority", "linear_probe"]] = field(default_factory=lambda: ["majority"])
+    """Compared on the same test examples, paired. The linear probe is tuned on validation."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 100, "bootstrap_resamples")
+        if not self.metrics:
+            yield "metrics: at least one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConfig:
+    """Whether and where the result is published, and what the card says beyond the measurements."""
+
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    revision: str | None = None
+    """Branch to push to; created where it does not exist."""
+    create_pr: bool = False
+    commit_message: str | None = None
+    license: str | None = None
+    language: str | None = None
+    tags: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+    """Inputs for the card's snippet and widget; ``[]``: the first test examples."""
+
+    def problems(self) -> Iterator[str]:
+        if self.push_to_hub and self.hub_model_id is None:
+            yield "hub_model_id: needed with push_to_hub (user/name)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneConfig:
+    """Everything ``recipes/fine_tune.py`` is told."""
+
+    data: DataConfig
+    model: ModelConfig
+    adapter: AdapterConfig = AdapterConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    hub: HubConfig = HubConfig()
+    recipe: Literal["fine_tune"] = "fine_tune"
+    output_dir: str = "outputs/fine_tune"
+
+    def problems(self) -> Iterator[str]:
+        if self.training.metric_for_best_model not in [*self.evaluation.metrics, "loss"]:
+            yield (
+                f"training.metric_for_best_model: one of evaluation.metrics {self.evaluation.metrics} or loss, "
+                f"got {self.training.metric_for_best_model!r}"
+            )
+
+
+def _at_least(section: object, least: float, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and value < least:
+            yield f"{name}: at least {least}, got {value}"
+
+
+def _between(section: object, low: float, high: float, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(section, name)
+        if not low <= value < high:
+            yield f"{name}: from {low} to below {high}, got {value}"

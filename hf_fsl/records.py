@@ -1,0 +1,195 @@
+"""RunRecord: what a run was given, did and measured, as JSON. A model card renders from it alone.
+
+``None`` means unknown, and is rendered as such.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """A number with what is needed to judge it.
+
+    ``ci95`` is over test examples (bootstrap) for one run, over seeds (Student's t) where ``seeds`` is above one:
+    ``over`` says which.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None = None
+    n: int | None = None
+    seeds: int | None = None
+    over: str | None = None
+
+
+@dataclass(kw_only=True)
+class SplitRecord:
+    """One split: its size and how many examples each class has."""
+
+    name: str
+    rows: int
+    class_counts: dict[str, int]
+
+
+@dataclass(kw_only=True)
+class DataRecord:
+    """The data set as it was used."""
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    """The commit that was read, where the source has one."""
+    license: str | None = None
+    splits: dict[str, SplitRecord] = field(default_factory=dict)
+    """Keys: train, validation, test."""
+    on_overlap: str = "error"
+    overlap: dict[str, int] = field(default_factory=dict)
+    """``"train/test" -> n`` examples found in both, under the policy ``on_overlap``."""
+    dropped: int = 0
+    """Training examples dropped because of the overlap."""
+
+
+@dataclass(kw_only=True)
+class ModelRecord:
+    """The backbone and how it was adapted."""
+
+    base_model: str
+    base_revision: str | None = None
+    base_license: str | None = None
+    architecture: str
+    adapter: dict[str, Any]
+    """The adapter section of the config, and ``peft`` with the PEFT config that came of it."""
+    total_parameters: int
+    trainable_parameters: int
+
+
+@dataclass(kw_only=True)
+class SeedRecord:
+    """One training run."""
+
+    seed: int
+    steps: int
+    best_step: int | None
+    wall_seconds: float
+    validation: dict[str, float]
+    test: dict[str, Measurement]
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """Another method on the same test examples, and the paired difference (ours minus theirs)."""
+
+    name: str
+    metric: str
+    baseline: Measurement
+    difference: Measurement
+
+
+@dataclass(kw_only=True)
+class CostRecord:
+    """What it took, of all seeds together."""
+
+    wall_seconds: float
+    peak_memory_bytes: int | None = None
+    hardware: str | None = None
+    processes: int = 1
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """A run, from what it was given to what it measured."""
+
+    recipe: str
+    command: str
+    config: dict[str, Any]
+    created: str
+    """UTC, ISO 8601."""
+    task: dict[str, Any]
+    data: DataRecord
+    model: ModelRecord
+    runs: list[SeedRecord]
+    published_seed: int
+    metrics: dict[str, Measurement]
+    """On the test split: of the published run with its bootstrap interval."""
+    metrics_over_seeds: dict[str, Measurement] = field(default_factory=dict)
+    """Mean over seeds with Student's t interval, where there are several."""
+    comparisons: list[Comparison] = field(default_factory=list)
+    confusion_matrix: list[list[int]] | None = None
+    """Rows: true class, columns: predicted, in the order of the task's label names."""
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """``{"input": …, "label": predicted, "score": …}`` for the card."""
+    cost: CostRecord
+    environment: dict[str, str] = field(default_factory=dict)
+    """Package -> version."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Raises ValueError for a record of another schema."""
+        values = json.loads(text)
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"This hf_fsl reads run records of schema {SCHEMA_VERSION}, the file has {version!r}. "
+                "Install the hf_fsl version that wrote it."
+            )
+        data = values["data"]
+        data["splits"] = {name: SplitRecord(**split) for name, split in data["splits"].items()}
+        runs = [SeedRecord(**{**run, "test": _measurements(run["test"])}) for run in values["runs"]]
+        comparisons = [
+            Comparison(**{**row, **_measurements({key: row[key] for key in ("baseline", "difference")})})
+            for row in values["comparisons"]
+        ]
+        return cls(
+            **{
+                **values,
+                "data": DataRecord(**data),
+                "model": ModelRecord(**values["model"]),
+                "runs": runs,
+                "metrics": _measurements(values["metrics"]),
+                "metrics_over_seeds": _measurements(values["metrics_over_seeds"]),
+                "comparisons": comparisons,
+                "cost": CostRecord(**values["cost"]),
+            }
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the record to a temporary name and renames it. Returns the path."""
+        return write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunRecord:
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a text file so that a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _measurement(values: dict[str, Any]) -> Measurement:
+    ci95 = values.get("ci95")
+    return Measurement(**{**values, "ci95": tuple(ci95) if ci95 is not None else None})
+
+
+def _measurements(values: dict[str, dict[str, Any]]) -> dict[str, Measurement]:
+    return {name: _measurement(value) for name, value in values.items()}
