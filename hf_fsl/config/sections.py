@@ -65,6 +65,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     max_length: int | None = None
     """Tokens a text may have (longer ones are cut); ``null``: the backbone's own limit."""
+    from_config: bool = False
+    """Random weights in the shape that the repository's ``config.json`` describes: training from scratch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str | None = None
 

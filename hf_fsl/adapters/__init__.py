@@ -1,0 +1,21 @@
+"""Adapters: where they go, how they are attached, counted and merged."""
+
+from hf_fsl.adapters.attach import (
+    ParameterCount,
+    attach_adapter,
+    count_parameters,
+    describe_adapter,
+    merge_adapter,
+    peft_config,
+)
+from hf_fsl.adapters.targets import AdapterError
+
+__all__ = [
+    "AdapterError",
+    "ParameterCount",
+    "attach_adapter",
+    "count_parameters",
+    "describe_adapter",
+    "merge_adapter",
+    "peft_config",
+]

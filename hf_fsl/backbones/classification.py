@@ -1,0 +1,112 @@
+"""The stock classification model of a backbone, as it will be trained and published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
+
+from hf_fsl.config import ModelConfig
+from hf_fsl.tasks import Task
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be used for the task."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A stock classification model, its tokenizer or image processor, and which of its modules are the head."""
+
+    model: PreTrainedModel
+    processor: Any
+    head: tuple[str, ...]
+
+
+def load_classifier(config: ModelConfig, task: Task) -> Classifier:
+    """Loads ``AutoModelForSequenceClassification`` or ``AutoModelForImageClassification`` with the task's labels.
+
+    The head is whatever the checkpoint has no weights for, and the classification layers even where it has some.
+    Seed torch before the call: the head starts from random weights.
+
+    Raises:
+        BackboneError: the repository has no model of the modality, or cannot be found.
+    """
+    auto = getattr(
+        transformers,
+        "AutoModelForImageClassification" if task.modality == "image" else "AutoModelForSequenceClassification",
+    )
+    source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    labels = {
+        "num_labels": len(task.label_names),
+        "id2label": task.id2label,
+        "label2id": task.label2id,
+        "problem_type": task.problem_type,
+    }
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
+    if config.attn_implementation is not None:
+        options["attn_implementation"] = config.attn_implementation
+    try:
+        processor = load_processor(config, task)
+        if config.from_config:
+            settings = AutoConfig.from_pretrained(config.model_name_or_path, **source, **labels)
+            model = auto.from_config(settings, trust_remote_code=config.trust_remote_code, **options)
+            fresh = {name for name, _ in model.named_parameters()}
+        else:
+            model, info = auto.from_pretrained(
+                config.model_name_or_path,
+                **source, **labels, **options,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )  # fmt: skip
+            fresh = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            f"{config.model_name_or_path} (revision {config.revision or 'main'}) does not load as {auto.__name__} "
+            f"for a task of modality {task.modality}: {error}"
+        ) from error
+    if task.modality != "image":
+        _ensure_padding(model, processor)
+    return Classifier(model, processor, head_modules(model, set() if config.from_config else fresh))
+
+
+def load_processor(config: ModelConfig, task: Task) -> Any:
+    """The tokenizer or image processor of the backbone."""
+    auto = AutoImageProcessor if task.modality == "image" else AutoTokenizer
+    return auto.from_pretrained(
+        config.model_name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+
+
+def head_modules(model: PreTrainedModel, fresh: set[str]) -> tuple[str, ...]:
+    """Names of the modules that hold the classification head.
+
+    Args:
+        model: a stock classification model.
+        fresh: names of the parameters that came out of no checkpoint; the modules that own them count as head.
+    """
+    body = model.base_model_prefix if hasattr(model, model.base_model_prefix) else ""
+    named = {
+        name
+        for name, child in model.named_children()
+        if name in ("classifier", "score", "pre_classifier", "head", "logits_proj", "fc")
+        and name != body
+        and any(True for _ in child.parameters())
+    }
+    for key in fresh:
+        top, _, _ = key.partition(".")
+        named.add(key.rpartition(".")[0] if top == body or not hasattr(model, top) else top)
+    outermost = {name for name in named if not any(name.startswith(f"{other}.") for other in named)}
+    return tuple(sorted(outermost))
+
+
+def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise BackboneError(f"{type(tokenizer).__name__} has neither a padding nor an end token to pad with.")
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id

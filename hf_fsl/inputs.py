@@ -1,0 +1,99 @@
+"""Mapped examples -> what a model takes: texts tokenised once, images processed once, batches collated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from hf_fsl.tasks import Task
+
+IMAGE_CACHE_BYTES = 2 << 30
+"""Processed images are kept in memory as long as a split's fit into this."""
+
+
+class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
+    """A split as model inputs. Item i: the features of example i, its ``labels`` and its ``index``.
+
+    Args:
+        data: a split with the task's input columns and, where known, ``label`` (see :class:`hf_fsl.tasks.Task`).
+        task: what is classified.
+        processor: the backbone's tokenizer or image processor.
+        max_length: tokens a text may have; longer ones are cut. Ignored for images.
+    """
+
+    def __init__(self, data: datasets.Dataset, task: Task, processor: Any, max_length: int | None = None) -> None:
+        self.task, self.processor = task, processor
+        self.labels = _label_tensor(data["label"], task) if "label" in data.column_names else None
+        self.lengths: list[int] | None = None
+        self._images: datasets.Dataset | None = None
+        self._features: list[dict[str, Any]] = []
+        if task.modality == "image":
+            self._images = data.select_columns(["image"])
+            self._cache: dict[int, Tensor] = {}
+        else:
+            columns = [list(data[column]) for column in task.input_columns]
+            encoded = processor(*columns, truncation=True, max_length=max_length)
+            self._features = [dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
+            self.lengths = [len(ids) for ids in encoded["input_ids"]]
+
+    def __len__(self) -> int:
+        return len(self._images) if self._images is not None else len(self._features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        images = self._images is not None
+        item: dict[str, Any] = {"pixel_values": self._pixels(index)} if images else dict(self._features[index])
+        item["index"] = index
+        if self.labels is not None:
+            item["labels"] = self.labels[index]
+        return item
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Items -> a batch, texts padded to the longest of it."""
+        stacked = [name for name in ("pixel_values", "labels") if name in items[0]]
+        batch = {name: torch.stack([item[name] for item in items]) for name in stacked}
+        batch["index"] = torch.tensor([item["index"] for item in items])
+        if self._images is None:
+            names = [name for name in items[0] if name not in ("labels", "index")]
+            features = {name: [item[name] for item in items] for name in names}
+            batch.update(self.processor.pad(features, return_tensors="pt"))
+        return batch
+
+    def _pixels(self, index: int) -> Tensor:
+        if index in self._cache:
+            return self._cache[index]
+        assert self._images is not None
+        pixels: Tensor = self.processor(self._images[index]["image"].convert("RGB"), return_tensors="pt")[
+            "pixel_values"
+        ][0]
+        if pixels.nbytes * len(self) <= IMAGE_CACHE_BYTES:
+            self._cache[index] = pixels
+        return pixels
+
+
+def longest_input(processor: Any, model_config: Any, max_length: int | None) -> int | None:
+    """Tokens a text may have: what was asked for, within the limits of tokenizer and model.
+
+    Raises:
+        ValueError: ``max_length`` is above what the model can take.
+    """
+    if not hasattr(processor, "model_max_length"):
+        return None
+    limits = [processor.model_max_length, getattr(model_config, "max_position_embeddings", None)]
+    known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
+    limit = min(known, default=None)
+    if max_length is not None and limit is not None and max_length > limit:
+        raise ValueError(f"model.max_length={max_length}: the backbone takes at most {limit} tokens. Lower it.")
+    return max_length if max_length is not None else limit
+
+
+def _label_tensor(labels: Sequence[Any], task: Task) -> Tensor:
+    if not task.multi_label:
+        return torch.tensor(list(labels))
+    hot = torch.zeros(len(labels), len(task.label_names))
+    for row, indices in enumerate(labels):
+        hot[row, list(indices)] = 1.0
+    return hot

@@ -1,0 +1,65 @@
+"""Losses of classification, as sums with their denominators: exact whatever way a batch is cut up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassificationLoss:
+    """Cross-entropy for single-label tasks, binary cross-entropy for multi-label ones.
+
+    ``loss(logits, labels)`` is a sum; divided by the sum of ``denominator(labels)`` over all pieces of a batch it is
+    ``torch.nn.CrossEntropyLoss`` (or ``BCEWithLogitsLoss``) with mean reduction over the whole batch.
+
+    Args:
+        multi_label: labels are multi-hot ``(N, C)`` rather than indices ``(N,)``.
+        class_weights: ``(C,)``, weight of each class.
+        label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016); single-label only.
+    """
+
+    multi_label: bool = False
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Summed loss of logits ``(N, C)``."""
+        weights = self.class_weights.to(logits.device) if self.class_weights is not None else None
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits.float(), labels, weight=weights, reduction="sum")
+        return F.cross_entropy(
+            logits.float(), labels, weight=weights, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+    def denominator(self, labels: Tensor) -> float:
+        """What the summed loss of these labels is divided by to become a mean."""
+        if self.multi_label:
+            return float(labels.numel())
+        if self.class_weights is None:
+            return float(len(labels))
+        return float(self.class_weights[labels.cpu()].sum())
+
+
+def class_weights(labels: Tensor, num_classes: int, choice: str | Sequence[float] | None) -> Tensor | None:
+    """The weights that ``training.class_weights`` asks for.
+
+    Args:
+        labels: ``(N,)`` indices or ``(N, C)`` multi-hot.
+        choice: ``"balanced"`` (n / (C · n_c), as in scikit-learn), one weight a class, or None.
+
+    Raises:
+        ValueError: the number of weights is not the number of classes.
+    """
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        counts = labels.sum(0) if labels.ndim == 2 else torch.bincount(labels, minlength=num_classes)
+        return labels.shape[0] / (num_classes * counts.clamp(min=1).float())
+    if len(choice) != num_classes:
+        raise ValueError(f"class_weights: one weight for each of the {num_classes} classes, got {len(choice)}.")
+    return torch.tensor(list(choice), dtype=torch.float32)

@@ -1,0 +1,16 @@
+"""The training loop, its checkpoints and trackers, and prediction over a split."""
+
+from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints
+from hf_fsl.training.loop import Progress, read_log, train
+from hf_fsl.training.prediction import predict_logits
+from hf_fsl.training.trackers import JSONLTracker
+
+__all__ = [
+    "CheckpointError",
+    "JSONLTracker",
+    "Progress",
+    "list_checkpoints",
+    "predict_logits",
+    "read_log",
+    "train",
+]

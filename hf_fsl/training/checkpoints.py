@@ -1,0 +1,227 @@
+"""Checkpoints: atomic, pruned, free of pickle, and refused by a run they do not belong to.
+
+A checkpoint is a folder ``checkpoint-<step>`` with ``model.safetensors`` (the trainable part),
+``optimizer.safetensors``, ``rng-<process>.safetensors``, ``best.safetensors`` where a best evaluation is kept, and
+``state.json``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or used for this run."""
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the trainable parameters and the buffers, on the CPU, whatever wraps the model."""
+    state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
+    return {name: value.clone().contiguous() for name, value in state.items()}
+
+
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Puts what :func:`trainable_state` gave back into the model."""
+    weights: dict[str, Any] = dict(state)
+    set_model_state_dict(model, weights, options=_WHOLE)
+
+
+def save_checkpoint(
+    folder: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    best: dict[str, Tensor] | None,
+    keep: int,
+) -> Path:
+    """Writes ``folder/checkpoint-<step>`` under a temporary name, renames it, removes the oldest over ``keep``.
+
+    Every process must call it.
+
+    Raises:
+        CheckpointError: the files could not be written; earlier checkpoints are as they were.
+    """
+    target = folder / f"checkpoint-{state['step']}"
+    temporary = folder / f".{target.name}.tmp"
+    states: tuple[dict[str, Any], dict[str, Any]] = get_state_dict(model, _plain(optimizer), options=_WHOLE)
+    parameters, moments = states
+    tensors = {f"{name}/{key}": v.contiguous() for name, row in moments["state"].items() for key, v in row.items()}
+    failure: OSError | None = None
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        _write_tensors(_rng_state(), temporary / f"rng-{accelerator.process_index}.safetensors")
+        if accelerator.is_main_process:
+            parameters = {name: value.contiguous() for name, value in parameters.items()}
+            _write_tensors(parameters, temporary / "model.safetensors")
+            _write_tensors(tensors, temporary / "optimizer.safetensors")
+            if best is not None:
+                _write_tensors(best, temporary / "best.safetensors")
+            (temporary / "state.json").write_text(json.dumps({**state, "param_groups": moments["param_groups"]}, indent=1))
+    except OSError as error:
+        failure = error
+    failed = accelerator.reduce(torch.tensor(float(failure is not None), device=accelerator.device))
+    if failed:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        why = "the disk is full" if failure is not None and failure.errno == errno.ENOSPC else f"{failure}"
+        raise CheckpointError(
+            f"{target} could not be written: {why}. Earlier checkpoints in {folder} are as they were; make room and "
+            "go on with --training.resume_from_checkpoint auto."
+        ) from failure
+    if accelerator.is_main_process:
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return target
+
+
+def load_checkpoint(
+    path: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+    """Restores model, optimiser and random state.
+
+    Args:
+        identity: what the checkpoint must have been written with: compared key by key.
+
+    Returns:
+        The ``state`` and the ``best`` that :func:`save_checkpoint` was given.
+
+    Raises:
+        CheckpointError: no checkpoint there, or one of another model, data set or set of hyperparameters.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        parameters = load_file(path / "model.safetensors")
+        tensors = load_file(path / "optimizer.safetensors")
+    except Exception as error:
+        found = ", ".join(map(str, list_checkpoints(path))) or "none"
+        raise CheckpointError(f"{path} is not a whole checkpoint ({error}). Checkpoints in it: {found}.") from error
+    _require_identity(path, state["identity"], identity)
+    expected = {name: tuple(value.shape) for name, value in trainable_state(model).items()}
+    stored = {name: tuple(value.shape) for name, value in parameters.items()}
+    if expected != stored:
+        odd = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
+        raise CheckpointError(
+            f"{path} is of another model: {len(odd)} tensors differ, {odd[0]} is {stored.get(odd[0], 'missing')} "
+            f"there and {expected.get(odd[0], 'missing')} here. Start anew, or name the checkpoint of this model."
+        )
+    groups = [{key: _tupled(key, value) for key, value in group.items()} for group in state.pop("param_groups")]
+    moments: dict[str, Any] = {"state": {}, "param_groups": groups}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.rpartition("/")
+        moments["state"].setdefault(parameter, {})[key] = tensor
+    weights: dict[str, Any] = dict(parameters)
+    set_state_dict(model, _plain(optimizer), model_state_dict=weights, optim_state_dict=moments, options=_WHOLE)
+    _restore_rng(load_file(path / f"rng-{accelerator.process_index}.safetensors"))
+    best = path / "best.safetensors"
+    return state, load_file(best) if best.exists() else None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name[11:]))
+
+
+def find_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
+    """The checkpoint to go on from: a named one, the newest for ``auto``, or none.
+
+    Raises:
+        CheckpointError: the named folder does not exist.
+    """
+    if resume_from is None:
+        return None
+    if resume_from == "auto":
+        return next(iter(reversed(list_checkpoints(folder))), None)
+    path = Path(resume_from)
+    if not path.is_dir():
+        raise CheckpointError(f"resume_from_checkpoint: there is no folder {path}. Use auto, or a checkpoint-<step>.")
+    return path
+
+
+def _require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    odd = [key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key)]
+    if odd:
+        lines = "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in sorted(odd))
+        raise CheckpointError(
+            f"{path} belongs to another run ({lines}). Set these as they were, or start anew without "
+            "resume_from_checkpoint (or in another output_dir)."
+        )
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def _tupled(key: str, value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) and key != "params" else value
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors wraps what the system said in an exception of its own
+        full = "os error 28" in str(error).lower() or "no space" in str(error).lower()
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+
+def _rng_state() -> dict[str, Tensor]:
+    _, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=True)
+    _, keys, position, has_gauss, cached = numpy_state
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor([float("nan") if gauss is None else gauss], dtype=torch.float64),
+        "numpy": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_rng(state: dict[str, Tensor]) -> None:
+    gauss = state["python_gauss"].item()
+    random.setstate((3, tuple(state["python"].tolist()), None if gauss != gauss else gauss))
+    position, has_gauss, cached = state["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

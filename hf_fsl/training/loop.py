@@ -1,0 +1,235 @@
+"""The one training loop, in plain sight: Accelerate, no trainer class, no callbacks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hf_fsl.config import TrainingConfig
+from hf_fsl.inputs import EncodedSplit
+from hf_fsl.losses import ClassificationLoss
+from hf_fsl.training.batches import TrainingBatches
+from hf_fsl.training.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    load_trainable_state,
+    save_checkpoint,
+    trainable_state,
+)
+from hf_fsl.training.update import Batch, Update, make_optimizer, make_scheduler
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+Log = Callable[[dict[str, float], int], None]
+
+
+@dataclass
+class Progress:
+    """Where training stands; everything but the tensors that a checkpoint must hold."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    epoch: int = 0
+    batches_done: int = 0
+    """Of this epoch, on this process."""
+    best: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    """Evaluations since the best one."""
+    wall_seconds: float = 0.0
+    window_loss: float = 0.0
+    window_steps: int = 0
+    stopped: bool = False
+    evaluation: dict[str, float] = field(default_factory=dict)
+    """The best evaluation, or the last where none is the best."""
+
+
+def train(
+    model: nn.Module,
+    split: EncodedSplit,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    loss: ClassificationLoss,
+    *,
+    seed: int,
+    folder: Path,
+    head: Sequence[str] = (),
+    evaluate: Evaluate | None = None,
+    identity: dict[str, Any] | None = None,
+    log: Log | None = None,
+) -> Progress:
+    """Trains in place the parameters of ``model`` that require gradients.
+
+    Args:
+        model: gives ``.logits``; afterwards holds the best weights on validation (``load_best_model_at_end``), else
+            the last.
+        seed: of the data order. Seed torch for dropout before the model is built.
+        folder: where this run's checkpoints go; a run that does not resume replaces those of an earlier one.
+        head: modules trained with ``head_learning_rate``.
+        evaluate: model -> validation metrics, ``metric_for_best_model`` among them.
+        identity: what makes this run this run; a checkpoint with another identity is refused.
+        log: called with scalars and the step.
+
+    Raises:
+        CheckpointError: see :mod:`hf_fsl.training.checkpoints`.
+    """
+    order = TrainingBatches(
+        len(split), config.per_device_train_batch_size, seed,
+        split.lengths if config.train_sampling_strategy == "group_by_length" else None,
+    )  # fmt: skip
+    loader = DataLoader(
+        split, batch_sampler=order, collate_fn=split.collate, num_workers=config.dataloader_num_workers,
+        generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    if config.gradient_checkpointing:
+        enable: Any = model.gradient_checkpointing_enable
+        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = make_optimizer(model, config, head)
+    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    steps_per_epoch = math.ceil(len(loader) / config.gradient_accumulation_steps)
+    total = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)
+    scheduler = make_scheduler(optimizer, config, total)
+    progress, best = Progress(), None
+    resumed = find_checkpoint(folder, config.resume_from_checkpoint)
+    identity = {**(identity or {}), "seed": seed, "total_steps": total, "processes": accelerator.num_processes}
+    if resumed is not None:
+        state, best = load_checkpoint(resumed, accelerator, wrapped, optimizer, identity)
+        progress = Progress(**state["progress"])
+        scheduler.load_state_dict(state["scheduler"])
+    elif accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    step_update = Update(wrapped, optimizer, loss, accelerator, config)
+    started = time.perf_counter() - progress.wall_seconds
+    window = torch.tensor(progress.window_loss, device=accelerator.device)
+    last_saved = progress.step if resumed is not None else -1
+
+    def save() -> None:
+        nonlocal last_saved
+        if last_saved != progress.step:
+            progress.wall_seconds, progress.window_loss = time.perf_counter() - started, float(window)
+            state = {"step": progress.step, "progress": asdict(progress), "scheduler": scheduler.state_dict(),
+                     "identity": identity}  # fmt: skip
+            save_checkpoint(folder, accelerator, wrapped, optimizer, state, best, config.save_total_limit)
+            last_saved = progress.step
+
+    def validate() -> None:
+        nonlocal best
+        if evaluate is None:
+            return
+        values = evaluate(wrapped)
+        if log is not None:
+            log({f"validation/{name}": value for name, value in values.items()}, progress.step)
+        if _note_evaluation(progress, values, config):
+            best = trainable_state(wrapped) if config.load_best_model_at_end else None
+            progress.evaluation = values
+        patience = config.early_stopping_patience
+        progress.stopped = patience is not None and progress.stale >= patience
+
+    wrapped.train()
+    _freeze_statistics(wrapped)
+    bar = tqdm(
+        total=total, initial=progress.step, desc=f"seed {seed}", unit="step", disable=not accelerator.is_main_process
+    )
+    while progress.step < total and not progress.stopped:
+        order.start_epoch(progress.epoch)
+        rest = accelerator.skip_first_batches(loader, progress.batches_done) if progress.batches_done else loader
+        for group in _groups(rest, config.gradient_accumulation_steps):
+            clock = time.perf_counter()
+            value, norm, examples = step_update(group)
+            scheduler.step()
+            progress.step += 1
+            progress.batches_done += len(group)
+            window += value
+            progress.window_steps += 1
+            bar.update()
+            if progress.step % config.logging_steps == 0 or progress.step == total:
+                row = {
+                    "train/loss": _finite(float(window) / progress.window_steps, progress.step),
+                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                    "train/grad_norm": float(norm) if norm is not None else float("nan"),
+                    "train/examples_per_second": examples / (time.perf_counter() - clock),
+                    "train/epoch": progress.epoch + progress.batches_done / len(loader),
+                }
+                bar.set_postfix(loss=f"{row['train/loss']:.3f}", lr=f"{row['train/learning_rate']:.1e}",
+                                ex_s=f"{row['train/examples_per_second']:.0f}")  # fmt: skip
+                window.zero_()
+                progress.window_steps = 0
+                if log is not None:
+                    log(row, progress.step)
+            if config.eval_strategy == "steps" and config.eval_steps and progress.step % config.eval_steps == 0:
+                validate()
+            if config.save_steps and progress.step % config.save_steps == 0 and progress.step < total:
+                save()
+            if progress.step == total or progress.stopped:
+                break
+        else:
+            progress.epoch, progress.batches_done = progress.epoch + 1, 0
+        whole_epoch = progress.batches_done == 0 or progress.step == total
+        if config.eval_strategy == "epoch" and whole_epoch:
+            validate()
+    save()
+    bar.close()
+    progress.wall_seconds = time.perf_counter() - started
+    if best is not None:
+        load_trainable_state(wrapped, best)
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    accelerator.free_memory()
+    return progress
+
+
+def _groups(loader: Any, size: int) -> Iterator[list[Batch]]:
+    batches = iter(loader)
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+def _note_evaluation(progress: Progress, values: dict[str, float], config: TrainingConfig) -> bool:
+    """Whether these are the values to keep; counts how long the best has not been beaten."""
+    if config.metric_for_best_model not in values:
+        raise ValueError(
+            f"metric_for_best_model: {config.metric_for_best_model!r} is not among the metrics computed "
+            f"({', '.join(values)})."
+        )
+    value = values[config.metric_for_best_model]
+    score = -value if config.metric_for_best_model in ("loss", "ece") else value
+    if progress.best is None or score > progress.best:
+        progress.best, progress.best_step, progress.stale = score, progress.step, 0
+        return True
+    progress.stale += 1
+    return not config.load_best_model_at_end
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The training loss is {loss} at step {step}: training has diverged. Lower training.learning_rate, or use "
+            "mixed_precision bf16 or no instead of fp16."
+        )
+    return loss
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    """Frozen batch norms keep their running statistics: an adapter is saved without them."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+            parameter.requires_grad for parameter in module.parameters()
+        ):
+            module.eval()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

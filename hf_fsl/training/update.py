@@ -1,0 +1,116 @@
+"""One optimiser step: forward, backward, clip, update; and the optimiser and schedule it uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hf_fsl.config import TrainingConfig
+from hf_fsl.losses import ClassificationLoss
+
+Batch = dict[str, Tensor]
+
+
+class Update:
+    """One optimiser step over a group of batches; cuts batches up when the memory does not suffice."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        loss: ClassificationLoss,
+        accelerator: Accelerator,
+        config: TrainingConfig,
+    ) -> None:
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.accelerator, self.config, self.pieces = accelerator, config, 1
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def __call__(self, group: Sequence[Batch]) -> tuple[Tensor, Tensor | None, int]:
+        """Mean loss, norm of the gradient before clipping, number of examples over all processes."""
+        while True:
+            try:
+                value = self._backward(group)
+                break
+            except RuntimeError as error:
+                largest = max(len(batch["labels"]) for batch in group)
+                can_cut = self.config.auto_find_batch_size and self.pieces < largest
+                if not (should_reduce_batch_size(error) and can_cut and self.accelerator.num_processes == 1):
+                    raise
+            # Outside the handler, or the traceback would keep the activations alive.
+            self.pieces = min(2 * self.pieces, largest)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.empty_cache()
+            tqdm.write(f"Out of memory: batches of {largest} now run in {self.pieces} pieces, gradients unchanged.")
+        norm = None
+        if self.config.max_grad_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return value, norm, sum(len(batch["labels"]) for batch in group) * self.accelerator.num_processes
+
+    def _backward(self, group: Sequence[Batch]) -> Tensor:
+        pieces = [piece for batch in group for piece in _cut(batch, self.pieces)]
+        denominator = sum(self.loss.denominator(piece["labels"]) for piece in pieces)
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, piece in enumerate(pieces, start=1):
+            inputs = {name: value for name, value in piece.items() if name not in ("labels", "index")}
+            wait = self.accelerator.no_sync(self.model) if number < len(pieces) else nullcontext()
+            with wait:
+                value = self.loss(self.model(**inputs).logits, piece["labels"]) / denominator
+                self.accelerator.backward(value)
+            total += value.detach()
+        return self.accelerator.reduce(total, reduction="mean") if self.accelerator.num_processes > 1 else total
+
+
+def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
+    if pieces == 1:
+        yield batch
+        return
+    size = math.ceil(len(batch["labels"]) / pieces)
+    for start in range(0, len(batch["labels"]), size):
+        yield {name: value[start : start + size] for name, value in batch.items()}
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters; no weight decay on biases and norms.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
+    decayed = set(transformers.trainer_pt_utils.get_parameter_names(model, [nn.LayerNorm], ["bias", "norm"]))
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_head = config.head_learning_rate is not None and any(f".{part}." in f".{name}" for part in head)
+            groups.setdefault((in_head, name in decayed), []).append(parameter)
+    if not groups:
+        raise ValueError("Nothing to train: no parameter of the model requires a gradient.")
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.head_learning_rate if in_head else config.learning_rate,
+                "weight_decay": config.weight_decay if decay else 0.0,
+            }
+            for (in_head, decay), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def make_scheduler(optimizer: Any, config: TrainingConfig, total: int) -> Any:
+    """The learning rate schedule over ``total`` optimiser steps."""
+    warmup = config.warmup_steps if config.warmup_steps >= 1 else math.ceil(config.warmup_steps * total)
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return transformers.get_scheduler(config.lr_scheduler_type, inner, int(warmup), total)
