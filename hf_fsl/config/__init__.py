@@ -1,5 +1,6 @@
 """Configuration: frozen dataclass sections, strict loading. Never imports torch."""
 
+from hf_fsl.config.command_line import config_from_command_line
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml, to_dict
 from hf_fsl.config.sections import (
     AdapterConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "HubConfig",
     "ModelConfig",
     "TrainingConfig",
+    "config_from_command_line",
     "load_config",
     "read_yaml",
     "to_dict",

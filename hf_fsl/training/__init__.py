@@ -1,5 +1,6 @@
 """The training loop, its checkpoints and trackers, and prediction over a split."""
 
+from hf_fsl.training.accelerators import start_accelerator
 from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints
 from hf_fsl.training.loop import Progress, read_log, train
 from hf_fsl.training.prediction import predict_logits
@@ -12,5 +13,6 @@ __all__ = [
     "list_checkpoints",
     "predict_logits",
     "read_log",
+    "start_accelerator",
     "train",
 ]

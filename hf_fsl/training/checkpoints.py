@@ -81,7 +81,9 @@ def save_checkpoint(
             _write_tensors(tensors, temporary / "optimizer.safetensors")
             if best is not None:
                 _write_tensors(best, temporary / "best.safetensors")
-            (temporary / "state.json").write_text(json.dumps({**state, "param_groups": moments["param_groups"]}, indent=1))
+            (temporary / "state.json").write_text(
+                json.dumps({**state, "param_groups": moments["param_groups"]}, indent=1)
+            )
     except OSError as error:
         failure = error
     failed = accelerator.reduce(torch.tensor(float(failure is not None), device=accelerator.device))

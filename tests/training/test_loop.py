@@ -111,9 +111,7 @@ def test_equals_a_bare_pytorch_loop(make, split, tmp_path):
 def test_accumulated_batches_equal_one_large_batch(make, split, tmp_path):
     large, small = make(), make()
     run(large, split, tmp_path / "large", dataclasses.replace(BASE, per_device_train_batch_size=8, max_steps=3))
-    accumulate = dataclasses.replace(
-        BASE, per_device_train_batch_size=1, gradient_accumulation_steps=8, max_steps=3
-    )
+    accumulate = dataclasses.replace(BASE, per_device_train_batch_size=1, gradient_accumulation_steps=8, max_steps=3)
     run(small, split, tmp_path / "small", accumulate)
     assert_same(weights(large), weights(small), atol=1e-5)
 
@@ -252,7 +250,9 @@ def test_best_weights_survive_a_resume(make, split, tmp_path):
 def test_head_learning_rate_moves_only_the_head_when_the_rest_stands_still(make, split, tmp_path):
     model = make()
     before = weights(model)
-    run(model, split, tmp_path, dataclasses.replace(BASE, learning_rate=1e-12, head_learning_rate=1e-2, warmup_steps=0))
+    run(
+        model, split, tmp_path, dataclasses.replace(BASE, learning_rate=1e-12, head_learning_rate=1e-2, warmup_steps=0)
+    )
     for name, value in weights(model).items():
         moved = (value - before[name]).abs().max() > 1e-4
         assert moved == ("classifier" in name)

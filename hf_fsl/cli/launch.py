@@ -1,0 +1,87 @@
+"""``hf-fsl run``, ``validate`` and ``env``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_fsl import environment
+from hf_fsl.config import RECIPES, ConfigError, load_config, read_yaml
+from hf_fsl.resources import find_config, recipes_folder
+
+
+def add_commands(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a recipe through accelerate launch",
+        description="Runs a recipe: the same as `accelerate launch recipes/RECIPE.py --config FILE …`. "
+        "Further --section.field value arguments override the config.",
+    )
+    run.add_argument("recipe", choices=sorted(RECIPES))
+    run.add_argument("--config", help="a YAML file, or the name of a config that comes with hf_fsl")
+    run.add_argument(
+        "--accelerate-config",
+        metavar="NAME|FILE",
+        help="an Accelerate config: a file, or one of recipes/accelerate_configs (cpu, single_gpu, ddp, …)",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the command and stop")
+    run.set_defaults(run=_run, takes_overrides=True)
+
+    validate = commands.add_parser("validate", help="check config files without running or loading anything")
+    validate.add_argument("files", nargs="+", metavar="FILE")
+    validate.set_defaults(run=_validate)
+
+    env = commands.add_parser("env", help="print versions and hardware, for bug reports")
+    env.set_defaults(run=_env)
+
+
+def launch_command(recipe: str, config: str | None, accelerate_config: str | None, overrides: list[str]) -> list[str]:
+    """The ``accelerate launch`` command that ``hf-fsl run`` stands for."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if accelerate_config is not None:
+        preset = recipes_folder() / "accelerate_configs" / f"{accelerate_config}.yaml"
+        command += ["--config_file", str(preset if preset.is_file() else accelerate_config)]
+    command.append(str(recipes_folder() / f"{recipe}.py"))
+    if config is not None:
+        command += ["--config", str(find_config(config))]
+    return command + overrides
+
+
+def _run(options: argparse.Namespace) -> int:
+    command = launch_command(options.recipe, options.config, options.accelerate_config, options.rest)
+    path = Path(command[command.index("--config") + 1]) if options.config else None
+    try:
+        # What is wrong with a config is said here, before torch is loaded and processes are started.
+        load_config(RECIPES[options.recipe], path, options.rest)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(shlex.join(command), flush=True)
+    return 0 if options.dry_run else subprocess.call(command)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    failed = False
+    for file in options.files:
+        try:
+            path = find_config(file)
+            recipe = read_yaml(path).get("recipe")
+            if recipe not in RECIPES:
+                raise ConfigError(str(path), [f"recipe: one of {', '.join(sorted(RECIPES))}, got {recipe!r}"])
+            load_config(RECIPES[recipe], path)
+            print(f"{path}: valid")
+        except ConfigError as error:
+            failed = True
+            print(error, file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _env(options: argparse.Namespace) -> int:
+    for package, version in environment.versions().items():
+        print(f"{package:<16} {version}")
+    print(f"{'hardware':<16} {environment.hardware()}")
+    return 0

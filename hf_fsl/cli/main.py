@@ -1,0 +1,37 @@
+"""``hf-fsl``: the parser of all sub-commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hf_fsl import __version__
+from hf_fsl.cli import hub, launch, models, publishing
+from hf_fsl.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a sub-command. Returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration."""
+    parser = argparse.ArgumentParser(
+        prog="hf-fsl", description="Transfer, few-shot, one-shot and zero-shot learning with Hub models."
+    )
+    parser.add_argument("--version", action="version", version=f"hf_fsl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (launch, models, publishing, hub):
+        module.add_commands(commands)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not getattr(options, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
+    try:
+        return int(options.run(options))
+    except UserError as error:
+        print(f"hf-fsl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,156 @@
+"""``hf-fsl predict`` and ``hf-fsl evaluate``: a published model on inputs, or on a labelled data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from hf_fsl.errors import UserError
+
+
+def add_commands(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="labels for texts or images by a published model",
+        description="Texts, or paths or URLs of images, by a local or Hub model. Without INPUT, or with -, every line "
+        'of the standard input is one. A pair of texts is given as one JSON list: \'["premise", "hypothesis"]\'.',
+    )
+    predict.add_argument("model", metavar="MODEL", help="Hub id or folder")
+    predict.add_argument("inputs", nargs="*", metavar="INPUT")
+    predict.add_argument("--revision")
+    predict.add_argument("--top-k", type=int, default=1, help="labels shown an input (default 1)")
+    predict.add_argument("--batch-size", type=int, default=32)
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--trust-remote-code", action="store_true")
+    predict.set_defaults(run=_predict)
+
+    evaluate = commands.add_parser("evaluate", help="metrics with 95 % intervals of a published model on a data set")
+    evaluate.add_argument("model", metavar="MODEL", help="Hub id or folder")
+    evaluate.add_argument("dataset", metavar="DATASET", help="Hub id, folder or file")
+    evaluate.add_argument("--name", help="configuration of the data set")
+    evaluate.add_argument("--split", default="test")
+    evaluate.add_argument("--revision", help="of the model")
+    evaluate.add_argument("--dataset-revision")
+    evaluate.add_argument("--text-column", help="default for text models: text")
+    evaluate.add_argument("--text-pair-column")
+    evaluate.add_argument("--image-column", help="default for image models: image")
+    evaluate.add_argument("--label-column", default="label")
+    evaluate.add_argument("--metrics", nargs="+", default=["accuracy", "macro_f1", "mcc", "ece"])
+    evaluate.add_argument("--batch-size", type=int, default=64)
+    evaluate.add_argument("--json", action="store_true")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    inputs = options.inputs if options.inputs and options.inputs != ["-"] else _lines()
+    if not inputs:
+        raise UserError("Nothing to predict: give texts or images as arguments, or one a line on the standard input.")
+    from transformers import pipeline
+
+    pipe = pipeline(
+        task=_pipeline_task(options.model, options.revision, options.trust_remote_code),
+        model=options.model,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
+    is_text = pipe.task == "text-classification"
+    given = [_pair(text) for text in inputs] if is_text else inputs
+    settings = {"truncation": True} if is_text else {}
+    width = min(60, max(len(text) for text in inputs))
+    try:
+        answers = pipe(given, top_k=options.top_k, batch_size=options.batch_size, **settings)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.model} cannot read the input: {error}") from error
+    for text, answer in zip(inputs, answers, strict=True):
+        scores = answer if isinstance(answer, list) else [answer]
+        if options.json:
+            print(json.dumps({"input": text, "labels": scores}, ensure_ascii=False))
+        else:
+            shown = text if len(text) <= width else text[: width - 1] + "…"
+            print(f"{shown:<{width}}  " + "  ".join(f"{row['label']} {row['score']:.3f}" for row in scores))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import transformers
+    from accelerate import Accelerator
+
+    from hf_fsl.config import DataConfig, EvaluationConfig
+    from hf_fsl.data import load_split
+    from hf_fsl.inputs import EncodedSplit, longest_input
+    from hf_fsl.reporting import gold_labels, measure
+    from hf_fsl.tasks import Modality, Task
+    from hf_fsl.training import predict_logits
+
+    image = _pipeline_task(options.model, options.revision, False) == "image-classification"
+    modality: Modality = "image" if image else "text-pair" if options.text_pair_column else "text"
+    kind = "AutoModelForImageClassification" if image else "AutoModelForSequenceClassification"
+    model = getattr(transformers, kind).from_pretrained(options.model, revision=options.revision).eval()
+    processor_kind = transformers.AutoImageProcessor if image else transformers.AutoTokenizer
+    processor = processor_kind.from_pretrained(options.model, revision=options.revision)
+    names = tuple(name for _, name in sorted(model.config.id2label.items()))
+    task = Task(modality=modality, label_names=names, problem_type=model.config.problem_type or _SINGLE)
+    data = DataConfig(
+        path=options.dataset,
+        name=options.name,
+        revision=options.dataset_revision,
+        text_column=None if image else options.text_column or "text",
+        text_pair_column=options.text_pair_column,
+        image_column=(options.image_column or "image") if image else None,
+        label_column=options.label_column,
+        problem_type=task.problem_type,
+    )
+    split = load_split(data, options.split, task)
+    accelerator = Accelerator()
+    model.to(accelerator.device)
+    encoded = EncodedSplit(split, task, processor, longest_input(processor, model.config, None))
+    logits = predict_logits(model, encoded, accelerator, options.batch_size, options.split)
+    measured = measure(logits, gold_labels(split, task), task, EvaluationConfig(metrics=options.metrics))
+    if options.json:
+        print(json.dumps({name: vars(value) for name, value in measured.items()}))
+        return 0
+    print(f"{options.model} on {options.dataset} ({options.split}, {len(split)} examples)")
+    for name, value in measured.items():
+        interval = f"  95 % [{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 else ""
+        print(f"  {name:<10} {value.value:.4f}{interval}")
+    return 0
+
+
+_SINGLE: Any = "single_label_classification"
+
+
+def _pipeline_task(model: str, revision: str | None, trust_remote_code: bool) -> str:
+    """The pipeline for a model, from its architecture: works offline and for folders, unlike the Hub's tag."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model} cannot be loaded: {error}") from error
+    names = config.architectures or []
+    if any(name.endswith("ForImageClassification") for name in names):
+        return "image-classification"
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return "text-classification"
+    raise UserError(
+        f"{model} holds {', '.join(names) or 'no architecture'}: neither a sequence nor an image classification "
+        "model. Publish one with hf-fsl run fine_tune."
+    )
+
+
+def _pair(text: str) -> Any:
+    try:
+        values = json.loads(text) if text.startswith("[") else None
+    except json.JSONDecodeError:
+        return text
+    if isinstance(values, list) and len(values) == 2 and all(isinstance(value, str) for value in values):
+        return {"text": values[0], "text_pair": values[1]}
+    return text
+
+
+def _lines() -> list[str]:
+    if sys.stdin is None or sys.stdin.isatty():
+        return []
+    return [line.strip() for line in sys.stdin if line.strip()]

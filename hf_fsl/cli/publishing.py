@@ -1,0 +1,62 @@
+"""``hf-fsl card`` and ``hf-fsl push``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hf_fsl.config import HubConfig
+from hf_fsl.errors import UserError
+
+
+def add_commands(commands: Any) -> None:
+    card = commands.add_parser("card", help="render the model card of a run record")
+    card.add_argument("record", metavar="RECORD", help="run_record.json, or a folder that holds one")
+    card.add_argument("--hub_model_id", help="repository named in the card's snippet")
+    card.add_argument("--output", help="file to write; default: the standard output")
+    card.set_defaults(run=_card)
+
+    push = commands.add_parser("push", help="verify a bundle and push it to the Hub")
+    push.add_argument("bundle", metavar="BUNDLE", help="the bundle/ folder of a run")
+    push.add_argument("--hub_model_id", required=True, metavar="USER/NAME")
+    push.add_argument("--private", action="store_true")
+    push.add_argument("--revision", help="branch to push to; created where it does not exist")
+    push.add_argument("--create-pr", action="store_true")
+    push.add_argument("--message")
+    push.set_defaults(run=_push)
+
+
+def _card(options: argparse.Namespace) -> int:
+    from hf_fsl.hub.cards import render_card
+    from hf_fsl.records import RunRecord, write_text
+
+    path = Path(options.record)
+    path = path / "run_record.json" if path.is_dir() else path
+    try:
+        record = RunRecord.load(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no run record at {path}. A run writes run_record.json to its output_dir.") from None
+    text = render_card(record, repo_id=options.hub_model_id)
+    if options.output:
+        write_text(options.output, text)
+    else:
+        print(text)
+    return 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    from hf_fsl.hub.push import push_verified
+
+    hub = HubConfig(
+        push_to_hub=True,
+        hub_model_id=options.hub_model_id,
+        hub_private_repo=options.private,
+        revision=options.revision,
+        create_pr=options.create_pr,
+        commit_message=options.message,
+    )
+    result = push_verified(Path(options.bundle), hub)
+    print(dataclasses.asdict(result))
+    return 0

@@ -1,0 +1,57 @@
+"""The command line that every recipe shares: ``--config FILE`` and ``--section.field value``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_type_hints
+
+from hf_fsl.config.loading import ConfigError, load_config
+
+T = TypeVar("T")
+
+
+def config_from_command_line(kind: type[T], usage: str | None = None, arguments: Sequence[str] | None = None) -> T:
+    """Reads a recipe's config from ``sys.argv``; prints what is wrong and exits with 2, or the fields for ``--help``.
+
+    Args:
+        kind: the recipe's config class.
+        usage: the recipe's docstring, shown by ``--help``.
+        arguments: instead of ``sys.argv[1:]``.
+    """
+    rest = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in rest or "-h" in rest:
+        print(f"{usage or ''}\nFields (--section.field value; lists and mappings as YAML):\n" + describe_fields(kind))
+        raise SystemExit(0)
+    path = None
+    for position, flag in enumerate(rest):
+        if flag == "--config" and position + 1 < len(rest):
+            path = rest[position + 1]
+            del rest[position : position + 2]
+            break
+        if flag.startswith("--config="):
+            path = rest.pop(position).partition("=")[2]
+            break
+    try:
+        return load_config(kind, path, rest)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def describe_fields(kind: Any, prefix: str = "") -> str:
+    """One line a field: its dotted name and its default."""
+    lines = []
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            lines.append(describe_fields(hints[field.name], f"{prefix}{field.name}."))
+            continue
+        default: Any = "required"
+        if field.default is not dataclasses.MISSING:
+            default = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        lines.append(f"  --{prefix}{field.name:<{max(1, 42 - len(prefix))}} {default}")
+    return "\n".join(lines)

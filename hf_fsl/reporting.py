@@ -1,0 +1,188 @@
+"""From logits and labels to a RunRecord: every number with its interval, every comparison paired."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import expit
+
+from hf_fsl import environment
+from hf_fsl.config import EvaluationConfig, FineTuneConfig, to_dict
+from hf_fsl.data import Splits
+from hf_fsl.metrics import (
+    bootstrap_interval,
+    compute_metrics,
+    confusion_matrix,
+    paired_difference,
+    seeds_interval,
+    softmax,
+)
+from hf_fsl.records import Comparison, CostRecord, Measurement, ModelRecord, RunRecord, SeedRecord
+from hf_fsl.tasks import Task
+
+
+@dataclass(frozen=True)
+class SeedOutcome:
+    """One trained seed: its record and its test logits ``(N, C)``."""
+
+    record: SeedRecord
+    logits: np.ndarray
+
+
+def measure(logits: np.ndarray, labels: np.ndarray, task: Task, config: EvaluationConfig) -> dict[str, Measurement]:
+    """Every metric of the config on a split, ours with bootstrap 95 % intervals."""
+    values = compute_metrics([*config.metrics, "loss"], logits, labels, task.multi_label)
+    measured = {}
+    for name, value in values.items():
+        if name in ("accuracy", "macro_f1", "mcc", "ece", "loss"):
+            measured[name] = bootstrap_interval(
+                name, logits, labels, config.bootstrap_resamples, seed=0, multi_label=task.multi_label
+            )
+        else:
+            measured[name] = Measurement(value=value, n=len(labels))
+    return measured
+
+
+def gold_labels(split: datasets.Dataset, task: Task) -> np.ndarray:
+    """The labels of a mapped split: indices ``(N,)``, or multi-hot ``(N, C)``."""
+    if not task.multi_label:
+        return np.asarray(split["label"])
+    hot = np.zeros((len(split), len(task.label_names)), dtype=int)
+    for row, indices in enumerate(split["label"]):
+        hot[row, list(indices)] = 1
+    return hot
+
+
+def sample_inputs(split: datasets.Dataset, task: Task, count: int) -> list[Any]:
+    """The first inputs of a split as a pipeline takes them: texts, pairs of texts, or images."""
+    rows = split.select(range(min(count, len(split))))
+    columns = [list(rows[column]) for column in task.input_columns]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def predict_labels(logits: np.ndarray, task: Task) -> np.ndarray:
+    """Class indices ``(N,)``, or a multi-hot matrix ``(N, C)`` at the threshold 0.5 for multi-label tasks."""
+    return (logits > 0).astype(int) if task.multi_label else logits.argmax(-1)
+
+
+def correct(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which predictions are right ``(N,)``; of multi-label ones, those right in every label."""
+    same = predictions == labels
+    return same.all(-1) if same.ndim == 2 else same
+
+
+def compare(
+    name: str, ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray, config: EvaluationConfig
+) -> Comparison:
+    """Accuracy of another method and the paired difference, both over the same test examples."""
+    right, other = correct(ours, labels), correct(theirs, labels)
+    return Comparison(
+        name=name,
+        metric="accuracy",
+        baseline=Measurement(value=float(other.mean()), n=len(labels)),
+        difference=paired_difference(right, other, config.bootstrap_resamples, seed=0),
+    )
+
+
+def build_record(
+    config: FineTuneConfig,
+    command: str,
+    splits: Splits,
+    labels: np.ndarray,
+    model: ModelRecord,
+    outcomes: Sequence[SeedOutcome],
+    published: SeedOutcome,
+    comparisons: list[Comparison],
+    wall_seconds: float,
+    processes: int,
+) -> RunRecord:
+    """Everything a run was given, did and measured."""
+    task = splits.task
+    over_seeds = {}
+    if len(outcomes) > 1:
+        for name in published.record.test:
+            over_seeds[name] = seeds_interval([outcome.record.test[name].value for outcome in outcomes])
+            over_seeds[name].n = len(labels)
+    matrix = None
+    if not task.multi_label:
+        matrix = confusion_matrix(labels, predict_labels(published.logits, task), len(task.label_names)).tolist()
+    return RunRecord(
+        recipe=config.recipe,
+        command=command,
+        config=to_dict(config),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=task.to_dict(),
+        data=splits.record,
+        model=model,
+        runs=[outcome.record for outcome in outcomes],
+        published_seed=published.record.seed,
+        metrics=published.record.test,
+        metrics_over_seeds=over_seeds,
+        comparisons=comparisons,
+        confusion_matrix=matrix,
+        examples=_examples(config, splits, published.logits),
+        cost=CostRecord(
+            wall_seconds=wall_seconds,
+            peak_memory_bytes=environment.peak_memory_bytes(),
+            hardware=environment.hardware(),
+            processes=processes,
+        ),
+        environment=environment.versions(),
+    )
+
+
+def write_predictions(path: Path, splits: Splits, labels: np.ndarray, outcomes: Sequence[SeedOutcome]) -> Path:
+    """One row a test example and seed, for error analysis: input (texts), label, prediction, its probability."""
+    task, names = splits.task, splits.task.label_names
+    tables = []
+    for outcome in outcomes:
+        predictions = predict_labels(outcome.logits, task)
+        columns: dict[str, Any] = {"seed": [outcome.record.seed] * len(labels), "index": list(range(len(labels)))}
+        if task.modality != "image":
+            columns |= {column: list(splits.test[column]) for column in task.input_columns}
+        columns["label"] = [_named(row, names) for row in labels]
+        columns["prediction"] = [_named(row, names) for row in predictions]
+        columns["probability"] = _probabilities(outcome.logits, task).max(-1).tolist()
+        columns["correct"] = correct(predictions, labels).tolist()
+        tables.append(pa.table(columns))
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.concat_tables(tables), temporary)
+    os.replace(temporary, path)
+    return path
+
+
+def _examples(config: FineTuneConfig, splits: Splits, logits: np.ndarray) -> list[dict[str, Any]]:
+    """The first test examples with what was predicted for them; images are named by their true label."""
+    task = splits.task
+    probabilities = _probabilities(logits, task)
+    rows = []
+    for index in range(min(3, len(splits.test))):
+        example = splits.test[index]
+        given = [example[column] for column in task.input_columns] if task.modality != "image" else ["picture.png"]
+        top = int(probabilities[index].argmax())
+        rows.append(
+            {
+                "input": given if len(given) > 1 else given[0],
+                "label": task.label_names[top],
+                "score": float(probabilities[index, top]),
+            }
+        )
+    return rows
+
+
+def _probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
+    probabilities: np.ndarray = expit(logits) if task.multi_label else softmax(logits)
+    return probabilities
+
+
+def _named(row: Any, names: Sequence[str]) -> Any:
+    return [names[i] for i in np.flatnonzero(row)] if np.ndim(row) else names[int(row)]

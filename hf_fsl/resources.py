@@ -1,0 +1,44 @@
+"""Where the recipes and the card templates are: beside the package in a checkout, inside it in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_fsl.errors import UserError
+
+_PACKAGE = Path(__file__).parent
+
+
+def recipes_folder() -> Path:
+    """The folder with the recipe scripts, their ``configs/`` and ``data/``."""
+    return _first_existing(_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
+
+
+def templates_folder() -> Path:
+    """The folder with the model card templates."""
+    return _first_existing(_PACKAGE / "_model_cards", _PACKAGE.parent / "model_cards")
+
+
+def find_config(name: str) -> Path:
+    """A config file: the path as given, else below the recipes folder, else ``configs/<recipe>/<name>.yaml`` there.
+
+    Raises:
+        UserError: there is none; the message lists what is there.
+    """
+    folder = recipes_folder() / "configs"
+    wanted = [Path(name), recipes_folder() / name, folder / name]
+    found = next((path for path in wanted if path.is_file()), None)
+    if found is None:
+        matches = sorted(folder.rglob(f"{name}.yaml")) or sorted(folder.glob(f"*/{name}"))
+        if len(matches) == 1:
+            return matches[0]
+        known = ", ".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*.yaml")))
+        raise UserError(f"There is no config {name!r}. Give a file, or one that comes with hf_fsl: {known}.")
+    return found
+
+
+def _first_existing(*folders: Path) -> Path:
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise UserError(f"This installation of hf_fsl is not whole: {folders[0]} is missing. Install it again.")

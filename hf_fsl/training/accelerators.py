@@ -1,0 +1,50 @@
+"""The Accelerator of a run, with its trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from hf_fsl.config import TrainingConfig
+from hf_fsl.training.trackers import JSONLTracker
+
+
+def start_accelerator(config: TrainingConfig, folder: Path, project: str, settings: dict[str, Any]) -> Accelerator:
+    """An Accelerator that logs to ``folder/metrics.jsonl`` and to the trackers of ``config.log_with``.
+
+    Args:
+        folder: trackers that write files put them below it.
+        project: the trackers' name for this run.
+        settings: the run's config, nested; trackers are given it flat.
+
+    Raises:
+        ValueError: a tracker of ``log_with`` is not installed.
+    """
+    from accelerate.tracking import get_available_trackers
+
+    available = {str(tracker) for tracker in get_available_trackers()}
+    missing = [name for name in config.log_with if name not in available]
+    if missing:
+        raise ValueError(
+            f"training.log_with: {', '.join(missing)} cannot be imported. Install it "
+            '(pip install "hf_fsl[tracking]") or leave it out; metrics.jsonl is written in any case.'
+        )
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=[JSONLTracker(folder / "metrics.jsonl"), *config.log_with],
+        project_dir=str(folder),
+    )
+    accelerator.init_trackers(project, config=_flat(settings))
+    return accelerator
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (str, int, float, bool)) else str(value)
+    return flat

@@ -1,0 +1,134 @@
+"""Transfer learning, one seed at a time: a backbone adapted to a task, validated, and measured once on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from hf_fsl.adapters import ParameterCount, attach_adapter, count_parameters, describe_adapter
+from hf_fsl.backbones.classification import load_classifier
+from hf_fsl.config import FineTuneConfig, to_dict
+from hf_fsl.data import Splits
+from hf_fsl.inputs import EncodedSplit, longest_input
+from hf_fsl.losses import ClassificationLoss, class_weights
+from hf_fsl.metrics import compute_metrics
+from hf_fsl.records import ModelRecord, SeedRecord
+from hf_fsl.reporting import SeedOutcome, measure
+from hf_fsl.training import predict_logits, train
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A trained seed: the adapted model (adapter not merged), its processor, and what was measured."""
+
+    model: nn.Module
+    processor: Any
+    architecture: str
+    count: ParameterCount
+    outcome: SeedOutcome
+
+    def validation_score(self, metric: str) -> float:
+        """The validation metric the published seed is chosen by, higher is better."""
+        value = self.outcome.record.validation[metric]
+        return -value if metric in ("loss", "ece") else value
+
+
+def fine_tune_seed(
+    config: FineTuneConfig,
+    splits: Splits,
+    accelerator: Accelerator,
+    seed: int,
+    log: Callable[[dict[str, float], int], None] | None = None,
+) -> FineTuned:
+    """Loads the backbone, attaches the adapter, trains, and measures on test.
+
+    Every process of the launch must call it; all return the same numbers.
+
+    Args:
+        log: called with scalars and the optimiser step.
+
+    Raises:
+        BackboneError, AdapterError, CheckpointError: see the modules they come from.
+    """
+    task, training = splits.task, config.training
+    set_seed(seed)
+    classifier = load_classifier(config.model, task)
+    model = attach_adapter(classifier.model, config.adapter, classifier.head)
+    count = count_parameters(model)
+    limit = longest_input(classifier.processor, classifier.model.config, config.model.max_length)
+    if limit is not None:
+        classifier.processor.model_max_length = limit
+    encoded = [
+        EncodedSplit(split, task, classifier.processor, limit)
+        for split in (splits.train, splits.validation, splits.test)
+    ]
+    train_split, validation_split, test_split = encoded
+    labels = [split.labels for split in encoded]
+    assert labels[0] is not None and labels[1] is not None and labels[2] is not None
+    weights = class_weights(labels[0], len(task.label_names), training.class_weights)
+    validation_labels, test_labels = labels[1].numpy(), labels[2].numpy()
+    names = [*config.evaluation.metrics, "loss"]
+
+    def evaluate(current: nn.Module) -> dict[str, float]:
+        logits = predict_logits(
+            current, validation_split, accelerator, training.per_device_eval_batch_size, "validation"
+        )
+        return compute_metrics(names, logits, validation_labels, task.multi_label)
+
+    progress = train(
+        model,
+        train_split,
+        training,
+        accelerator,
+        ClassificationLoss(task.multi_label, weights, training.label_smoothing_factor),
+        seed=seed,
+        folder=Path(config.output_dir) / "checkpoints" / f"seed-{seed}",
+        head=classifier.head,
+        evaluate=None if training.eval_strategy == "no" else evaluate,
+        identity=_identity(config),
+        log=log,
+    )
+    validation = progress.evaluation or evaluate(model)
+    logits = predict_logits(model, test_split, accelerator, training.per_device_eval_batch_size, "test")
+    record = SeedRecord(
+        seed=seed,
+        steps=progress.step,
+        best_step=progress.best_step,
+        wall_seconds=progress.wall_seconds,
+        validation=validation,
+        test=measure(logits, test_labels, task, config.evaluation),
+    )
+    architecture = type(classifier.model).__name__
+    return FineTuned(model, classifier.processor, architecture, count, SeedOutcome(record, logits))
+
+
+def model_record(config: FineTuneConfig, trained: FineTuned) -> ModelRecord:
+    """What is known of the backbone and of the adapter it was given."""
+    settings: Any = trained.model.config
+    return ModelRecord(
+        base_model=config.model.model_name_or_path,
+        base_revision=getattr(settings, "_commit_hash", None) or config.model.revision,
+        architecture=trained.architecture,
+        adapter={**to_dict(config.adapter), "peft": describe_adapter(trained.model)},
+        total_parameters=trained.count.total,
+        trainable_parameters=trained.count.trainable,
+    )
+
+
+def _identity(config: FineTuneConfig) -> dict[str, Any]:
+    """What a checkpoint must have in common with the run that goes on from it."""
+    training = config.training
+    return {
+        "data": config.data.path,
+        "model": config.model.model_name_or_path,
+        "adapter": to_dict(config.adapter),
+        "learning_rate": training.learning_rate,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+    }

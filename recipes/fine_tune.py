@@ -1,0 +1,98 @@
+"""Transfer learning: fine-tune a Hub model on text, text-pair or image classification and publish it.
+
+    accelerate launch recipes/fine_tune.py --config recipes/configs/fine_tune/supersense.yaml
+    accelerate launch recipes/fine_tune.py --config … --training.learning_rate 5e-4 --hub.push_to_hub true \\
+        --hub.hub_model_id me/my-model
+
+Writes to output_dir: bundle/ (the repository as it is pushed), run_record.json, predictions.parquet, metrics.jsonl
+and checkpoints/. The header of each config says what it cost and gave when last run.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import peft
+import yaml
+from hf_fsl.data import load_splits
+from hf_fsl.hub.bundle import write_bundle
+from hf_fsl.hub.push import publish
+
+from hf_fsl.adapters import merge_adapter
+from hf_fsl.baselines import baseline_predictions
+from hf_fsl.config import FineTuneConfig, config_from_command_line, to_dict
+from hf_fsl.reporting import build_record, compare, gold_labels, predict_labels, sample_inputs, write_predictions
+from hf_fsl.training import start_accelerator
+from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record
+
+VERIFIED = 16
+"""Test examples on which the bundle, loaded by a fresh process, must give the logits of the trained model."""
+
+
+def main(config: FineTuneConfig) -> None:
+    started = time.perf_counter()
+    output = Path(config.output_dir)
+    accelerator = start_accelerator(config.training, output, config.recipe, to_dict(config))
+    say = accelerator.print
+    say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
+
+    with accelerator.main_process_first():
+        splits = load_splits(config.data)
+    sizes = ", ".join(f"{name} {split.rows}" for name, split in splits.record.splits.items())
+    say(f"{config.data.path}: {splits.task.modality}, {len(splits.task.label_names)} classes, {sizes}")
+
+    best: FineTuned | None = None
+    outcomes = []
+    metric = config.training.metric_for_best_model
+    for seed in config.training.seeds:
+        prefix = f"seed-{seed}/" if len(config.training.seeds) > 1 else ""
+
+        def log(values: dict[str, float], step: int, prefix: str = prefix) -> None:
+            accelerator.log({prefix + name: value for name, value in values.items()}, step=step)
+
+        trained = fine_tune_seed(config, splits, accelerator, seed, log)
+        outcomes.append(trained.outcome)
+        say(f"seed {seed}: {trained.count}; validation {metric} {trained.outcome.record.validation[metric]:.4f}")
+        if best is None or trained.validation_score(metric) > best.validation_score(metric):
+            best = trained
+    assert best is not None
+
+    if accelerator.is_main_process:
+        labels = gold_labels(splits.test, splits.task)
+        predictions = predict_labels(best.outcome.logits, splits.task)
+        comparisons = [
+            compare(name, predictions, baseline_predictions(name, splits, config.model), labels, config.evaluation)
+            for name in config.evaluation.baselines
+        ]
+        record = build_record(
+            config, "accelerate launch " + shlex.join(sys.argv), splits, labels, model_record(config, best), outcomes,
+            best.outcome, comparisons, time.perf_counter() - started, accelerator.num_processes,
+        )  # fmt: skip
+        record.save(output / "run_record.json")
+        write_predictions(output / "predictions.parquet", splits, labels, outcomes)
+        for name, value in record.metrics.items():
+            low, high = value.ci95 or (float("nan"), float("nan"))
+            say(f"test {name}: {value.value:.4f}  95 % [{low:.4f}, {high:.4f}]  n = {value.n}")
+        for row in record.comparisons:
+            say(f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}")
+
+        adapter = None
+        if isinstance(best.model, peft.PeftModel):
+            adapter = output / "adapter"
+            best.model.save_pretrained(adapter)
+        bundle = write_bundle(
+            output / "bundle", model=merge_adapter(best.model), processor=best.processor, record=record,
+            adapter_dir=adapter,
+        )  # fmt: skip
+        inputs = sample_inputs(splits.test, splits.task, VERIFIED)
+        result = publish(bundle, config.hub, inputs, best.outcome.logits[:VERIFIED])
+        say(result)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(config_from_command_line(FineTuneConfig, __doc__))

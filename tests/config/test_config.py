@@ -1,0 +1,144 @@
+"""Strictness of the configuration: everything wrong is said at once, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_fsl.config import RECIPES, ConfigError, FineTuneConfig, config_from_command_line, load_config, read_yaml
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = ["--data.path", "u/d", "--data.text_column", "text", "--model.model_name_or_path", "u/m"]
+
+
+def problems(tmp_path, text, overrides=()):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(FineTuneConfig, path, overrides)
+    return caught.value.problems
+
+
+def test_every_problem_is_listed_at_once(tmp_path):
+    text = """
+data: {path: u/d, text_colum: x, label_column: 3}
+model: {model_name_or_path: m}
+training: {learning_rate: 2e-5, num_train_epochs: true, seeds: [1, 2.5], save_steps: 0}
+adapter: {method: lorax, rank_pattern: {query: 0}}
+"""
+    found = problems(tmp_path, text, ["--hub.push_to_hub=true", "--x.y", "3"])
+    expected = [
+        "data.text_colum: unknown field; did you mean text_column?",
+        "data.label_column: expected str, got 3",
+        "training.num_train_epochs: expected float, got True",
+        "training.seeds: expected list[int], got [1, 2.5]",
+        "training.save_steps: at least 1, got 0",
+        "adapter.method: expected one of none, head, lora, rslora, dora, ia3, ln_tuning, vera, got 'lorax'",
+        "adapter.rank_pattern.query: at least 1, got 0",
+        "hub.hub_model_id: needed with push_to_hub",
+        "x: unknown field",
+    ]
+    for line in expected:
+        assert any(problem.startswith(line) for problem in found), (line, found)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("training.per_device_train_batch_size", "8.5"),
+        ("training.per_device_train_batch_size", "[8]"),
+        ("training.learning_rate", "fast"),
+        ("training.gradient_checkpointing", "1"),
+        ("training.log_with", "[mlflow]"),
+        ("adapter.target_modules", "3"),
+        ("data.on_overlap", "warn"),
+    ],
+)
+def test_wrong_types_and_choices_are_refused(tmp_path, field, value):
+    section, _, name = field.partition(".")
+    text = f"data: {{path: u/d, text_column: text}}\nmodel: {{model_name_or_path: m}}\n{section}2: {{}}\n"
+    text = text.replace(f"{section}2: {{}}", f"{section}: {{{name}: {value}}}") if section != "data" else (
+        f"data: {{path: u/d, text_column: text, {name}: {value}}}\nmodel: {{model_name_or_path: m}}\n"
+    )  # fmt: skip
+    assert any(problem.startswith(f"{field}") and "expected" in problem for problem in problems(tmp_path, text))
+
+
+def test_missing_required_fields_are_named():
+    with pytest.raises(ConfigError) as caught:
+        load_config(FineTuneConfig, None, ["--data.text_column", "text"])
+    assert set(caught.value.problems) == {
+        "data.path: required, but not given",
+        "model.model_name_or_path: required, but not given",
+    }
+
+
+def test_overrides_win_and_are_typed(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {path: u/d, text_column: text}\nmodel: {model_name_or_path: m}\ntraining: {seeds: [1]}\n")
+    config = load_config(
+        FineTuneConfig,
+        path,
+        ["--training.learning_rate", "2e-5", "--training.seeds=[3, 4]", "--training.weight_decay", "0", "--model.revision",
+         "5", "--adapter.rank_pattern", "{query: 4}", "--training.early_stopping_patience", "null"],
+    )  # fmt: skip
+    assert config.training.learning_rate == 2e-5
+    assert config.training.seeds == [3, 4]
+    assert config.model.revision == "5"
+    assert config.adapter.rank_pattern == {"query": 4}
+    assert config.training.early_stopping_patience is None
+
+
+@pytest.mark.parametrize("overrides", [["--training.learning_rate"], ["training.x", "1"], ["--output_dir.x", "1"]])
+def test_malformed_overrides_are_refused(overrides):
+    with pytest.raises(ConfigError):
+        load_config(FineTuneConfig, None, [*MINIMAL, *overrides])
+
+
+def test_a_file_that_is_missing_or_not_a_mapping_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_yaml(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="expected sections"):
+        read_yaml(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not YAML"):
+        read_yaml(tmp_path / "broken.yaml")
+
+
+def test_recipe_command_line_prints_problems_and_exits_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        config_from_command_line(FineTuneConfig, None, [*MINIMAL, "--training.lr", "1"])
+    assert caught.value.code == 2
+    assert "training.lr: unknown field" in capsys.readouterr().err
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit):
+        config_from_command_line(FineTuneConfig, "usage", ["--help"])
+    out = capsys.readouterr().out
+    assert "--training.learning_rate" in out and "--hub.create_pr" in out
+
+
+CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "recipes" / "configs")))
+def test_every_config_in_the_project_is_valid(path):
+    recipe = read_yaml(path)["recipe"]
+    assert recipe == path.relative_to(ROOT / "recipes" / "configs").parts[0]
+    load_config(RECIPES[recipe], path)
+    assert f"--config recipes/configs/{path.relative_to(ROOT / 'recipes' / 'configs')}" in path.read_text()
+
+
+def test_importing_and_validating_loads_no_torch_and_is_quick():
+    code = (
+        "import sys, time; t = time.perf_counter(); import hf_fsl; seconds = time.perf_counter() - t\n"
+        "from hf_fsl.cli import main\n"
+        f"code = main(['validate', {str(CONFIGS[0])!r}])\n"
+        "assert code == 0 and 'torch' not in sys.modules and 'transformers' not in sys.modules, sorted(sys.modules)\n"
+        "assert seconds < 0.5, seconds\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
