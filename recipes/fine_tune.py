@@ -23,7 +23,7 @@ from hf_fsl.hub.push import publish
 
 from hf_fsl.adapters import merge_adapter
 from hf_fsl.baselines import baseline_predictions
-from hf_fsl.config import FineTuneConfig, config_from_command_line, to_dict
+from hf_fsl.config import FineTuneConfig, run_recipe, to_dict
 from hf_fsl.reporting import build_record, compare, gold_labels, predict_labels, sample_inputs, write_predictions
 from hf_fsl.training import start_accelerator
 from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record
@@ -95,4 +95,4 @@ def main(config: FineTuneConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(config_from_command_line(FineTuneConfig, __doc__))
+    run_recipe(main, FineTuneConfig, __doc__)

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
+from hf_fsl.errors import UserError
+
 _KEY_VALUE = re.compile(r"(key|value|[kv]_proj|[kv]_lin|[kv]|w?qkv|query_key_value|c_attn|in_proj)$", re.IGNORECASE)
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError, ValueError):
     """An adapter that cannot be attached as asked."""
 
 

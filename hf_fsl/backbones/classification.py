@@ -10,10 +10,11 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from hf_fsl.config import ModelConfig
+from hf_fsl.errors import UserError
 from hf_fsl.tasks import Task
 
 
-class BackboneError(ValueError):
+class BackboneError(UserError, ValueError):
     """A backbone that cannot be used for the task."""
 
 

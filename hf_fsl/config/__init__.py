@@ -1,6 +1,6 @@
 """Configuration: frozen dataclass sections, strict loading. Never imports torch."""
 
-from hf_fsl.config.command_line import config_from_command_line
+from hf_fsl.config.command_line import config_from_command_line, run_recipe
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml, to_dict
 from hf_fsl.config.sections import (
     AdapterConfig,
@@ -28,5 +28,6 @@ __all__ = [
     "config_from_command_line",
     "load_config",
     "read_yaml",
+    "run_recipe",
     "to_dict",
 ]

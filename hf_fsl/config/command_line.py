@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from hf_fsl.config.loading import ConfigError, load_config
+from hf_fsl.errors import UserError
 
 T = TypeVar("T")
 
@@ -38,6 +40,17 @@ def config_from_command_line(kind: type[T], usage: str | None = None, arguments:
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def run_recipe(main: Callable[[T], None], kind: type[T], usage: str | None) -> None:
+    """What stands under ``if __name__ == "__main__"`` of a recipe: reads the config, runs, shows errors plainly."""
+    config = config_from_command_line(kind, usage)
+    try:
+        main(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Other processes of the launch may wait for this one in a collective call: no clean-up, no waiting.
+        os._exit(1)
 
 
 def describe_fields(kind: Any, prefix: str = "") -> str:

@@ -12,11 +12,13 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from hf_fsl.errors import UserError
+
 T = TypeVar("T")
 _INVALID: Any = object()
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be used; ``problems`` lists all that is wrong with it."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:

@@ -28,10 +28,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from hf_fsl.errors import UserError
+
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written, read, or used for this run."""
 
 

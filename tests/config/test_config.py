@@ -81,8 +81,9 @@ def test_overrides_win_and_are_typed(tmp_path):
     config = load_config(
         FineTuneConfig,
         path,
-        ["--training.learning_rate", "2e-5", "--training.seeds=[3, 4]", "--training.weight_decay", "0", "--model.revision",
-         "5", "--adapter.rank_pattern", "{query: 4}", "--training.early_stopping_patience", "null"],
+        ["--training.learning_rate", "2e-5", "--training.seeds=[3, 4]", "--training.weight_decay", "0",
+         "--model.revision", "5", "--adapter.rank_pattern", "{query: 4}",
+         "--training.early_stopping_patience", "null"],
     )  # fmt: skip
     assert config.training.learning_rate == 2e-5
     assert config.training.seeds == [3, 4]
