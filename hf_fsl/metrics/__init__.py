@@ -1,0 +1,28 @@
+"""Metrics with intervals: as ``evaluate.Metric`` objects and as functions of arrays."""
+
+from hf_fsl.metrics.classification import MCC, Accuracy, ExpectedCalibrationError, MacroF1
+from hf_fsl.metrics.functions import confusion_matrix, probabilities_of, softmax
+from hf_fsl.metrics.measuring import (
+    OURS,
+    MetricError,
+    bootstrap_interval,
+    compute_metrics,
+    paired_difference,
+    seeds_interval,
+)
+
+__all__ = [
+    "MCC",
+    "OURS",
+    "Accuracy",
+    "ExpectedCalibrationError",
+    "MacroF1",
+    "MetricError",
+    "bootstrap_interval",
+    "compute_metrics",
+    "confusion_matrix",
+    "paired_difference",
+    "probabilities_of",
+    "seeds_interval",
+    "softmax",
+]

@@ -1,0 +1,121 @@
+"""The metrics as functions of arrays, each with optional weights of the examples, which is what a bootstrap needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit, log_softmax
+from scipy.special import softmax as _softmax
+
+BINS = 15
+"""Equal-width bins of the expected calibration error."""
+
+Weights = np.ndarray | None
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of predictions that are right; rows must match in every label."""
+    same = predictions == labels
+    return float((same.all(-1) if same.ndim == 2 else same).mean())
+
+
+def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Unweighted mean of the F1 of the classes that occur in labels or predictions, as scikit-learn averages it."""
+    if labels.ndim == 2:
+        return float(f1_from_counts((predictions * labels).sum(0), predictions.sum(0), labels.sum(0)).mean())
+    matrix = confusion_matrix(labels, predictions, int(max(labels.max(), predictions.max())) + 1)
+    return float(macro_f1_of(matrix[None])[0])
+
+
+def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Matthews correlation for C classes (Gorodkin 2004); 0 where only one class is predicted or present.
+
+    Raises:
+        ValueError: for multi-label predictions, for which it is not defined.
+    """
+    if labels.ndim == 2:
+        raise ValueError("mcc is not defined for multi-label tasks; leave it out of evaluation.metrics.")
+    matrix = confusion_matrix(labels, predictions, int(max(labels.max(), predictions.max())) + 1)
+    return float(mcc_of(matrix[None])[0])
+
+
+CLASSIFICATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "mcc": mcc,
+}
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts ``(C, C)``: rows true classes, columns predicted ones."""
+    flat = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def f1_from_counts(hits: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """F1 of each class; 0 where a class is neither predicted nor present."""
+    total = predicted + actual
+    return np.divide(2.0 * hits, total, out=np.zeros(np.shape(total)), where=total > 0)
+
+
+def macro_f1_of(matrices: np.ndarray) -> np.ndarray:
+    """Macro-F1 of confusion matrices ``(B, C, C)``: ``(B,)``, over the classes that occur in each."""
+    predicted, actual = matrices.sum(1), matrices.sum(2)
+    f1 = f1_from_counts(np.diagonal(matrices, axis1=1, axis2=2), predicted, actual)
+    result: np.ndarray = f1.sum(-1) / np.maximum((predicted + actual > 0).sum(-1), 1)
+    return result
+
+
+def mcc_of(matrices: np.ndarray) -> np.ndarray:
+    """Matthews correlation of confusion matrices ``(B, C, C)``: ``(B,)``."""
+    counts = matrices.astype(float)
+    total, hits = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
+    predicted, actual = counts.sum(1), counts.sum(2)
+    covariance = hits * total - (predicted * actual).sum(-1)
+    spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (actual**2).sum(-1))
+    return np.divide(covariance, np.sqrt(spread), out=np.zeros(len(counts)), where=spread > 0)
+
+
+def calibration_bins(confidences: np.ndarray) -> np.ndarray:
+    """Bin of each confidence: bin b holds (b / BINS, (b + 1) / BINS]."""
+    return np.clip(np.ceil(confidences * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def calibration_terms(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence of every decision and whether it was right.
+
+    Single-label: the top class of each example. Multi-label: every label of every example, decided at 0.5.
+    """
+    if labels.ndim == 2:
+        decided = probabilities >= 0.5
+        return np.where(decided, probabilities, 1 - probabilities).ravel(), (decided == (labels > 0)).ravel()
+    return probabilities.max(-1), probabilities.argmax(-1) == labels
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over bins, weighted by their sizes (Guo et al. 2017)."""
+    confidences, right = calibration_terms(probabilities, labels)
+    gaps = np.bincount(calibration_bins(confidences), weights=confidences - right, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
+def example_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Log-loss of each example ``(N,)``: cross-entropy, or the mean binary cross-entropy of its labels."""
+    if labels.ndim == 2:
+        losses: np.ndarray = (np.logaddexp(0, logits) - logits * labels).mean(-1)
+        return losses
+    chosen: np.ndarray = -log_softmax(logits.astype(float), axis=-1)[np.arange(len(labels)), labels]
+    return chosen
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities ``(N, C)``."""
+    result: np.ndarray = _softmax(logits, axis=-1)
+    return result
+
+
+def probabilities_of(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Softmax over classes, or a sigmoid for each label."""
+    result: np.ndarray = expit(logits) if multi_label else softmax(logits)
+    return result

@@ -1,0 +1,168 @@
+"""Metrics by name, and what says how far to trust them: bootstrap intervals, paired differences, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hf_fsl.errors import UserError
+from hf_fsl.metrics import functions as f
+from hf_fsl.records import Measurement
+
+OURS = ("accuracy", "macro_f1", "mcc", "ece", "loss")
+_CHUNK = 200
+"""Bootstrap resamples computed at a time: bounds the memory."""
+
+
+class MetricError(UserError, ValueError):
+    """A metric that cannot be computed."""
+
+
+def compute_metrics(
+    names: Sequence[str], logits: np.ndarray, labels: np.ndarray, multi_label: bool = False
+) -> dict[str, float]:
+    """Metrics of a split.
+
+    Args:
+        names: ours (accuracy, macro_f1, mcc, ece, loss), or whatever ``evaluate.load`` knows.
+        logits: ``(N, C)``.
+        labels: ``(N,)`` indices, or ``(N, C)`` multi-hot.
+
+    Raises:
+        MetricError: no examples, shapes that do not fit, or a metric that cannot be loaded or computed.
+    """
+    _check(logits, labels, multi_label)
+    labels = labels.astype(int)
+    predictions = (logits > 0).astype(int) if multi_label else logits.argmax(-1)
+    values: dict[str, float] = {}
+    for name in dict.fromkeys(names):
+        if name == "ece":
+            values[name] = f.expected_calibration_error(f.probabilities_of(logits, multi_label), labels)
+        elif name == "loss":
+            values[name] = float(f.example_losses(logits, labels).mean())
+        elif name in f.CLASSIFICATION:
+            try:
+                values[name] = f.CLASSIFICATION[name](predictions, labels)
+            except ValueError as error:
+                raise MetricError(str(error)) from error
+        else:
+            values |= _from_evaluate(name, predictions, labels)
+    return values
+
+
+def bootstrap_interval(
+    metric: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+    multi_label: bool = False,
+) -> Measurement:
+    """A metric of ours with its percentile bootstrap 95 % interval over examples (Efron 1979)."""
+    value = compute_metrics([metric], logits, labels, multi_label)[metric]
+    labels = labels.astype(int)
+    predictions = (logits > 0).astype(int) if multi_label else logits.argmax(-1)
+    resampled = _resampler(metric, logits, predictions, labels)
+    draws = np.concatenate([resampled(weights) for weights in _weights(len(labels), resamples, seed)])
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Measurement(value=value, ci95=(float(low), float(high)), n=len(labels), over="examples (bootstrap)")
+
+
+def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int = 2000, seed: int = 0) -> Measurement:
+    """Mean of ``ours - theirs`` over the same examples, with a paired bootstrap 95 % interval.
+
+    Args:
+        ours, theirs: one value an example ``(N,)``; booleans for accuracy.
+    """
+    if ours.shape != theirs.shape or ours.ndim != 1 or len(ours) == 0:
+        raise MetricError(
+            f"A paired difference needs two equal, non-empty rows of values; got {ours.shape}, {theirs.shape}."
+        )
+    difference = ours.astype(float) - theirs.astype(float)
+    draws = np.concatenate([weights @ difference / len(ours) for weights in _weights(len(ours), resamples, seed)])
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Measurement(
+        value=float(difference.mean()), ci95=(float(low), float(high)), n=len(ours), over="examples (paired bootstrap)"
+    )
+
+
+def seeds_interval(values: Sequence[float]) -> Measurement:
+    """Mean over seeds with Student's t 95 % interval; no interval for a single seed."""
+    array = np.asarray(values, dtype=float)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Measurement(value=mean, seeds=len(array), over="seeds")
+    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return Measurement(value=mean, ci95=(mean - half, mean + half), seeds=len(array), over="seeds (Student's t)")
+
+
+def _resampler(
+    metric: str, logits: np.ndarray, predictions: np.ndarray, labels: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """weights ``(B, N)``, how often each example was drawn -> the metric of each resample ``(B,)``."""
+    size = len(labels)
+    if metric == "accuracy":
+        same = predictions == labels
+        right = (same.all(-1) if same.ndim == 2 else same).astype(float)
+        return lambda weights: weights @ right / size
+    if metric == "loss":
+        losses = f.example_losses(logits, labels)
+        return lambda weights: weights @ losses / size
+    if metric == "ece":
+        multi_label = labels.ndim == 2
+        confidences, right = f.calibration_terms(f.probabilities_of(logits, multi_label), labels)
+        each = len(confidences) // size
+        gaps = np.zeros((size, f.BINS))
+        np.add.at(gaps, (np.repeat(np.arange(size), each), f.calibration_bins(confidences)), confidences - right)
+        return lambda weights: np.abs(weights @ gaps).sum(-1) / (size * each)
+    if labels.ndim == 2:
+        hits, predicted, actual = predictions * labels, predictions, labels
+        return lambda weights: f.f1_from_counts(weights @ hits, weights @ predicted, weights @ actual).mean(-1)
+    classes = logits.shape[-1]
+    cells = np.zeros((size, classes * classes), dtype=np.float32)
+    cells[np.arange(size), labels * classes + predictions] = 1
+    used = cells.any(0)
+    of = f.macro_f1_of if metric == "macro_f1" else f.mcc_of
+
+    def from_confusion(weights: np.ndarray) -> np.ndarray:
+        matrices = np.zeros((len(weights), classes * classes))
+        matrices[:, used] = weights.astype(np.float32) @ cells[:, used]
+        return of(matrices.reshape(-1, classes, classes))
+
+    return from_confusion
+
+
+def _weights(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, _CHUNK):
+        count = min(_CHUNK, resamples - start)
+        drawn = generator.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size).astype(float)
+
+
+def _check(logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> None:
+    expected = logits.shape if multi_label else logits.shape[:1]
+    if logits.ndim != 2 or len(logits) == 0 or labels.shape != expected:
+        raise MetricError(
+            f"Metrics need logits (N, C) with N above 0 and labels {'(N, C)' if multi_label else '(N,)'}; "
+            f"got logits {logits.shape} and labels {labels.shape}."
+        )
+
+
+def _from_evaluate(name: str, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    import evaluate
+
+    options: dict[str, Any] = {}
+    if name in ("f1", "precision", "recall") and labels.ndim == 1 and labels.max(initial=0) > 1:
+        options["average"] = "macro"
+    try:
+        result = evaluate.load(name).compute(predictions=predictions, references=labels, **options)
+    except Exception as error:
+        raise MetricError(
+            f"evaluation.metrics: {name!r} is neither one of {', '.join(OURS)} nor could evaluate.load give it "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    return {key: float(value) for key, value in (result or {}).items() if np.ndim(value) == 0}
