@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,18 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import expit
 
 from hf_fsl import environment
 from hf_fsl.config import EvaluationConfig, FineTuneConfig, to_dict
 from hf_fsl.data import Splits
 from hf_fsl.metrics import (
+    OURS,
     bootstrap_interval,
     compute_metrics,
     confusion_matrix,
     paired_difference,
+    probabilities_of,
     seeds_interval,
-    softmax,
 )
 from hf_fsl.records import Comparison, CostRecord, Measurement, ModelRecord, RunRecord, SeedRecord
 from hf_fsl.tasks import Task
@@ -43,7 +43,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, task: Task, config: Evaluati
     values = compute_metrics([*config.metrics, "loss"], logits, labels, task.multi_label)
     measured = {}
     for name, value in values.items():
-        if name in ("accuracy", "macro_f1", "mcc", "ece", "loss"):
+        if name in OURS:
             measured[name] = bootstrap_interval(
                 name, logits, labels, config.bootstrap_resamples, seed=0, multi_label=task.multi_label
             )
@@ -119,7 +119,7 @@ def build_record(
         recipe=config.recipe,
         command=command,
         config=to_dict(config),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=task.to_dict(),
         data=splits.record,
         model=model,
@@ -151,7 +151,7 @@ def write_predictions(path: Path, splits: Splits, labels: np.ndarray, outcomes: 
             columns |= {column: list(splits.test[column]) for column in task.input_columns}
         columns["label"] = [_named(row, names) for row in labels]
         columns["prediction"] = [_named(row, names) for row in predictions]
-        columns["probability"] = _probabilities(outcome.logits, task).max(-1).tolist()
+        columns["probability"] = probabilities_of(outcome.logits, task.multi_label).max(-1).tolist()
         columns["correct"] = correct(predictions, labels).tolist()
         tables.append(pa.table(columns))
     temporary = path.with_name(f".{path.name}.tmp")
@@ -163,7 +163,7 @@ def write_predictions(path: Path, splits: Splits, labels: np.ndarray, outcomes: 
 def _examples(config: FineTuneConfig, splits: Splits, logits: np.ndarray) -> list[dict[str, Any]]:
     """The first test examples with what was predicted for them; images are named by their true label."""
     task = splits.task
-    probabilities = _probabilities(logits, task)
+    probabilities = probabilities_of(logits, task.multi_label)
     rows = []
     for index in range(min(3, len(splits.test))):
         example = splits.test[index]
@@ -179,10 +179,5 @@ def _examples(config: FineTuneConfig, splits: Splits, logits: np.ndarray) -> lis
     return rows
 
 
-def _probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
-    probabilities: np.ndarray = expit(logits) if task.multi_label else softmax(logits)
-    return probabilities
-
-
 def _named(row: Any, names: Sequence[str]) -> Any:
-    return [names[i] for i in np.flatnonzero(row)] if np.ndim(row) else names[int(row)]
+    return [names[int(i)] for i in np.flatnonzero(row)] if np.ndim(row) else names[int(row)]

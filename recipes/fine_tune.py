@@ -17,13 +17,13 @@ from pathlib import Path
 
 import peft
 import yaml
-from hf_fsl.data import load_splits
-from hf_fsl.hub.bundle import write_bundle
-from hf_fsl.hub.push import publish
 
 from hf_fsl.adapters import merge_adapter
 from hf_fsl.baselines import baseline_predictions
 from hf_fsl.config import FineTuneConfig, run_recipe, to_dict
+from hf_fsl.data import load_splits
+from hf_fsl.hub.bundle import write_bundle
+from hf_fsl.hub.push import publish
 from hf_fsl.reporting import build_record, compare, gold_labels, predict_labels, sample_inputs, write_predictions
 from hf_fsl.training import start_accelerator
 from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record

@@ -49,7 +49,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise UserError("Nothing to predict: give texts or images as arguments, or one a line on the standard input.")
     from transformers import pipeline
 
-    pipe = pipeline(
+    pipe: Any = pipeline(  # type: ignore[call-overload]
         task=_pipeline_task(options.model, options.revision, options.trust_remote_code),
         model=options.model,
         revision=options.revision,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def _card(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from hf_fsl.hub.push import push_verified
+    from hf_fsl.hub.push import push_bundle
 
     hub = HubConfig(
         push_to_hub=True,
@@ -57,6 +56,6 @@ def _push(options: argparse.Namespace) -> int:
         create_pr=options.create_pr,
         commit_message=options.message,
     )
-    result = push_verified(Path(options.bundle), hub)
-    print(dataclasses.asdict(result))
+    result = push_bundle(Path(options.bundle), hub)
+    print(result)
     return 0

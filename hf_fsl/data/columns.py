@@ -137,7 +137,7 @@ def _check_images(data: datasets.Dataset, split: str, config: DataConfig) -> dat
             data = data.cast_column("image", datasets.Image())
         except Exception as error:
             raise DataError(
-                f"data.image_column: column {config.image_column!r} holds {data.features['image']}, not images: {error}"
+                f"data.image_column: {config.image_column!r} holds {data.features['image']}, not images ({error})."
             ) from error
     for row, raw in enumerate(data.cast_column("image", datasets.Image(decode=False))["image"]):
         try:

@@ -68,8 +68,9 @@ def resolve_overlap(
     if policy == "error":
         counts = ", ".join(f"{count} in {pair.replace('/', ' and ')}" for pair, count in found.items())
         raise DataError(
-            f"The splits overlap: {counts}. For example {'; '.join(shown[:_SHOWN])}. Set data.on_overlap to drop_train "
-            "to train without them, or to ignore to measure on examples seen in training (the card says so)."
+            f"The splits overlap: {counts}. For example {'; '.join(shown[:_SHOWN])}. Set data.on_overlap to "
+            "drop_train to train without them, or to ignore to measure on examples seen in training "
+            "(the card says so)."
         )
     kept = {
         name: data.select([row for row in range(len(data)) if row not in shared[name]]) if shared[name] else data

@@ -58,8 +58,8 @@ def require_examples(counts: dict[str, int], least: int) -> None:
         listed = ", ".join(f"{name!r} has {count}" for name, count in list(short.items())[:8])
         more = f" and {len(short) - 8} more" if len(short) > 8 else ""
         raise DataError(
-            f"data.min_examples_per_class={least}: every class needs at least {least} training examples; {listed}{more}. "
-            "Add examples, drop the class, or lower min_examples_per_class."
+            f"data.min_examples_per_class={least}: every class needs at least {least} training examples; "
+            f"{listed}{more}. Add examples, drop the class, or lower min_examples_per_class."
         )
 
 

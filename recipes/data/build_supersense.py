@@ -107,7 +107,8 @@ def build(source: Path, output: Path) -> dict[str, Counter[str]]:
     for split, rows in select(list(read_synsets(source))).items():
         columns = {key: [row[key] for row in rows] for key in ("text", "synset", "lemma")}
         columns["label"] = [names.index(SUPERSENSES[row["file"]]) for row in rows]
-        write_parquet(datasets.Dataset.from_dict(columns, features), output / "data" / f"{split}-00000-of-00001.parquet")
+        data = datasets.Dataset.from_dict(columns, features)
+        write_parquet(data, output / "data" / f"{split}-00000-of-00001.parquet")
         counts[split] = Counter(SUPERSENSES[row["file"]] for row in rows)
     return counts
 

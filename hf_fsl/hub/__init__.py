@@ -1,0 +1,1 @@
+"""What is published: bundles, cards, pushing; and a Hub of one's own."""

@@ -1,0 +1,71 @@
+"""The bundle: a published repository as it will be, in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hf_fsl.errors import UserError
+from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
+from hf_fsl.hub.figures import confusion_figure
+from hf_fsl.records import RunRecord, write_text
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+def write_bundle(
+    folder: str | Path, *, model: Any, processor: Any, record: RunRecord, adapter_dir: Path | None = None
+) -> Path:
+    """Writes weights, configuration, processor, card, record, figures and adapter.
+
+    Everything is built beside the folder and then renamed, so that an earlier bundle is replaced by a whole one.
+
+    Args:
+        model: the stock model, adapter merged, with the label names in its config.
+        processor: its tokenizer or image processor.
+        adapter_dir: a saved PEFT adapter, to go into ``adapter/``.
+    """
+    folder = Path(folder)
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        model.save_pretrained(building)
+        processor.save_pretrained(building)
+        if adapter_dir is not None:
+            _copy_adapter(adapter_dir, building / "adapter", record.model.base_model)
+        record.save(building / "run_record.json")
+        results = eval_results(record)
+        if results is not None:
+            write_text(building / ".eval_results" / f"{record.data.path.replace('/', '--')}.yaml", results)
+        if record.confusion_matrix is not None:
+            (building / "figures").mkdir()
+            figure = confusion_figure(record.confusion_matrix, record.task["label_names"])
+            (building / "figures" / "confusion_matrix.png").write_bytes(figure)
+        write_text(building / "README.md", render_card(record))
+        pickles = [path.name for path in building.rglob("*") if path.suffix in _PICKLES]
+        if pickles:
+            raise UserError(f"A bundle holds no pickles, but this model saves {', '.join(pickles)}.")
+        _replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _copy_adapter(source: Path, target: Path, base_model: str) -> None:
+    target.mkdir()
+    shutil.copy(source / "adapter_model.safetensors", target)
+    settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+    if is_hub_id(base_model):
+        settings["base_model_name_or_path"] = base_model
+    write_text(target / "adapter_config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _replace(new: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,172 @@
+"""Model cards: rendered from a RunRecord alone, through the templates in ``model_cards/``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hf_fsl.records import Measurement, RunRecord
+from hf_fsl.resources import templates_folder
+from hf_fsl.tasks import Task
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "mcc": "Matthews correlation",
+    "ece": "expected calibration error",
+    "loss": "log-loss",
+}
+
+
+def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
+    """The card of a run.
+
+    Args:
+        record: everything the card says comes out of it; what it does not know is called unknown.
+        repo_id: where the model is, for the snippet; None: the ``hub_model_id`` of the record's config.
+    """
+    hub = record.config.get("hub", {})
+    repo_id = repo_id or hub.get("hub_model_id")
+    task = Task.from_dict(record.task)
+    environment = Environment(
+        loader=FileSystemLoader(templates_folder()),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,
+    )
+    environment.filters |= _FILTERS
+    template = environment.get_template(f"{record.recipe}.md.jinja")
+    body = template.render(
+        record=record,
+        task=task,
+        repo=repo_id or "path/to/bundle",
+        metric_names=METRIC_NAMES,
+        recalls=_recalls(record, task),
+        config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
+        on_hub=is_hub_id,
+    )
+    return f"---\n{card_data(record, repo_id).to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
+    """The card's metadata, the measurements as ``model-index`` among them."""
+    hub, task = record.config.get("hub", {}), Task.from_dict(record.task)
+    data, method = record.data, record.model.adapter.get("method", "none")
+    split = data.splits["test"].name
+    results = [
+        EvalResult(
+            task_type=task.pipeline_tag,
+            dataset_type=data.path,
+            dataset_name=data.path,
+            dataset_config=data.name,
+            dataset_split=split,
+            dataset_revision=data.revision,
+            metric_type="f1" if name == "macro_f1" else name,
+            metric_name=METRIC_NAMES.get(name, name),
+            metric_value=round(value.value, 6),
+            metric_args={"ci95": [round(end, 6) for end in value.ci95], "n": value.n} if value.ci95 else None,
+        )
+        for name, value in record.metrics.items()
+    ]
+    on_hub = is_hub_id(record.model.base_model)
+    optional: dict[str, Any] = {
+        "base_model": record.model.base_model if on_hub else None,
+        "base_model_relation": "finetune" if on_hub else None,
+        "datasets": [data.path] if is_hub_id(data.path) else None,
+        "license": hub.get("license"),
+        "language": hub.get("language"),
+    }
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task.pipeline_tag,
+        tags=list(dict.fromkeys(["hf_fsl", *([] if method == "none" else ["peft", method]), *hub.get("tags", [])])),
+        metrics=[name for name in ("accuracy", "f1") if name in ("accuracy",) or "macro_f1" in record.metrics],
+        model_name=(repo_id or "model").rpartition("/")[2],
+        eval_results=results,
+        widget=[{"text": row["input"]} for row in record.examples if isinstance(row["input"], str)]
+        if task.modality == "text"
+        else None,
+        **{key: value for key, value in optional.items() if value is not None},
+    )
+
+
+def eval_results(record: RunRecord) -> str | None:
+    """The measurements in the ``.eval_results`` format; None for a data set that is not on a Hub."""
+    if not is_hub_id(record.data.path):
+        return None
+    split = record.data.splits["test"].name
+    entries = [
+        EvalResultEntry(
+            dataset_id=record.data.path,
+            task_id=f"{record.data.name or 'default'}/{split}/{name}",
+            value=round(value.value, 6),
+            dataset_revision=record.data.revision,
+            date=record.created,
+            notes=f"95% interval {_interval(value)}, n = {value.n}" if value.ci95 else None,
+        )
+        for name, value in record.metrics.items()
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return text
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is a repository's id rather than a local path."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not name.startswith(".")
+
+
+def _recalls(record: RunRecord, task: Task) -> list[tuple[str, int, float]]:
+    """Class, its test examples, share of them found; in the order of the classes, for up to 30 of them."""
+    if record.confusion_matrix is None or len(task.label_names) > 30:
+        return []
+    rows = zip(task.label_names, record.confusion_matrix, strict=True)
+    return [(name, sum(row), row[i] / sum(row) if sum(row) else float("nan")) for i, (name, row) in enumerate(rows)]
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "unknown" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def _interval(value: Measurement) -> str:
+    return f"[{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 is not None else "unknown"
+
+
+def _cell(text: object) -> str:
+    """Text that cannot break a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _bytes(value: int | None) -> str:
+    return "unknown" if value is None else f"{value / 2**30:.2f} GiB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _or_unknown(value: object) -> str:
+    return "unknown" if value is None or value == "" else str(value)
+
+
+_FILTERS = {
+    "number": _number,
+    "signed": _signed,
+    "interval": _interval,
+    "cell": _cell,
+    "bytes": _bytes,
+    "duration": _duration,
+    "or_unknown": _or_unknown,
+}

@@ -1,0 +1,119 @@
+"""A bundle is loaded back by a fresh process, without hf_fsl, and must give the trained model's logits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+
+from hf_fsl.errors import UserError
+from hf_fsl.records import RunRecord, write_text
+from hf_fsl.tasks import Task
+
+TOLERANCE = 1e-5
+"""Largest difference allowed between logits, as a share of their scale."""
+_STRANGER = Path(__file__).with_name("stranger.py")
+
+
+class BundleMismatch(UserError, RuntimeError):
+    """A bundle that does not give what the trained model gave."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the comparison found. ``digest`` is of the bundle's files: a bundle changed since is not verified."""
+
+    largest_difference: float
+    scale: float
+    examples: int
+    digest: str
+
+
+def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Verification:
+    """Compares the bundle with the trained model and notes the result beside it (``<bundle>.verified.json``).
+
+    Args:
+        inputs: texts, pairs of texts, or images.
+        logits: ``(N, C)``, the trained model's for these inputs.
+
+    Raises:
+        BundleMismatch: it does not load, or logits, argmax or label names differ.
+    """
+    task = Task.from_dict(RunRecord.load(bundle / "run_record.json").task)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        names = [_portable(value, work, number) for number, value in enumerate(inputs)]
+        text = json.dumps({"task": task.pipeline_tag, "inputs": names}, ensure_ascii=False)
+        (work / "inputs.json").write_text(text, encoding="utf-8")
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        # -I: neither the working folder nor PYTHONPATH leads the stranger to hf_fsl.
+        command = [sys.executable, "-I", str(_STRANGER), str(bundle.resolve()), str(work)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise BundleMismatch(f"{bundle} does not load in a fresh process:\n{done.stderr[-2000:]}")
+        again = load_file(work / "logits.safetensors")["logits"]
+        answer = json.loads((work / "labels.json").read_text(encoding="utf-8"))
+    if answer["foreign"]:
+        raise BundleMismatch(
+            f"{bundle} needs {', '.join(answer['foreign'])} to load; it must load with transformers alone."
+        )
+    scale = max(1.0, float(np.abs(logits).max()))
+    difference = float(np.abs(again - logits).max()) if again.shape == logits.shape else float("inf")
+    if difference > TOLERANCE * scale or (again.argmax(-1) != logits.argmax(-1)).any():
+        raise BundleMismatch(
+            f"{bundle} gives other logits than the trained model: largest difference {difference:.2e} at scale "
+            f"{scale:.1f}, allowed is {TOLERANCE * scale:.2e} with the same argmax. It was not pushed."
+        )
+    expected = [task.label_names[int(row.argmax())] for row in logits[: len(answer["labels"])]]
+    if answer["labels"] != expected:
+        raise BundleMismatch(f"{bundle}: pipeline() answers {answer['labels']}, the trained model {expected}.")
+    result = Verification(difference, scale, len(logits), bundle_digest(bundle))
+    write_text(_note(bundle), json.dumps(asdict(result), indent=2) + "\n")
+    return result
+
+
+def require_verified(bundle: Path) -> Verification:
+    """The note of a verification that still holds. Raises BundleMismatch where there is none."""
+    try:
+        result = Verification(**json.loads(_note(bundle).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise BundleMismatch(
+            f"{bundle} was never verified, and what is not verified is not pushed. Run its recipe again."
+        ) from None
+    if result.digest != bundle_digest(bundle):
+        raise BundleMismatch(f"{bundle} was changed after it was verified. Run its recipe again.")
+    return result
+
+
+def bundle_digest(bundle: Path) -> str:
+    """A digest of names and contents of all files, the card aside: its text is free to be edited."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        name = path.relative_to(bundle).as_posix()
+        if name != "README.md":
+            with path.open("rb") as file:
+                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _note(bundle: Path) -> Path:
+    return bundle.with_name(f"{bundle.name}.verified.json")
+
+
+def _portable(value: Any, work: Path, number: int) -> Any:
+    if isinstance(value, Image.Image):
+        name = f"{number}.png"
+        value.convert("RGB").save(work / name)
+        return name
+    return value if isinstance(value, str) else list(value)
