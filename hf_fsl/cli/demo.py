@@ -37,9 +37,9 @@ def add_commands(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="fine-tune MiniLM on supersenses, publish to a Hub on this machine, load it back",
-        description="Starts a local Hub on a free port, seeds it, runs the fine_tune recipe through accelerate launch, "
-        "pushes the model, loads it back in a fresh process and predicts. Further --section.field value arguments "
-        "override the config.",
+        description="Starts a local Hub on a free port, seeds it, runs the fine_tune recipe through accelerate "
+        "launch, pushes the model, loads it back in a fresh process and predicts. Further --section.field value "
+        "arguments override the config.",
     )
     demo.add_argument("--folder", default=".demo", help="where everything goes (default .demo); emptied first")
     demo.set_defaults(run=_demo, takes_overrides=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from hf_fsl.config import TrainingConfig
@@ -32,6 +33,8 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
             '(pip install "hf_fsl[tracking]") or leave it out; metrics.jsonl is written in any case.'
         )
     accelerator = Accelerator(
+        # Without an accelerator Accelerate's multi-process launch must be told so here.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
         log_with=[JSONLTracker(folder / "metrics.jsonl"), *config.log_with],
         project_dir=str(folder),

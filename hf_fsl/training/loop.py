@@ -145,10 +145,11 @@ def train(
     )
     while progress.step < total and not progress.stopped:
         order.start_epoch(progress.epoch)
+        seen, clock = 0, time.perf_counter()
         rest = accelerator.skip_first_batches(loader, progress.batches_done) if progress.batches_done else loader
         for group in _groups(rest, config.gradient_accumulation_steps):
-            clock = time.perf_counter()
             value, norm, examples = step_update(group)
+            seen += examples
             scheduler.step()
             progress.step += 1
             progress.batches_done += len(group)
@@ -160,12 +161,13 @@ def train(
                     "train/loss": _finite(float(window) / progress.window_steps, progress.step),
                     "train/learning_rate": optimizer.param_groups[0]["lr"],
                     "train/grad_norm": float(norm) if norm is not None else float("nan"),
-                    "train/examples_per_second": examples / (time.perf_counter() - clock),
+                    "train/examples_per_second": seen / (time.perf_counter() - clock),
                     "train/epoch": progress.epoch + progress.batches_done / len(loader),
                 }
                 bar.set_postfix(loss=f"{row['train/loss']:.3f}", lr=f"{row['train/learning_rate']:.1e}",
                                 ex_s=f"{row['train/examples_per_second']:.0f}")  # fmt: skip
                 window.zero_()
+                seen, clock = 0, time.perf_counter()
                 progress.window_steps = 0
                 if log is not None:
                     log(row, progress.step)

@@ -127,9 +127,8 @@ def repo_page(kind: str, repo: Repo, commit: Commit) -> str:
         for path, entry in commit.files.items()
     )
     title = html.escape(repo.id)
-    body = (
-        f"<p><a href='/'>Local Hub</a> / {kind}</p><h1>{title}</h1><p>{commit.oid[:9]} {html.escape(commit.title)}</p>"
-    )
+    line = f"{commit.oid[:9]}: {html.escape(commit.title)}"
+    body = f"<p><a href='/'>Local Hub</a> / {kind}</p><h1>{title}</h1><p>{line}</p>"
     return _page(title, f"{body}<table>{rows}</table><pre>{html.escape(readme(repo, commit))}</pre>")
 
 
