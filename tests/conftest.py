@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nothing answers there: a test that reaches for the Hub fails
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests find the builders below by name
@@ -153,3 +153,22 @@ def image_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_model("vit").vit.save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Endpoint of a seeded local Hub, shared by the whole session."""
+    from hf_fsl.hub.local import running
+    from hf_fsl.hub.seed import seed
+    from hf_fsl.resources import recipes_folder
+
+    with running(tmp_path_factory.mktemp("hub")) as endpoint:
+        seed(endpoint, token="test", recipes=recipes_folder(), log=lambda line: None)
+        yield endpoint
+
+
+@pytest.fixture
+def hub_environment(hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that uses the session's Hub."""
+    home = str(tmp_path_factory.getbasetemp() / "hub_home")
+    return {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": home, "HF_TOKEN": "test"}

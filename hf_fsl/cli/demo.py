@@ -65,7 +65,7 @@ def _demo(options: argparse.Namespace) -> int:
         }
         environment.pop("HF_HUB_OFFLINE", None)
         print("2. Put into it:", flush=True)
-        seed(endpoint, token="demo", datasets_dir=recipes_folder() / "data", log=lambda line: print(f"   {line}"))
+        seed(endpoint, token="demo", recipes=recipes_folder(), log=lambda line: print(f"   {line}"))
         overrides = ["--hub.push_to_hub", "true", "--hub.hub_model_id", MODEL, "--output_dir", str(folder / "run")]
         command = launch_command("fine_tune", "supersense", "cpu", [*overrides, *options.rest])
         print("3. Fine-tune, evaluate, write the card, push:", flush=True)

@@ -42,5 +42,5 @@ def _seed(options: argparse.Namespace) -> int:
     if not options.endpoint:
         print("Which Hub? Set HF_ENDPOINT or give --endpoint, for example http://127.0.0.1:8000.")
         return 2
-    seed(options.endpoint, token=os.environ.get("HF_TOKEN"), datasets_dir=recipes_folder() / "data")
+    seed(options.endpoint, token=os.environ.get("HF_TOKEN"), recipes=recipes_folder())
     return 0

@@ -28,11 +28,15 @@ The weights of [sentence-transformers/all-MiniLM-L6-v2](https://huggingface.co/s
 def seed(
     endpoint: str,
     token: str | None = None,
-    datasets_dir: str | Path | None = None,
+    recipes: str | Path | None = None,
     namespace: str = "hf-fsl",
     log: Callable[[str], None] = print,
 ) -> list[str]:
-    """Pushes MiniLM and every data set below ``datasets_dir``. A second call changes nothing.
+    """Pushes MiniLM, and what ``recipes/data`` and ``recipes/backbones`` hold. A second call changes nothing.
+
+    Args:
+        recipes: the recipes folder; None: MiniLM alone.
+        log: called with a line for each repository.
 
     Returns:
         The ids of the repositories.
@@ -42,15 +46,11 @@ def seed(
     """
     api = HfApi(endpoint=endpoint, token=token)
     repos = [_push(api, MINILM, "model", _minilm_files(), log)]
-    folders = sorted(Path(datasets_dir).iterdir()) if datasets_dir is not None else []
-    for folder in folders:
-        if (folder / "README.md").is_file():
-            files: dict[str, Path | bytes] = {
-                str(path.relative_to(folder)): path
-                for path in sorted(folder.rglob("*"))
-                if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            }
-            repos.append(_push(api, f"{namespace}/{folder.name}", "dataset", files, log))
+    if recipes is None:
+        return repos
+    for kind, folder in (("dataset", Path(recipes) / "data"), ("model", Path(recipes) / "backbones")):
+        for card in sorted(folder.glob("*/README.md")):
+            repos.append(_push(api, f"{namespace}/{card.parent.name}", kind, _files(card.parent), log))
     return repos
 
 
@@ -64,12 +64,13 @@ def minilm_folder() -> Path:
 
 def _minilm_files() -> dict[str, Path | bytes]:
     folder = minilm_folder()
-    files: dict[str, Path | bytes] = {
-        str(path.relative_to(folder)): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".gitattributes", "data_config.json")
-    }
+    files = {name: path for name, path in _files(folder).items() if name != "data_config.json"}
     return files | {"README.md": _CARD.encode()}
+
+
+def _files(folder: Path) -> dict[str, Path | bytes]:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _push(api: HfApi, repo: str, kind: str, files: dict[str, Path | bytes], log: Callable[[str], None]) -> str:

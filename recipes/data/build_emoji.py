@@ -92,7 +92,8 @@ def split_by_emoji(emoji: list[dict[str, Any]], seed: int = 0) -> list[str]:
 def split_by_subcategory(emoji: list[dict[str, Any]]) -> dict[str, str]:
     """Base, validation or novel for every subcategory; those too small to be a class are in base."""
     sizes = Counter((row["category"], row["subcategory"]) for row in emoji)
-    classes = sorted((key for key, size in sizes.items() if size >= FEWEST), key=lambda key: (key[0], -sizes[key], key[1]))
+    large = [key for key, size in sizes.items() if size >= FEWEST]
+    classes = sorted(large, key=lambda key: (key[0], -sizes[key], key[1]))
     parts = {key[1]: "base" for key in sizes}
     parts |= {key[1]: PARTS[position % len(PARTS)] for position, key in enumerate(classes)}
     return parts

@@ -52,7 +52,8 @@ def read_nouns(path: Path) -> dict[str, Noun]:
             pointers = words[start + 1 : start + 1 + 4 * int(words[start])]
             above = [pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] in ("@", "@i")]
             below = [pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] in ("~", "~i")]
-            nouns[words[0]] = Noun(words[0], int(words[1]), words[4].replace("_", " "), clean_gloss(gloss), above, below)
+            lemma = words[4].replace("_", " ")
+            nouns[words[0]] = Noun(words[0], int(words[1]), lemma, clean_gloss(gloss), above, below)
     return nouns
 
 
@@ -115,8 +116,9 @@ def _hypothesis(
     elif label == "neutral":
         # Something more special: the definition leaves open whether it is one.
         near = [nouns[key] for key in noun.hyponyms]
-        siblings = [nouns[key] for other in above[:1] for key in other.hyponyms if key != noun.key and nouns[key].hyponyms]
-        options = [other for other in near or siblings if other.lemma not in names]
+        siblings = [nouns[key] for other in above[:1] for key in other.hyponyms if key != noun.key]
+        near = near or [sibling for sibling in siblings if sibling.hyponyms]
+        options = [other for other in near if other.lemma not in names]
     else:
         kinds = [file for file in by_file if file != noun.file]
         options = by_file[generator.choice(kinds)]
