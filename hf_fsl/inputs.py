@@ -9,6 +9,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from hf_fsl.pictures import as_rgb
 from hf_fsl.tasks import Task
 
 IMAGE_CACHE_BYTES = 2 << 30
@@ -66,7 +67,7 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
         if index in self._cache:
             return self._cache[index]
         assert self._images is not None
-        pixels: Tensor = self.processor(self._images[index]["image"].convert("RGB"), return_tensors="pt")[
+        pixels: Tensor = self.processor(as_rgb(self._images[index]["image"]), return_tensors="pt")[
             "pixel_values"
         ][0]
         if pixels.nbytes * len(self) <= IMAGE_CACHE_BYTES:

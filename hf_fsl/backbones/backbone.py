@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.pooling import EmbeddingModules, Pooling, pool, read_modules
+from hf_fsl.pictures import as_rgb
 
 MAX_TOKENS = {"cpu": 1024}
 """Tokens a batch, padding included, by device: on a CPU larger batches fall out of its caches."""
@@ -206,7 +207,7 @@ class Backbone:
 
     def _encode_images(self, images: list[Any], prompt: str, max_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
         for start in range(0, len(images), IMAGES_PER_BATCH):
-            batch = [image.convert("RGB") for image in images[start : start + IMAGES_PER_BATCH]]
+            batch = [as_rgb(image) for image in images[start : start + IMAGES_PER_BATCH]]
             pixels = self.image_processor(batch, return_tensors="pt")["pixel_values"].to(self.device, self.model.dtype)
             yield list(range(start, start + len(batch))), self._finish(self._embed_image(pixels))
 
@@ -294,7 +295,7 @@ def _batches(order: list[int], ids: list[list[int]], max_tokens: int) -> Iterato
 def _key(item: Any) -> str:
     if isinstance(item, str):
         return hashlib.sha256(item.encode()).hexdigest()
-    picture = item.convert("RGB")
+    picture = as_rgb(item)
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
 
 

@@ -12,6 +12,7 @@ import datasets
 from tqdm import tqdm
 
 from hf_fsl.data.errors import DataError
+from hf_fsl.pictures import as_rgb
 
 Policy = Literal["error", "drop_train", "ignore"]
 _SHOWN = 3
@@ -31,7 +32,7 @@ def example_keys(data: datasets.Dataset, split: str) -> list[str]:
     images = data.select_columns(["image"])
     keys = []
     for row in tqdm(images, desc=f"hashing {split}", unit="img", disable=len(images) < 2000, leave=False):
-        picture = row["image"].convert("RGB")
+        picture = as_rgb(row["image"])
         keys.append(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest())
     return keys
 

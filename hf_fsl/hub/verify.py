@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from hf_fsl.errors import UserError
+from hf_fsl.pictures import as_rgb
 from hf_fsl.records import RunRecord, write_text
 from hf_fsl.tasks import Task
 
@@ -114,6 +115,6 @@ def _note(bundle: Path) -> Path:
 def _portable(value: Any, work: Path, number: int) -> Any:
     if isinstance(value, Image.Image):
         name = f"{number}.png"
-        value.convert("RGB").save(work / name)
+        as_rgb(value).save(work / name)
         return name
     return value if isinstance(value, str) else list(value)

@@ -1,7 +1,9 @@
-"""Builds recipes/data/emoji: emoji pictures in two styles, with category, subcategory and name.
+"""Builds recipes/data/emoji: pictures of emoji in two styles, with two kinds of split over one copy.
 
-    python recipes/data/build_emoji.py                 # fetches both packages with npm
-    python recipes/data/build_emoji.py --source DIR    # DIR/google and DIR/twitter hold the unpacked packages
+    python recipes/data/build_emoji.py
+
+Needs npm (``apt-get install npm``), which fetches the two packages named below; or give ``--source``, a folder that
+holds both of them unpacked, such as ``node_modules``.
 """
 
 from __future__ import annotations
@@ -16,158 +18,261 @@ import subprocess
 import tarfile
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import datasets
+import numpy as np
 from hub_layout import write_parquet
 from PIL import Image
 from tqdm import tqdm
 
-VERSION = "16.0.0"
 STYLES = {"noto": "google", "twemoji": "twitter"}
-LEFT_OUT = ("Component", "Flags")
-FEWEST = 20
-"""A subcategory counts as a class with this many pictures: 5 shots and 15 queries."""
+"""Name of a style -> the vendor that its npm package is named after."""
+VERSION = "16.0.0"
+LEFT_OUT = {"Flags", "Component"}
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
-PARTS = ("novel", "base", "validation", "base")
-"""Class subcategories, in the order of their categories, go to these parts in turn."""
-_PEOPLE = {"1F468", "1F469", "1F9D1", "2642", "2640", "FE0F", "200D", "1F466", "1F467", "1F9D2"}
+FEWEST_PICTURES = 20  # 5 shots and 15 queries
+PARTS = {
+    "validation": ("av-symbol", "drink", "event", "face-concerned", "office", "place-building"),
+    "novel": ("animal-bird", "arrow", "food-fruit", "game", "heart", "tool", "transport-ground"),
+}
+"""The classes held out from ``base``. Those of people stay in base: men, women and persons who do the same thing would
+sit on both sides of an episode."""
+
+_JOINERS = {"200D", "FE0F"}
+_ADULT, _FAMILY, _KEYCAP = "1F9D1", "1F46A", "20E3"
+_KIN = {_ADULT, "1F468", "1F469", "1F466", "1F467", "1F9D2"}
+_SAME_AS = {
+    "1F468": _ADULT, "1F469": _ADULT, "1F9D4": _ADULT,  # man, woman, person with a beard: person
+    "1F466": "1F9D2", "1F467": "1F9D2",  # boy, girl: child
+    "1F474": "1F9D3", "1F475": "1F9D3",  # old man, old woman: older adult
+    "1F46B": f"{_ADULT}-1F91D", "1F46C": f"{_ADULT}-1F91D", "1F46D": f"{_ADULT}-1F91D",  # holding hands
+    "1F48F": f"{_ADULT}-2764", "1F491": f"{_ADULT}-2764",  # kiss, couple with heart
+    "1F385": f"{_ADULT}-1F384", "1F936": f"{_ADULT}-1F384",  # Father and Mother Christmas: mx claus
+    "1F57A": "1F483",  # man dancing: dancer
+    "1F934": "1FAC5", "1F478": "1FAC5",  # prince, princess: person with crown
+    "1F930": "1FAC4", "1FAC3": "1FAC4",  # pregnant woman, man: person
+    **{f"{point:X}": "1F550" for point in range(0x1F550, 0x1F568)},  # the 24 clock faces
+}  # fmt: skip
+"""Variants of one emoji that Unicode encodes with code points of their own."""
 
 
-def read_emoji(source: Path) -> list[dict[str, Any]]:
-    """The emoji that both styles draw, without flags and skin tones, pictures lossless and none twice in a style."""
-    rows = json.loads((source / "google" / "emoji.json").read_text(encoding="utf-8"))
-    wanted = [
-        row
-        for row in sorted(rows, key=lambda row: row["sort_order"])
-        if row["category"] not in LEFT_OUT and row["has_img_google"] and row["has_img_twitter"]
-    ]
-    seen: dict[str, set[str]] = defaultdict(set)
-    emoji = []
-    for row in tqdm(wanted, desc="encoding", unit="emoji"):
-        pictures = {}
-        for style, vendor in STYLES.items():
-            pictures[style] = Image.open(source / vendor / "img" / vendor / "64" / row["image"]).convert("RGBA")
-        digests = {style: hashlib.sha256(_on_white(picture)).hexdigest() for style, picture in pictures.items()}
-        if any(digest in seen[style] for style, digest in digests.items()):
-            continue
-        for style, digest in digests.items():
-            seen[style].add(digest)
-        emoji.append(
-            {
-                "name": row["name"].lower(),
-                "category": row["category"],
-                "subcategory": row["subcategory"],
-                "unicode": row["unified"],
-                "group": variant_group(row["unified"]),
-                **{style: _png(picture) for style, picture in pictures.items()},
-            }
-        )
-    return emoji
+@dataclass(frozen=True)
+class Emoji:
+    """One emoji, without its pictures."""
+
+    name: str
+    category: str
+    subcategory: str
+    unicode: str
+    file: str
 
 
-def variant_group(unified: str) -> str:
-    """Emoji that differ only in who is shown (woman, man, person, child) share a group, and so a split."""
-    points = [point for point in unified.split("-") if point not in _PEOPLE]
-    return "-".join(points) or "people"
+def base_emoji(unicode: str) -> str:
+    """The same key for all variants (gender, direction, hour, digit on a key cap) of one emoji.
+
+    >>> base_emoji("1F3C3-200D-2640-FE0F") == base_emoji("1F3C3")  # woman running, person running
+    True
+    >>> base_emoji("1F469-200D-1F33E") == base_emoji("1F9D1-200D-1F33E")  # woman farmer, farmer
+    True
+    """
+    points = [point for point in unicode.split("-") if point not in _JOINERS]
+    if _KEYCAP in points:
+        return _KEYCAP
+    if points[0] not in _KIN or len(points) == 1:
+        return _SAME_AS.get(points[0], points[0])
+    # Every profession starts with man, woman or person: what follows tells them apart.
+    others = [point for point in points if point not in _KIN]
+    return f"{_ADULT}-{others[0]}" if others else _FAMILY
 
 
-def split_by_emoji(emoji: list[dict[str, Any]], seed: int = 0) -> list[str]:
-    """Train, validation or test for every emoji: 70/10/20 within each category, whole variant groups at a time."""
+def split_by_emoji(emoji: Iterable[Emoji], seed: int = 0) -> dict[str, str]:
+    """Code points -> train, validation or test: stratified by category, the variants of one emoji together."""
+    groups: dict[str, list[Emoji]] = defaultdict(list)
+    for one in emoji:
+        groups[base_emoji(one.unicode)].append(one)
+    strata: dict[str, list[list[Emoji]]] = defaultdict(list)
+    for key in sorted(groups):
+        strata[groups[key][0].category].append(groups[key])
     generator = random.Random(seed)
     splits = {}
-    for category in sorted({row["category"] for row in emoji}):
-        sizes = Counter(row["group"] for row in emoji if row["category"] == category)
-        groups = sorted(sizes)
-        generator.shuffle(groups)
-        total, filled = sum(sizes.values()), Counter[str]()
-        for group in groups:
-            split = max(SHARES, key=lambda name: SHARES[name] - filled[name] / total)
-            splits[category, group] = split
-            filled[split] += sizes[group]
-    return [splits[row["category"], row["group"]] for row in emoji]
+    for category in sorted(strata):
+        generator.shuffle(strata[category])
+        filled: Counter[str] = Counter()
+        for group in strata[category]:
+            emptiest = min(SHARES, key=lambda name: (filled[name] + len(group) / 2) / SHARES[name])
+            filled[emptiest] += len(group)
+            splits.update({one.unicode: emptiest for one in group})
+    return splits
 
 
-def split_by_subcategory(emoji: list[dict[str, Any]]) -> dict[str, str]:
-    """Base, validation or novel for every subcategory; those too small to be a class are in base."""
-    sizes = Counter((row["category"], row["subcategory"]) for row in emoji)
-    large = [key for key, size in sizes.items() if size >= FEWEST]
-    classes = sorted(large, key=lambda key: (key[0], -sizes[key], key[1]))
-    parts = {key[1]: "base" for key in sizes}
-    parts |= {key[1]: PARTS[position % len(PARTS)] for position, key in enumerate(classes)}
-    return parts
+def part_of(subcategory: str) -> str:
+    """The part (base, validation or novel) that a subcategory belongs to."""
+    return next((part for part, names in PARTS.items() if subcategory in names), "base")
 
 
-def build(source: Path, output: Path) -> dict[str, Any]:
-    """Writes ``output/<style>/<split>-<part>.parquet``. Returns counts, and the class subcategories of each part."""
-    emoji = read_emoji(source)
-    splits, parts = split_by_emoji(emoji), split_by_subcategory(emoji)
-    sizes = Counter(row["subcategory"] for row in emoji)
+def class_subcategories(emoji: Iterable[Emoji]) -> set[str]:
+    """Subcategories with enough pictures for an episode.
+
+    Raises:
+        SystemExit: one that PARTS holds out has too few.
+    """
+    sizes = Counter(one.subcategory for one in emoji)
+    for part, names in PARTS.items():
+        for name in names:
+            if sizes[name] < FEWEST_PICTURES:
+                raise SystemExit(
+                    f"A {part} class needs at least {FEWEST_PICTURES} pictures; {name!r} has {sizes[name]}. "
+                    "Take it out of PARTS."
+                )
+    return {name for name, size in sizes.items() if size >= FEWEST_PICTURES}
+
+
+def read_emoji(folder: Path) -> list[Emoji]:
+    """What the package describes, in Unicode's order, without flags and skin tones."""
+    entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+    return [
+        Emoji(entry["name"].lower(), entry["category"], entry["subcategory"], entry["unified"], entry["image"])
+        for entry in sorted(entries, key=lambda entry: entry["sort_order"])
+        if entry["category"] not in LEFT_OUT and all(entry[f"has_img_{vendor}"] for vendor in STYLES.values())
+    ]
+
+
+def flatten(picture: Image.Image) -> Image.Image:
+    """RGB on white. The colours under transparent pixels are noise, which ``convert("RGB")`` would bring to light."""
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def encode(picture: Image.Image) -> bytes:
+    """The smallest PNG with exactly these RGB pixels: with a palette where 256 colours suffice."""
+    pixels = np.asarray(picture)
+    colours, indices = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    candidates = [picture]
+    if len(colours) <= 256:
+        paletted = Image.fromarray(indices.reshape(pixels.shape[:2]).astype(np.uint8))
+        paletted.putpalette(colours.tobytes())
+        candidates.append(paletted)
+    encoded = []
+    for candidate in candidates:
+        buffer = io.BytesIO()
+        candidate.save(buffer, "PNG", optimize=True)
+        encoded.append(buffer.getvalue())
+    return min(encoded, key=len)
+
+
+def drop_duplicates(
+    emoji: list[Emoji], pictures: dict[str, dict[str, Image.Image]]
+) -> tuple[list[Emoji], list[Emoji]]:
+    """Emoji that look like no earlier one in any style, and those that do: both styles lose the same ones."""
+    seen: set[tuple[str, str]] = set()
+    kept, dropped = [], []
+    for one in emoji:
+        keys = {(style, hashlib.sha256(pictures[style][one.unicode].tobytes()).hexdigest()) for style in pictures}
+        if keys & seen:
+            dropped.append(one)
+        else:
+            seen |= keys
+            kept.append(one)
+    return kept, dropped
+
+
+def package(vendor: str) -> str:
+    return f"emoji-datasource-{vendor}"
+
+
+def fetch(vendor: str, folder: Path) -> None:
+    """Unpacks emoji.json and the 64-pixel pictures of an npm package into ``folder``/<package>.
+
+    Raises:
+        SystemExit: npm is missing or fails.
+    """
+    if shutil.which("npm") is None:
+        raise SystemExit("npm fetches the emoji, and is not installed. apt-get install npm, or give --source.")
+    wanted = f"{package(vendor)}@{VERSION}"
+    run = subprocess.run(
+        ["npm", "pack", "--silent", wanted], cwd=folder, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if run.returncode != 0:
+        raise SystemExit(f"npm pack {wanted} failed with code {run.returncode}. Unpack the package and give --source.")
+    wanted_files = ("package/emoji.json", f"package/img/{vendor}/64/")
+    unpacked = folder / f"{package(vendor)}.unpacked"
+    with tarfile.open(folder / run.stdout.split()[-1]) as archive:
+        members = [member for member in archive if member.name.startswith(wanted_files)]
+        archive.extractall(unpacked, members, filter="data")
+    (unpacked / "package").rename(folder / package(vendor))
+
+
+def build(source: Path, output: Path) -> Counter[tuple[str, str]]:
+    """Writes ``output``/<style>/<split>-<part>.parquet. Returns the number of emoji in each of these cells."""
+    import datasets
+
+    for vendor in STYLES.values():
+        if not (source / package(vendor) / "emoji.json").is_file():
+            raise SystemExit(
+                f"--source is a folder with {' and '.join(package(one) for one in STYLES.values())} unpacked; "
+                f"{source} has no {package(vendor)}/emoji.json. Leave --source out to fetch them with npm."
+            )
+    found = read_emoji(source / package(STYLES["noto"]))
+    pictures: dict[str, dict[str, Image.Image]] = {}
+    for style, vendor in STYLES.items():
+        folder = source / package(vendor) / "img" / vendor / "64"
+        pictures[style] = {}
+        for one in found:
+            with Image.open(folder / one.file) as picture:
+                pictures[style][one.unicode] = flatten(picture)
+    emoji, dropped = drop_duplicates(found, pictures)
+    print(f"{len(emoji)} emoji; dropped because they look like another: {', '.join(one.name for one in dropped)}")
+
+    splits, classes = split_by_emoji(emoji), class_subcategories(emoji)
     features = datasets.Features(
         {
-            "image": datasets.Image(),
+            "image": datasets.Image(mode="RGB"),
             "name": datasets.Value("string"),
-            "category": datasets.ClassLabel(names=sorted({row["category"] for row in emoji})),
-            "subcategory": datasets.ClassLabel(names=sorted(sizes)),
-            "is_class": datasets.Value("bool"),
+            "category": datasets.ClassLabel(names=list(dict.fromkeys(one.category for one in emoji))),
+            "subcategory": datasets.ClassLabel(names=sorted({one.subcategory for one in emoji})),
             "unicode": datasets.Value("string"),
+            "is_class": datasets.Value("bool"),
         }
     )
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row, split in zip(emoji, splits, strict=True):
-        cells[split, parts[row["subcategory"]]].append(row)
-    for (split, part), rows in cells.items():
-        random.Random(0).shuffle(rows)
+    cells: dict[tuple[str, str], list[Emoji]] = defaultdict(list)
+    for one in random.Random(0).sample(emoji, len(emoji)):  # so that the classes are interleaved
+        cells[splits[one.unicode], part_of(one.subcategory)].append(one)
+    with tqdm(total=len(emoji) * len(STYLES), desc="encoding", unit="picture") as progress:
         for style in STYLES:
-            columns = {key: [row[key] for row in rows] for key in ("name", "category", "subcategory", "unicode")}
-            columns["is_class"] = [sizes[row["subcategory"]] >= FEWEST for row in rows]
-            columns["image"] = [{"bytes": row[style], "path": None} for row in rows]
-            write_parquet(datasets.Dataset.from_dict(columns, features), output / style / f"{split}-{part}.parquet")
-    classes = {
-        part: sorted(name for name, size in sizes.items() if size >= FEWEST and parts[name] == part)
-        for part in ("base", "validation", "novel")
-    }
-    return {
-        "splits": Counter(splits),
-        "parts": Counter(parts[row["subcategory"]] for row in emoji),
-        "classes": classes,
-    }
+            for (split, part), members in sorted(cells.items()):
+                rows = []
+                for one in members:
+                    png = {"bytes": encode(pictures[style][one.unicode]), "path": one.file}
+                    rows.append(
+                        {
+                            "image": png, "name": one.name, "category": one.category, "subcategory": one.subcategory,
+                            "unicode": one.unicode, "is_class": one.subcategory in classes,
+                        }
+                    )  # fmt: skip
+                    progress.update()
+                data = datasets.Dataset.from_list(rows, features)
+                write_parquet(data, output / style / f"{split}-{part}.parquet")
+    return Counter({cell: len(members) for cell, members in cells.items()})
 
 
-def fetch(folder: Path) -> None:
-    """Unpacks the pictures of 64 pixels of both packages into ``folder``, fetched with npm."""
-    if shutil.which("npm") is None:
-        raise SystemExit("npm is not installed. Install it (apt-get install npm) or give --source.")
-    for vendor in STYLES.values():
-        package = f"emoji-datasource-{vendor}"
-        subprocess.run(["npm", "pack", "--silent", f"{package}@{VERSION}"], cwd=folder, check=True)
-        with tarfile.open(folder / f"{package}-{VERSION}.tgz") as archive:
-            for member in archive:
-                name = member.name.removeprefix("package/")
-                if member.isfile() and (name == "emoji.json" or name.startswith(f"img/{vendor}/64/")):
-                    member.name = name
-                    archive.extract(member, folder / vendor, filter="data")
+def main() -> None:
+    import datasets
 
-
-def _on_white(picture: Image.Image) -> bytes:
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB").tobytes()
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, help="folder with both npm packages unpacked; fetched if left out")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "emoji")
+    options = parser.parse_args()
+    datasets.disable_progress_bars()  # one bar, not one a file
+    with tempfile.TemporaryDirectory() as folder:
+        if options.source is None:
+            for vendor in STYLES.values():
+                fetch(vendor, Path(folder))
+        counts = build(options.source or Path(folder), options.output)
+    for (split, part), count in sorted(counts.items()):
+        print(f"{split}-{part}: {count}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "emoji")
-    options = parser.parse_args()
-    if options.source is not None:
-        print(json.dumps(build(options.source, options.output), indent=1))
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            fetch(Path(scratch))
-            print(json.dumps(build(Path(scratch), options.output), indent=1))
+    main()

@@ -46,8 +46,15 @@ def read_synsets(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def clean_gloss(gloss: str) -> str:
-    """The definition of a gloss, without its quoted examples and what separated them."""
-    definition = re.sub(r'[;:,]?\s*"[^"]*("|$)(\s*-+\s*[^;"]*)?', "", gloss)
+    """The definition of a gloss, without its quoted examples and what separated them.
+
+    An example follows a separator; what follows the example (who said it, a second example) goes with it, up to the
+    next semicolon. A phrase quoted inside the definition stays.
+
+    >>> clean_gloss('a short sleep; "he took a nap" - Anon; usually by day')
+    'a short sleep; usually by day'
+    """
+    definition = re.sub(r'(?:^|[;:]|(?<!e\.g\.),)(?:\s*"[^"]*(?:"|$)[^;"]*)+', "", gloss)
     definition = re.sub(r"\s+", " ", definition)
     return definition.strip(" ;:,")
 

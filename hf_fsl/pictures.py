@@ -1,0 +1,15 @@
+"""Pictures as every backbone takes them: RGB, what is transparent shown on white."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """RGB. Under transparent pixels files often hold stray colours, which a plain conversion would bring to light."""
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layered = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    return picture.convert("RGB")
