@@ -9,6 +9,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from hf_fsl.errors import UserError
 from hf_fsl.pictures import as_rgb
 from hf_fsl.tasks import Task
 
@@ -67,9 +68,7 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
         if index in self._cache:
             return self._cache[index]
         assert self._images is not None
-        pixels: Tensor = self.processor(as_rgb(self._images[index]["image"]), return_tensors="pt")[
-            "pixel_values"
-        ][0]
+        pixels: Tensor = self.processor(as_rgb(self._images[index]["image"]), return_tensors="pt")["pixel_values"][0]
         if pixels.nbytes * len(self) <= IMAGE_CACHE_BYTES:
             self._cache[index] = pixels
         return pixels
@@ -79,7 +78,7 @@ def longest_input(processor: Any, model_config: Any, max_length: int | None) -> 
     """Tokens a text may have: what was asked for, within the limits of tokenizer and model.
 
     Raises:
-        ValueError: ``max_length`` is above what the model can take.
+        UserError: ``max_length`` is above what the model can take.
     """
     if not hasattr(processor, "model_max_length"):
         return None
@@ -87,7 +86,7 @@ def longest_input(processor: Any, model_config: Any, max_length: int | None) -> 
     known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
     limit = min(known, default=None)
     if max_length is not None and limit is not None and max_length > limit:
-        raise ValueError(f"model.max_length={max_length}: the backbone takes at most {limit} tokens. Lower it.")
+        raise UserError(f"model.max_length={max_length}: the backbone takes at most {limit} tokens. Lower it.")
     return max_length if max_length is not None else limit
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_fsl.errors import UserError
+
 
 @dataclass(frozen=True)
 class ClassificationLoss:
@@ -53,7 +55,7 @@ def class_weights(labels: Tensor, num_classes: int, choice: str | Sequence[float
         choice: ``"balanced"`` (n / (C · n_c), as in scikit-learn), one weight a class, or None.
 
     Raises:
-        ValueError: the number of weights is not the number of classes.
+        UserError: the number of weights is not the number of classes.
     """
     if choice is None:
         return None
@@ -61,5 +63,5 @@ def class_weights(labels: Tensor, num_classes: int, choice: str | Sequence[float
         counts = labels.sum(0) if labels.ndim == 2 else torch.bincount(labels, minlength=num_classes)
         return labels.shape[0] / (num_classes * counts.clamp(min=1).float())
     if len(choice) != num_classes:
-        raise ValueError(f"class_weights: one weight for each of the {num_classes} classes, got {len(choice)}.")
+        raise UserError(f"class_weights: one weight for each of the {num_classes} classes, got {len(choice)}.")
     return torch.tensor(list(choice), dtype=torch.float32)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_fsl.errors import UserError
+
 SCHEMA_VERSION = 1
 
 
@@ -136,11 +138,11 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
-        """Raises ValueError for a record of another schema."""
+        """Raises UserError for a record of another schema."""
         values = json.loads(text)
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"This hf_fsl reads run records of schema {SCHEMA_VERSION}, the file has {version!r}. "
                 "Install the hf_fsl version that wrote it."
             )

@@ -198,8 +198,6 @@ class HubConfig:
     license: str | None = None
     language: str | None = None
     tags: list[str] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
-    """Inputs for the card's snippet and widget; ``[]``: the first test examples."""
 
     def problems(self) -> Iterator[str]:
         if self.push_to_hub and self.hub_model_id is None:

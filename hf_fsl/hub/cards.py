@@ -32,6 +32,7 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     """
     hub = record.config.get("hub", {})
     repo_id = repo_id or hub.get("hub_model_id")
+    output = Path(record.config.get("output_dir", "."))
     task = Task.from_dict(record.task)
     environment = Environment(
         loader=FileSystemLoader(templates_folder()),
@@ -46,7 +47,8 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     body = template.render(
         record=record,
         task=task,
-        repo=repo_id or "path/to/bundle",
+        title=repo_id.rpartition("/")[2] if repo_id else output.name,
+        repo=repo_id or (output / "bundle").as_posix(),
         metric_names=METRIC_NAMES,
         recalls=_recalls(record, task),
         config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),

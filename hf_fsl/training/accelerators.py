@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from hf_fsl.config import TrainingConfig
+from hf_fsl.errors import UserError
 from hf_fsl.training.trackers import JSONLTracker
 
 
@@ -21,14 +22,14 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
         settings: the run's config, nested; trackers are given it flat.
 
     Raises:
-        ValueError: a tracker of ``log_with`` is not installed.
+        UserError: a tracker of ``log_with`` is not installed.
     """
     from accelerate.tracking import get_available_trackers
 
     available = {str(tracker) for tracker in get_available_trackers()}
     missing = [name for name in config.log_with if name not in available]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"training.log_with: {', '.join(missing)} cannot be imported. Install it "
             '(pip install "hf_fsl[tracking]") or leave it out; metrics.jsonl is written in any case.'
         )

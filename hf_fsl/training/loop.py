@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hf_fsl.config import TrainingConfig
+from hf_fsl.errors import UserError
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.training.batches import TrainingBatches
@@ -33,6 +34,10 @@ from hf_fsl.training.update import Batch, Update, make_optimizer, make_scheduler
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Log = Callable[[dict[str, float], int], None]
+
+
+class TrainingDiverged(UserError, FloatingPointError):
+    """The loss is no number any more."""
 
 
 @dataclass
@@ -201,7 +206,7 @@ def _groups(loader: Any, size: int) -> Iterator[list[Batch]]:
 def _note_evaluation(progress: Progress, values: dict[str, float], config: TrainingConfig) -> bool:
     """Whether these are the values to keep; counts how long the best has not been beaten."""
     if config.metric_for_best_model not in values:
-        raise ValueError(
+        raise UserError(
             f"metric_for_best_model: {config.metric_for_best_model!r} is not among the metrics computed "
             f"({', '.join(values)})."
         )
@@ -216,7 +221,7 @@ def _note_evaluation(progress: Progress, values: dict[str, float], config: Train
 
 def _finite(loss: float, step: int) -> float:
     if not math.isfinite(loss):
-        raise FloatingPointError(
+        raise TrainingDiverged(
             f"The training loss is {loss} at step {step}: training has diverged. Lower training.learning_rate, or use "
             "mixed_precision bf16 or no instead of fp16."
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_fsl.config import TrainingConfig
+from hf_fsl.errors import UserError
 from hf_fsl.losses import ClassificationLoss
 
 Batch = dict[str, Tensor]
@@ -86,7 +87,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]
     """AdamW over the trainable parameters; no weight decay on biases and norms.
 
     Raises:
-        ValueError: nothing is trainable.
+        UserError: nothing is trainable.
     """
     decayed = set(transformers.trainer_pt_utils.get_parameter_names(model, [nn.LayerNorm], ["bias", "norm"]))
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -95,7 +96,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]
             in_head = config.head_learning_rate is not None and any(f".{part}." in f".{name}" for part in head)
             groups.setdefault((in_head, name in decayed), []).append(parameter)
     if not groups:
-        raise ValueError("Nothing to train: no parameter of the model requires a gradient.")
+        raise UserError("Nothing to train: no parameter of the model requires a gradient.")
     return torch.optim.AdamW(
         [
             {

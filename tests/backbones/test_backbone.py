@@ -34,9 +34,12 @@ def one_by_one(backbone, items, pooling):
             output = backbone.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
         hidden = output.last_hidden_state[0]
         rows.append(
-            {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1], "pooler": output.get("pooler_output", [0])[0]}[
-                pooling
-            ]
+            {
+                "mean": hidden.mean(0),
+                "cls": hidden[0],
+                "last": hidden[-1],
+                "pooler": output.get("pooler_output", [0])[0],
+            }[pooling]
         )
     return torch.stack(rows)
 
@@ -83,16 +86,27 @@ def test_sentence_transformers_modules_decide(text_backbone, tmp_path):
 
     build_model("bert").bert.save_pretrained(tmp_path)
     write_tokenizer(tmp_path)
-    kinds = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Dense", "Dense"), ("3", "3", "Normalize")]
+    kinds = [
+        ("0", "", "Transformer"),
+        ("1", "1_Pooling", "Pooling"),
+        ("2", "2_Dense", "Dense"),
+        ("3", "3", "Normalize"),
+    ]
     listing = [
-        {"idx": int(i), "name": i, "path": path, "type": f"sentence_transformers.models.{kind}"} for i, path, kind in kinds
+        {"idx": int(i), "name": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, path, kind in kinds
     ]
     (tmp_path / "modules.json").write_text(json.dumps(listing))
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     (tmp_path / "2_Dense").mkdir()
-    dense = {"in_features": 32, "out_features": 5, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
+    dense = {
+        "in_features": 32,
+        "out_features": 5,
+        "bias": True,
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    }
     (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(dense))
     weight, bias = torch.randn(5, 32), torch.randn(5)
     save_file({"linear.weight": weight, "linear.bias": bias}, tmp_path / "2_Dense" / "model.safetensors")

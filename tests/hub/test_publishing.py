@@ -16,6 +16,7 @@ from PIL import Image
 
 from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.config import AdapterConfig, FineTuneConfig, HubConfig, load_config, to_dict
+from hf_fsl.errors import UserError
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.cards import render_card
 from hf_fsl.hub.local import running
@@ -62,7 +63,7 @@ def make_record(modality="text", **changes):
             path="u/d",
             revision="abc",
             license="mit",
-            splits={name: SplitRecord(name=name, rows=12, class_counts=counts) for name in ("train", "validation", "test")},
+            splits={n: SplitRecord(name=n, rows=12, class_counts=counts) for n in ("train", "validation", "test")},
         ),
         "model": ModelRecord(
             base_model="u/base", architecture="BertForSequenceClassification",
@@ -92,7 +93,8 @@ def make_text_bundle(folder):
         rows = []
         for text in TEXTS:
             encoded = tokenizer(text, return_tensors="pt")
-            rows.append(model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits[0].numpy())
+            inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            rows.append(model(**inputs).logits[0].numpy())
     model.save_pretrained(folder / "adapter")
     merged = merge_adapter(model)
     merged.config.id2label = dict(enumerate(NAMES))
@@ -168,7 +170,11 @@ def test_pushed_once_twice_to_a_branch_and_as_a_pull_request(text_bundle, tmp_pa
     bundle, _, _ = text_bundle
     with running(tmp_path) as endpoint:
         api = HfApi(endpoint=endpoint, token="any")
-        push = lambda **options: push_bundle(bundle, HubConfig(hub_model_id="me/x", **options), token="any", endpoint=endpoint)  # noqa: E501, E731
+
+        def push(**options):
+            hub = HubConfig(hub_model_id="me/x", **options)
+            return push_bundle(bundle, hub, token="any", endpoint=endpoint)
+
         first = push(hub_private_repo=True, commit_message="hello")
         assert first.changed and api.model_info("me/x").private
         history = api.list_repo_commits("me/x")
@@ -186,12 +192,17 @@ def test_pushed_once_twice_to_a_branch_and_as_a_pull_request(text_bundle, tmp_pa
         pull = push(create_pr=True)
         assert pull.pull_request and api.file_exists("me/x", "stale.txt")
         assert not api.file_exists("me/x", "stale.txt", revision="refs/pr/1")
-        assert 'model="me/x"' in ModelCard.load(api.hf_hub_download("me/x", "README.md", cache_dir=tmp_path / "c")).text
+        assert (
+            'model="me/x"' in ModelCard.load(api.hf_hub_download("me/x", "README.md", cache_dir=tmp_path / "c")).text
+        )
 
 
 @pytest.mark.parametrize("token", ["wrong", None])
 def test_401_says_how_to_log_in(text_bundle, tmp_path, token):
-    with running(tmp_path, token="secret") as endpoint, pytest.raises(PublishError, match="hf auth login.*bundle is whole"):
+    with (
+        running(tmp_path, token="secret") as endpoint,
+        pytest.raises(PublishError, match="hf auth login.*bundle is whole"),
+    ):
         push_bundle(text_bundle[0], HubConfig(hub_model_id="me/x"), token=token or "no", endpoint=endpoint)
 
 
@@ -256,7 +267,10 @@ def test_card_metadata_comes_back_as_it_was_measured():
     assert (data.library_name, data.pipeline_tag, data.base_model) == ("transformers", "text-classification", "u/base")
     assert {"hf_fsl", "peft", "lora"} <= set(data.tags) and data.datasets == ["u/d"] and data.license == "apache-2.0"
     results = {result.metric_type: result for result in data.eval_results}
-    assert results["accuracy"].metric_value == 0.75 and results["accuracy"].metric_args == {"ci95": [0.7, 0.8], "n": 40}
+    assert results["accuracy"].metric_value == 0.75 and results["accuracy"].metric_args == {
+        "ci95": [0.7, 0.8],
+        "n": 40,
+    }
     assert results["accuracy"].dataset_revision == "abc" and results["accuracy"].dataset_split == "test"
 
 
@@ -290,5 +304,5 @@ def test_card_of_several_seeds_and_of_an_overlap():
 
 def test_record_of_another_schema_is_refused():
     text = make_record().to_json().replace('"schema_version": 1', '"schema_version": 99')
-    with pytest.raises(ValueError, match="schema 1, the file has 99"):
+    with pytest.raises(UserError, match="schema 1, the file has 99"):
         RunRecord.from_json(text)

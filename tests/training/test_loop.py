@@ -14,10 +14,19 @@ from accelerate import Accelerator
 
 from hf_fsl.adapters import attach_adapter
 from hf_fsl.config import AdapterConfig, TrainingConfig
+from hf_fsl.errors import UserError
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.tasks import Task
-from hf_fsl.training import CheckpointError, JSONLTracker, list_checkpoints, predict_logits, read_log, train
+from hf_fsl.training import (
+    CheckpointError,
+    JSONLTracker,
+    list_checkpoints,
+    predict_logits,
+    read_log,
+    start_accelerator,
+    train,
+)
 from hf_fsl.training import checkpoints as checkpoints_module
 
 TASK = Task(modality="text", label_names=("a", "b", "c"))
@@ -298,6 +307,17 @@ def test_jsonl_tracker_appends_flushed_rows(tmp_path):
     accelerator.end_training()
     assert rows[0]["config"] == {"a": 1}
     assert (rows[1]["step"], rows[1]["train/loss"]) == (3, 0.5)
+
+
+def test_trackers_by_name_and_a_clear_error_for_those_that_are_missing(tmp_path, monkeypatch):
+    accelerator = start_accelerator(TrainingConfig(log_with=["tensorboard"]), tmp_path, "project", {"a": {"b": [1]}})
+    accelerator.log({"train/loss": 0.5}, step=1)
+    accelerator.end_training()
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    assert read_log(tmp_path / "metrics.jsonl")[0]["config"] == {"a.b": "[1]"}
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(UserError, match=r"wandb cannot be imported.*hf_fsl\[tracking\]"):
+        start_accelerator(TrainingConfig(log_with=["wandb"]), tmp_path, "project", {})
 
 
 def test_state_file_is_plain_json(make, split, tmp_path):
