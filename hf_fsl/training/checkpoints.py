@@ -30,7 +30,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from hf_fsl.errors import UserError
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+# Without cpu_offload, which would leave every process but the first with nothing.
+_WHOLE = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -40,7 +41,7 @@ class CheckpointError(UserError, RuntimeError):
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the trainable parameters and the buffers, on the CPU, whatever wraps the model."""
     state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
-    return {name: value.clone().contiguous() for name, value in state.items()}
+    return {name: _kept(value) for name, value in state.items()}
 
 
 def load_trainable_state(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -69,7 +70,7 @@ def save_checkpoint(
     temporary = folder / f".{target.name}.tmp"
     states: tuple[dict[str, Any], dict[str, Any]] = get_state_dict(model, _plain(optimizer), options=_WHOLE)
     parameters, moments = states
-    tensors = {f"{name}/{key}": v.contiguous() for name, row in moments["state"].items() for key, v in row.items()}
+    tensors = {f"{name}/{key}": _kept(v) for name, row in moments["state"].items() for key, v in row.items()}
     failure: OSError | None = None
     try:
         if accelerator.is_main_process:
@@ -78,7 +79,7 @@ def save_checkpoint(
         accelerator.wait_for_everyone()
         _write_tensors(_rng_state(), temporary / f"rng-{accelerator.process_index}.safetensors")
         if accelerator.is_main_process:
-            parameters = {name: value.contiguous() for name, value in parameters.items()}
+            parameters = {name: _kept(value) for name, value in parameters.items()}
             _write_tensors(parameters, temporary / "model.safetensors")
             _write_tensors(tensors, temporary / "optimizer.safetensors")
             if best is not None:
@@ -184,6 +185,10 @@ def _require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]
             f"{path} belongs to another run ({lines}). Set these as they were, or start anew without "
             "resume_from_checkpoint (or in another output_dir)."
         )
+
+
+def _kept(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

@@ -1,291 +1,578 @@
-"""The local Hub through the stock clients, and through raw HTTP where they are too polite."""
+"""The stock clients against the local Hub, and what it must never do."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
+import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
+import hf_fsl
 from hf_fsl.errors import UserError
 from hf_fsl.hub.local import running, serve
-from hf_fsl.hub.seed import MINILM, seed
+from hf_fsl.hub.local.cards import front_matter
+from hf_fsl.hub.local.rules import HubError, check_path, check_ref_name, check_repo
+from hf_fsl.hub.local.store import Store
 
-LARGE = os.urandom(2 << 20)
+PACKAGE_ROOT = Path(hf_fsl.__file__).parents[1]
+LARGE = bytes(range(256)) * 8000  # 2 MB: goes through LFS
+CARD = """---
+pipeline_tag: text-classification
+library_name: transformers
+license: apache-2.0
+tags: [hf_fsl]
+---
+# A <b>card</b>
+"""
+
+
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
 @pytest.fixture
-def endpoint(tmp_path):
-    with running(tmp_path / "root") as address:
+def endpoint(tmp_path: Path) -> Iterator[str]:
+    with running(tmp_path / "hub") as address:
         yield address
 
 
 @pytest.fixture
-def api(endpoint):
-    return HfApi(endpoint=endpoint, token="any")
+def api(endpoint: str) -> HfApi:
+    return HfApi(endpoint=endpoint, token=False)
 
 
-def add(api, content=b"1", path="f", **options):
-    return api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id="me/model", **options)
+@contextlib.contextmanager
+def server_process(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    code = f"from hf_fsl.hub.local import serve; serve({str(root)!r}, port=0)"
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE_ROOT)}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            address = process.stdout.readline().split("HF_ENDPOINT=")[1].split()[0]
+            yield process, address
+        finally:
+            process.kill()
 
 
-def test_regular_and_lfs_files_come_back_as_they_went(api, endpoint, tmp_path):
-    api.create_repo("me/model")
-    operations = [CommitOperationAdd("a/note.txt", b"hello"), CommitOperationAdd("weights.bin", LARGE)]
-    commit = api.create_commit("me/model", operations, commit_message="both")
-    info = api.model_info("me/model", files_metadata=True)
-    assert info.sha == commit.oid
-    files = {sibling.rfilename: sibling for sibling in info.siblings}
-    assert files["weights.bin"].lfs.sha256 == hashlib.sha256(LARGE).hexdigest()
-    assert files["a/note.txt"].lfs is None and files["a/note.txt"].size == 5
-    for name, content in (("a/note.txt", b"hello"), ("weights.bin", LARGE)):
-        path = hf_hub_download("me/model", name, endpoint=endpoint, cache_dir=tmp_path / "cache")
-        assert Path(path).read_bytes() == content
-    folder = snapshot_download("me/model", endpoint=endpoint, cache_dir=tmp_path / "other")
-    assert sorted(os.listdir(folder)) == ["a", "weights.bin"]
+def add(path: str, content: bytes) -> CommitOperationAdd:
+    return CommitOperationAdd(path, content)
 
 
-def test_existing_repo_is_409_unless_allowed(api):
-    first = api.create_repo("me/model")
-    with pytest.raises(HfHubHTTPError) as caught:
-        api.create_repo("me/model")
-    assert caught.value.response.status_code == 409
-    assert api.create_repo("me/model", exist_ok=True) == first
+def fetch(api: HfApi, tmp_path: Path, repo: str, path: str, **options: Any) -> bytes:
+    return Path(
+        hf_hub_download(repo, path, endpoint=api.endpoint, cache_dir=tmp_path / "cache", token=api.token, **options)
+    ).read_bytes()
 
 
-def test_typed_404s(api, endpoint, tmp_path):
+def test_repositories_are_created_listed_and_deleted(api: HfApi, endpoint: str):
+    assert api.create_repo("u/m", private=True) == f"{endpoint}/u/m"
+    with pytest.raises(HfHubHTTPError) as refused:
+        api.create_repo("u/m")
+    assert refused.value.response.status_code == 409
+    assert api.create_repo("u/m", exist_ok=True) == f"{endpoint}/u/m"
+    api.create_repo("v/data", repo_type="dataset")
+    api.create_repo("u/app", repo_type="space", space_sdk="gradio")
+    api.upload_file(path_or_fileobj=CARD.encode(), path_in_repo="README.md", repo_id="u/m")
+
+    assert api.model_info("u/m").private is True
+    api.update_repo_settings("u/m", private=False)
+    assert api.model_info("u/m").private is False
+    assert api.space_info("u/app").sdk == "gradio"
+    assert api.dataset_info("v/data").author == "v"
+    assert [m.id for m in api.list_models(search="M", author="u", filter=["license:apache-2.0"])] == ["u/m"]
+    assert not list(api.list_models(author="v")) and not list(api.list_models(filter="other"))
+    assert [d.id for d in api.list_datasets(search="dat")] == ["v/data"]
+    assert api.repo_exists("u/m") and not api.repo_exists("u/m", repo_type="dataset")
+    api.delete_repo("u/m")
+    assert not api.repo_exists("u/m")
     with pytest.raises(RepositoryNotFoundError):
-        api.model_info("me/none")
-    api.create_repo("me/model")
-    with pytest.raises(RevisionNotFoundError):
-        api.model_info("me/model", revision="none")
+        api.delete_repo("u/m")
+    api.create_repo("u/m")
+    assert api.list_repo_files("u/m") == []
+
+
+def test_files_round_trip(api: HfApi, tmp_path: Path):
+    folder = tmp_path / "folder"
+    (folder / "sub dir").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(LARGE)
+    (folder / "sub dir" / "ä#?%41.txt").write_text("small")
+    (folder / "empty").touch()
+    api.create_repo("u/m")
+    api.upload_folder(folder_path=folder, repo_id="u/m")
+    got = Path(api.snapshot_download("u/m", cache_dir=tmp_path / "cache"))
+    assert {p.relative_to(got).as_posix(): p.read_bytes() for p in got.rglob("*") if p.is_file()} == {
+        "weights.bin": LARGE,
+        "sub dir/ä#?%41.txt": b"small",
+        "empty": b"",
+    }
+    info = api.model_info("u/m", files_metadata=True)
+    sizes = {sibling.rfilename: (sibling.size, sibling.lfs and sibling.lfs.sha256) for sibling in info.siblings or []}
+    assert sizes["weights.bin"] == (len(LARGE), hashlib.sha256(LARGE).hexdigest())
+    assert sizes["empty"] == (0, None)
+
+    tree = {entry.path: type(entry).__name__ for entry in api.list_repo_tree("u/m")}
+    assert tree == {"empty": "RepoFile", "sub dir": "RepoFolder", "weights.bin": "RepoFile"}
+    assert "sub dir/ä#?%41.txt" in [entry.path for entry in api.list_repo_tree("u/m", recursive=True)]
+    assert [entry.path for entry in api.get_paths_info("u/m", ["empty", "no", "sub dir"])] == ["empty", "sub dir"]
+
+    api.delete_file("empty", "u/m")
+    api.delete_folder("sub dir", "u/m")
+    assert api.list_repo_files("u/m") == ["weights.bin"]
+    assert api.file_exists("u/m", "weights.bin") and not api.file_exists("u/m", "empty")
+    with pytest.raises(HfHubHTTPError):
+        api.delete_file("empty", "u/m")
+
+
+def test_what_is_missing_has_the_clients_types(api: HfApi, tmp_path: Path):
+    with pytest.raises(RepositoryNotFoundError):
+        fetch(api, tmp_path, "u/none", "config.json")
+    with pytest.raises(RepositoryNotFoundError):
+        fetch(api, tmp_path, "bert-base-uncased", "config.json")
+    api.create_repo("u/m")
     with pytest.raises(EntryNotFoundError):
-        hf_hub_download("me/model", "none.txt", endpoint=endpoint, cache_dir=tmp_path)
-
-
-def test_branches_tags_and_pull_requests(api):
-    api.create_repo("me/model")
-    first = add(api).oid
-    api.create_tag("me/model", tag="v1")
-    api.create_branch("me/model", branch="dev/x")
-    add(api, b"2", revision="dev/x")
-    assert add(api, b"3", create_pr=True).pr_revision == "refs/pr/1"
-    add(api, b"4", "g", revision="refs/pr/1")
-    assert api.model_info("me/model").sha == api.model_info("me/model", revision="v1").sha == first
-    assert {s.rfilename for s in api.model_info("me/model", revision="refs/pr/1").siblings} == {"f", "g"}
-    refs = api.list_repo_refs("me/model")
-    assert {branch.name for branch in refs.branches} == {"main", "dev/x"}
-    assert [tag.name for tag in refs.tags] == ["v1"]
-    api.delete_branch("me/model", branch="dev/x")
-    api.delete_tag("me/model", tag="v1")
+        fetch(api, tmp_path, "u/m", "config.json")
     with pytest.raises(RevisionNotFoundError):
-        api.model_info("me/model", revision="v1")
-    assert api.list_repo_commits("me/model")[0].commit_id == first
+        fetch(api, tmp_path, "u/m", "config.json", revision="v9")
+    with pytest.raises(RevisionNotFoundError):
+        api.model_info("u/m", revision="v9")
+    with pytest.raises(EntryNotFoundError):
+        list(api.list_repo_tree("u/m", "nowhere"))
 
 
-def test_deletions_and_tree(api):
-    api.create_repo("me/model", repo_type="dataset")
-    operations = [CommitOperationAdd(name, name.encode()) for name in ("a/x.txt", "a/y.txt", "b.txt")]
-    api.create_commit("me/model", operations, commit_message="add", repo_type="dataset")
-    delete = [CommitOperationDelete("a/", is_folder=True)]
-    api.create_commit("me/model", delete, commit_message="delete", repo_type="dataset")
-    assert [entry.path for entry in api.list_repo_tree("me/model", recursive=True, repo_type="dataset")] == ["b.txt"]
-    assert [p.path for p in api.get_paths_info("me/model", ["b.txt", "no"], repo_type="dataset")] == ["b.txt"]
+def test_branches_tags_pull_requests_and_history(api: HfApi, tmp_path: Path):
+    api.create_repo("u/m")
+    first = api.create_commit("u/m", [add("a", b"1")], commit_message="first", commit_description="why")
+    api.create_tag("u/m", tag="v1")
+    api.create_branch("u/m", branch="feature/x", revision="v1")
+    api.create_branch("u/m", branch="feature/x", exist_ok=True)
+    with pytest.raises(HfHubHTTPError):
+        api.create_tag("u/m", tag="v1")
+    api.create_commit("u/m", [add("a", b"2")], commit_message="second", revision="feature/x")
+    pull = api.create_commit("u/m", [add("a", b"3")], commit_message="third", create_pr=True)
+    assert pull.pr_revision == "refs/pr/1" and pull.pr_num == 1
+    more = api.create_commit("u/m", [add("b", b"4")], commit_message="fourth", revision="refs/pr/1")
+
+    assert api.model_info("u/m").sha == first.oid
+    revisions = ["main", "v1", "feature/x", "refs/pr/1", pull.oid, first.oid[:7]]
+    assert [fetch(api, tmp_path, "u/m", "a", revision=revision) for revision in revisions] == [
+        b"1", b"1", b"2", b"3", b"3", b"1",
+    ]  # fmt: skip
+    refs = api.list_repo_refs("u/m", include_pull_requests=True)
+    assert {branch.name for branch in refs.branches} == {"main", "feature/x"}
+    assert [tag.target_commit for tag in refs.tags] == [first.oid]
+    assert [(found.ref, found.target_commit) for found in refs.pull_requests or []] == [("refs/pr/1", more.oid)]
+    history = api.list_repo_commits("u/m", revision="refs/pr/1")
+    assert [commit.title for commit in history] == ["fourth", "third", "first", "initial commit"]
+    assert history[2].message == "why"
+
+    api.delete_tag("u/m", tag="v1")
+    api.delete_branch("u/m", branch="feature/x")
+    refs = api.list_repo_refs("u/m")
+    assert [branch.name for branch in refs.branches] == ["main"] and refs.tags == []
+    with pytest.raises(HfHubHTTPError):
+        api.delete_branch("u/m", branch="main")
 
 
-def test_unchanged_content_makes_no_commit(api):
-    api.create_repo("me/model")
-    assert add(api).oid == add(api).oid
-    assert len(api.list_repo_commits("me/model")) == 2
+def test_commits_that_do_not_apply(api: HfApi, endpoint: str):
+    api.create_repo("u/m")
+    first = api.create_commit("u/m", [add("a", b"1")], commit_message="first")
+    second = api.create_commit("u/m", [add("a", b"2")], commit_message="second", parent_commit=first.oid)
+    with pytest.raises(HfHubHTTPError) as stale:
+        api.create_commit("u/m", [add("a", b"3")], commit_message="third", parent_commit=first.oid)
+    assert stale.value.response.status_code == 412
+    with pytest.raises(HfHubHTTPError, match="a is a file"):
+        api.create_commit("u/m", [add("a/b", b"3")], commit_message="folder over a file")
+    both = [add("new", b"3"), CommitOperationDelete("missing")]
+    with pytest.raises(HfHubHTTPError, match="missing"):
+        api.create_commit("u/m", both, commit_message="half of it")
+    with pytest.raises(HfHubHTTPError, match="tag or commit id"):
+        api.create_commit("u/m", [add("a", b"3")], commit_message="detached", revision=first.oid)
+    with pytest.raises(ValueError, match="not YAML"):
+        api.create_commit("u/m", [add("README.md", b"---\na: [\n---\n")], commit_message="bad card")
+    assert api.model_info("u/m").sha == second.oid
+
+    # Past the client, which would not send them: nothing new, and content that was never uploaded.
+    header = {"key": "header", "value": {"summary": "s"}}
+    same = {"key": "file", "value": {"path": "a", "content": base64.b64encode(b"2").decode()}}
+    absent = {"key": "lfsFile", "value": {"path": "w", "algo": "sha256", "oid": "0" * 64, "size": 1}}
+    url = f"{endpoint}/api/models/u/m/commit/main"
+    answer = httpx2.post(url, content=f"{json.dumps(header)}\n{json.dumps(same)}\n")
+    assert answer.json()["commitOid"] == second.oid
+    assert len(api.list_repo_commits("u/m")) == 3
+    answer = httpx2.post(f"{url}?create_pr=1", content=f"{json.dumps(header)}\n{json.dumps(same)}\n")
+    assert answer.json()["pullRequestUrl"] == f"{endpoint}/u/m/discussions/1"
+    assert api.model_info("u/m", revision="refs/pr/1").sha == second.oid
+    assert httpx2.post(url, content=f"{json.dumps(header)}\n{json.dumps(absent)}\n").status_code == 400
+    assert httpx2.post(url, content=b"not json\n").status_code == 400
 
 
-def test_stale_parent_is_412_and_changes_nothing(api):
-    api.create_repo("me/model")
-    old = api.model_info("me/model").sha
-    new = add(api).oid
-    with pytest.raises(HfHubHTTPError) as caught:
-        add(api, b"2", parent_commit=old)
-    assert caught.value.response.status_code == 412
-    assert api.model_info("me/model").sha == new
+def test_large_content_is_verified(api: HfApi, endpoint: str):
+    api.create_repo("u/m")
+    right = hashlib.sha256(b"right").hexdigest()
+    batch = {"operation": "upload", "objects": [{"oid": right, "size": 5}]}
+    batch_url = f"{endpoint}/u/m.git/info/lfs/objects/batch"
+
+    def actions() -> Any:
+        return httpx2.post(batch_url, json=batch).json()["objects"][0].get("actions")
+
+    href = actions()["upload"]["href"]
+    assert httpx2.put(href, content=b"wrong").status_code == 422
+    assert httpx2.put(href, content=b"right and more").status_code == 422
+    assert httpx2.put(href, content=b"righ").status_code == 422
+    assert httpx2.put(href.replace("size=5", "size=6"), content=b"right").status_code == 401
+    assert httpx2.put(href.partition("?")[0], content=b"right").status_code == 401
+    assert httpx2.post(f"{endpoint}/lfs/{right}/verify", json={"oid": right, "size": 5}).status_code == 422
+    assert actions() is not None
+    assert httpx2.put(href, content=b"right").status_code == 200
+    assert httpx2.post(f"{endpoint}/lfs/{right}/verify", json={"oid": right, "size": 5}).status_code == 200
+    assert httpx2.post(f"{endpoint}/lfs/{right}/verify", json={"oid": right, "size": 6}).status_code == 422
+    assert actions() is None
+    line = {"key": "lfsFile", "value": {"path": "w", "algo": "sha256", "oid": right, "size": 6}}
+    wrong_size = httpx2.post(f"{endpoint}/api/models/u/m/commit/main", content=json.dumps(line))
+    assert wrong_size.status_code == 400 and "not 6" in wrong_size.json()["error"]
 
 
-def test_concurrent_commits_lose_nothing(api):
-    api.create_repo("me/model")
-    threads = [threading.Thread(target=add, args=(api, b"x", f"{number}.txt")) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(api.list_repo_files("me/model")) == {f"{number}.txt" for number in range(8)}
+def test_ranges_and_heads(api: HfApi, endpoint: str):
+    api.create_repo("u/m")
+    api.upload_file(path_or_fileobj=LARGE, path_in_repo="w.bin", repo_id="u/m")
+    url = f"{endpoint}/u/m/resolve/main/w.bin"
+    head = httpx2.head(url)
+    digest = f'"{hashlib.sha256(LARGE).hexdigest()}"'
+    assert (head.headers["etag"], head.headers["x-linked-etag"]) == (digest, digest)
+    assert head.headers["x-linked-size"] == head.headers["content-length"] == str(len(LARGE))
+    assert head.headers["x-repo-commit"] == api.model_info("u/m").sha
+    part = httpx2.get(url, headers={"Range": "bytes=1000-1999"})
+    assert part.status_code == 206 and part.content == LARGE[1000:2000]
+    assert part.headers["content-range"] == f"bytes 1000-1999/{len(LARGE)}"
+    assert httpx2.get(url, headers={"Range": "bytes=-10"}).content == LARGE[-10:]
+    assert httpx2.get(url, headers={"Range": f"bytes={len(LARGE)}-"}).status_code == 416
 
 
-def test_ranges_and_headers(api, endpoint):
-    api.create_repo("me/model")
-    add(api, LARGE, "w.bin")
-    url = f"{endpoint}/me/model/resolve/main/w.bin"
-    part = httpx2.get(url, headers={"Range": "bytes=100-199"})
-    assert (part.status_code, part.content) == (206, LARGE[100:200])
-    head = httpx2.head(url).headers
-    digest = hashlib.sha256(LARGE).hexdigest()
-    assert head["x-linked-etag"] == f'"{digest}"' and head["x-linked-size"] == str(len(LARGE))
-    assert len(head["x-repo-commit"]) == 40
+def test_every_route_wants_the_token(tmp_path: Path):
+    with running(tmp_path / "hub", token="s3cret") as endpoint:
+        api = HfApi(endpoint=endpoint, token="s3cret")
+        api.create_repo("u/m")
+        api.upload_file(path_or_fileobj=LARGE, path_in_repo="w.bin", repo_id="u/m")
+        assert fetch(api, tmp_path, "u/m", "w.bin") == LARGE
+        assert api.whoami()["name"] == "local"
+        routes = {
+            "GET": "/ /u/m /api/whoami-v2 /api/models /api/models/u/m /api/models/u/m/tree/main /api/models/u/none "
+            "/api/models/u/m/refs /api/models/u/m/commits/main /u/m/resolve/main/w.bin",
+            "POST": "/api/repos/create /api/validate-yaml /api/models/u/m/preupload/main /api/models/u/m/commit/main "
+            f"/api/models/u/m/paths-info/main /u/m.git/info/lfs/objects/batch /lfs/{'0' * 64}/verify "
+            "/api/models/u/m/branch/b /api/models/u/m/tag/main",
+            "PUT": f"/lfs/{'0' * 64} /api/models/u/m/settings",
+            "DELETE": "/api/repos/delete /api/models/u/m/branch/b",
+        }
+        client = httpx2.Client(base_url=endpoint)
+        basic = base64.b64encode(b"me:s3cret").decode()
+        for method, paths in routes.items():
+            for path in paths.split():
+                for given in ("", "Bearer wrong", "Bearer", "s3cret", "Token s3cret", "Basic czNjcmV0"):
+                    answer = client.request(method, path, headers={"Authorization": given})
+                    assert answer.status_code == 401, (method, path, given)
+        assert client.get("/u/m", headers={"Authorization": f"Basic {basic}"}).status_code == 200
+        with pytest.raises(HfHubHTTPError, match="Invalid credentials"):
+            HfApi(endpoint=endpoint, token="wrong").model_info("u/m")
 
 
-def test_token_is_wanted_everywhere(tmp_path):
-    with running(tmp_path, token="secret") as endpoint:
-        good = HfApi(endpoint=endpoint, token="secret")
-        good.create_repo("me/model")
-        add(good)
-        paths = ["/api/whoami-v2", "/api/models/me/model", "/me/model/resolve/main/f", "/", "/lfs/" + "0" * 64]
+def test_an_open_address_wants_a_token_and_a_port_is_not_shared(tmp_path: Path):
+    with pytest.raises(UserError, match="HF_FSL_HUB_TOKEN"):
+        serve(tmp_path, host="0.0.0.0")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="Choose another"):
+        serve(tmp_path, port=taken.getsockname()[1])
+
+
+def test_websites_are_kept_out(api: HfApi, endpoint: str):
+    def create(**headers: str) -> int:
+        return httpx2.post(f"{endpoint}/api/repos/create", json={"name": "u/m"}, headers=headers).status_code
+
+    assert create(Host="evil.example") == 403
+    assert create(Origin="https://evil.example") == 403
+    assert not list(api.list_models())
+    assert create(Origin=endpoint) == 200
+
+
+HOSTILE = [
+    "../outside.txt", "..%2foutside.txt", "%2e%2e/outside.txt", "%2e%2e%2foutside.txt", "..%5coutside.txt",
+    "../../../../../../outside.txt", "%252e%252e%252foutside.txt", "/outside.txt", "%2foutside.txt", "a//b", "a/./b",
+    "a%00", "%00", "a%0ab", "..", ".", "",
+]  # fmt: skip
+
+
+def test_no_path_leaves_the_root(api: HfApi, endpoint: str, tmp_path: Path):
+    (tmp_path / "outside.txt").write_text("OUTSIDE")
+    secret = (tmp_path / "hub" / "secret").read_text()
+    api.create_repo("u/m")
+    host = endpoint.removeprefix("http://")
+
+    def raw(method: str, path: str, body: str | None = None) -> int:
+        connection = http.client.HTTPConnection(host)
+        connection.putrequest(method, path, skip_accept_encoding=True)  # sends the path as it is
+        connection.putheader("Content-Length", str(len(body or "")))
+        connection.endheaders((body or "").encode())
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+        assert "OUTSIDE" not in text and secret not in text, path
+        return answer.status
+
+    for hostile in HOSTILE:
+        prefixes = [
+            "/u/m/resolve/main/", "/api/models/u/m/tree/main/", "/u/m/resolve/", "/api/models/u/m/revision/",
+            "/api/models/u/m/commits/", "/api/models/u/", "/api/models/", "/u/", "/lfs/", "/datasets/",
+        ]  # fmt: skip
+        paths = [f"/api/models/{hostile}/m", f"/u/{hostile}/resolve/main/x"]
+        paths += [prefix + hostile for prefix in prefixes if hostile]
         for path in paths:
-            for headers in ({}, {"Authorization": "Bearer wrong"}):
-                assert httpx2.get(endpoint + path, headers=headers).status_code == 401
-        assert httpx2.get(endpoint + paths[2], headers={"Authorization": "Bearer secret"}).text == "1"
+            assert raw("GET", path) in (400, 404), path
+        name = json.dumps({"name": hostile, "organization": "u"})
+        assert raw("DELETE", f"/api/models/u/m/branch/{hostile}") in (400, 404), hostile
+        assert raw("POST", "/api/repos/create", name) == 400, name
+        assert raw("POST", "/api/repos/create", json.dumps({"name": "m", "organization": hostile or "."})) == 400
+        assert raw("DELETE", "/api/repos/delete", name) in (400, 404)
+        assert raw("POST", "/api/models/u/m/tag/main", json.dumps({"tag": hostile})) == 400
+        assert raw("POST", f"/api/models/u/m/branch/{hostile}") in (400, 404)
+    for bad in ("../x", "/x", "a/../b", "a\\b", "a\0b", "", ".", "a//b", "\ud800"):
+        line = json.dumps({"key": "file", "value": {"path": bad, "content": ""}})
+        assert raw("POST", "/api/models/u/m/commit/main", line) == 400, bad
+        assert raw("POST", "/api/models/u/m/preupload/main", json.dumps({"files": [{"path": bad, "size": 1}]})) == 400
+    assert api.list_repo_files("u/m") == []
+    assert {path.name for path in tmp_path.iterdir()} == {"hub", "outside.txt"}
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == {"blobs", "incoming", "locks", "models", "secret"}
+
+
+def test_rules_refuse_and_accept():
+    for namespace, name in [("..", "m"), ("u", ".."), ("u", "a..b"), ("api", "m"), ("Datasets", "m"), ("u", "m.git")]:
+        with pytest.raises(HubError):
+            check_repo(namespace, name)
+    for name in ("../x", "a/../b", "a/", "/a", "a//b", ".hidden", "refs/pr/1", "a" * 40, "x.lock", "a b", None):
+        with pytest.raises(HubError):
+            check_ref_name(name)
+    check_repo("sentence-transformers", "all-MiniLM-L6-v2")
+    assert check_ref_name("feature/v1.0-x") == "feature/v1.0-x"
+    assert check_path("a b/ü..x/.gitattributes") == "a b/ü..x/.gitattributes"
+
+
+def test_pages_show_and_escape(api: HfApi, endpoint: str):
+    api.create_repo("u/m")
+    operations = [add("README.md", CARD.encode()), add("<i>&.txt", b"x")]
+    commit = api.create_commit("u/m", operations, commit_message="<script>")
+    index, page = httpx2.get(f"{endpoint}/"), httpx2.get(commit.commit_url)
+    assert 'href="/u/m"' in index.text and "text/html" in page.headers["content-type"]
+    assert "# A &lt;b&gt;card&lt;/b&gt;" in page.text and "&lt;script&gt;" in page.text
+    assert "<script>" not in page.text and "<i>" not in page.text
+    assert httpx2.get(endpoint + f"/u/m/resolve/{commit.oid}/%3Ci%3E%26.txt").text == "x"
+    info = api.model_info("u/m")
+    assert (info.pipeline_tag, info.library_name) == ("text-classification", "transformers")
+    assert info.card_data is not None and info.card_data.license == "apache-2.0"
+    assert info.tags == ["hf_fsl", "transformers", "text-classification", "license:apache-2.0"]
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("matter", "expected"),
     [
-        "/api/models/../../etc",
-        "/api/models/%2e%2e/%2e%2e",
-        "/api/models/me/..",
-        "/me/model/resolve/main/../../meta.json",
-        "/me/model/resolve/main/%2e%2e/%2e%2e/meta.json",
-        "/me/model/resolve/main/a%2f..%2f..%2fmeta.json",
-        "/me/model/resolve/..%2f..%2fheads%2fmain/f",
-        "/me/model/resolve/main/%5c..%5cx",
-        "/me/model/resolve/main/a%00b",
-        "/me/model/resolve/main//etc/passwd",
-        "/lfs/..%2f..%2fmodels",
+        ("score: .nan\nseen: 2024-05-01\nno: 1", {"score": "nan", "seen": "2024-05-01", "False": 1}),
+        ('tags: ["\\ud800"]', {"tags": ["?"]}),
+        ("a: &a [*a]", None),
+        (
+            "a: &a [1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{c}: &{c} [{','.join([f'*{b}'] * 8)}]\n" for b, c in zip("abcdefgh", "bcdefghi", strict=True)),
+            None,
+        ),
+        ("- a list", None),
+        ("a: [", None),
+        ("", {}),
     ],
 )
-def test_no_path_leads_out_of_the_root(path, api, endpoint):
-    api.create_repo("me/model")
-    host, port = endpoint.removeprefix("http://").split(":")
-    for method in ("GET", "PUT" if path.startswith("/lfs") else "HEAD"):
-        with socket.create_connection((host, int(port)), 5) as raw:
-            request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            raw.sendall(request.encode())
-            status = int(raw.makefile("rb").readline().split()[1])
-        assert status in (400, 404), (method, path, status)
+def test_metadata_that_json_cannot_hold(api: HfApi, matter: str, expected: dict[str, Any] | None):
+    text = f"---\n{matter}\n---\n"
+    if expected is None:
+        with pytest.raises(ValueError, match="metadata"):
+            front_matter(text)
+    else:
+        assert front_matter(text) == expected
+    api.create_repo("u/m")
+    line = {"key": "file", "value": {"path": "README.md", "content": text, "encoding": "utf-8"}}
+    assert httpx2.post(f"{api.endpoint}/api/models/u/m/commit/main", content=json.dumps(line)).status_code == 200
+    assert [model.id for model in api.list_models()] == ["u/m"]  # one bad card must not hide the others
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/x", "a\\b", "a//b", "."])
-def test_commits_outside_the_repository_are_refused(path, api, endpoint):
-    api.create_repo("me/model")
-    head = api.model_info("me/model").sha
-    lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": {"path": path, "content": "eA=="}}]
-    body = "\n".join(map(json.dumps, lines))
-    assert httpx2.post(f"{endpoint}/api/models/me/model/commit/main", content=body).status_code == 400
-    assert api.model_info("me/model").sha == head
+def test_writers_in_two_processes_lose_nothing(tmp_path: Path):
+    root = tmp_path / "hub"
+    with running(root) as one, server_process(root) as (_, two):
+        HfApi(endpoint=one, token=False).create_repo("u/m")
+
+        def write(number: int) -> None:
+            api = HfApi(endpoint=(one, two)[number % 2], token=False)
+            api.create_commit("u/m", [add(f"{number}.txt", b"%d" % number)], commit_message=str(number))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(32)))
+        api = HfApi(endpoint=one, token=False)
+        assert sorted(api.list_repo_files("u/m")) == sorted(f"{number}.txt" for number in range(32))
+        assert len(api.list_repo_commits("u/m")) == 33
 
 
-def test_content_that_is_not_what_was_announced_is_refused(api, endpoint):
-    wanted = hashlib.sha256(b"right").hexdigest()
-    assert httpx2.put(f"{endpoint}/lfs/{wanted}", content=b"wrong").status_code == 422
-    assert httpx2.post(f"{endpoint}/lfs/{wanted}/verify", json={"oid": wanted, "size": 5}).status_code == 422
-    api.create_repo("me/model")
-    value = {"path": "w", "algo": "sha256", "oid": wanted, "size": 5}
-    body = json.dumps({"key": "lfsFile", "value": value})
-    assert httpx2.post(f"{endpoint}/api/models/me/model/commit/main", content=body).status_code == 400
+def test_a_kill_in_the_middle_of_an_upload_leaves_the_last_revision(tmp_path: Path):
+    root = tmp_path / "hub"
+    new = os.urandom(1 << 24)
+    with server_process(root) as (process, endpoint):
+        api = HfApi(endpoint=endpoint, token=False)
+        api.create_repo("u/m")
+        good = api.upload_file(path_or_fileobj=LARGE, path_in_repo="w.bin", repo_id="u/m").oid
+        wanted = {"oid": hashlib.sha256(new).hexdigest(), "size": len(new)}
+        batch = {"operation": "upload", "objects": [wanted]}
+        answer = httpx2.post(f"{endpoint}/u/m.git/info/lfs/objects/batch", json=batch).json()
+        href = answer["objects"][0]["actions"]["upload"]["href"]
+        connection = http.client.HTTPConnection(endpoint.removeprefix("http://"))
+        connection.putrequest("PUT", href.removeprefix(endpoint))
+        connection.putheader("Content-Length", str(len(new)))
+        connection.endheaders()
+        connection.send(new[: len(new) // 2])
+        deadline = time.monotonic() + 20
+        while sum(path.stat().st_size for path in (root / "incoming").iterdir()) < len(new) // 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert list((root / "incoming").iterdir()), "the kill came too late to be in the middle"
+    with server_process(root) as (_, endpoint):
+        api = HfApi(endpoint=endpoint, token=False)
+        assert api.model_info("u/m").sha == good
+        assert fetch(api, tmp_path, "u/m", "w.bin") == LARGE
+        api.upload_file(path_or_fileobj=new, path_in_repo="w.bin", repo_id="u/m")
+        assert fetch(api, tmp_path, "u/m", "w.bin") == new
+        assert [commit.commit_id for commit in api.list_repo_commits("u/m")][1] == good
 
 
-def start_server(root, port):
-    code = f"from hf_fsl.hub.local import serve; serve({str(root)!r}, port={port})"
-    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    for _ in range(500):
-        try:
-            httpx2.get(f"http://127.0.0.1:{port}/")
-            return server
-        except httpx2.HTTPError:
-            time.sleep(0.02)
-    raise AssertionError("the server did not start")
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads a process's peak memory from /proc")
+def test_content_is_streamed_both_ways(tmp_path: Path):
+    size = 150 << 20
+    (tmp_path / "large.bin").write_bytes(b"")
+    os.truncate(tmp_path / "large.bin", size)
+
+    def peak(process: subprocess.Popen[str]) -> int:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+    with server_process(tmp_path / "hub") as (process, endpoint):
+        api = HfApi(endpoint=endpoint, token=False)
+        api.create_repo("u/m")
+        before = peak(process)
+        api.upload_file(path_or_fileobj=tmp_path / "large.bin", path_in_repo="w.bin", repo_id="u/m")
+        with httpx2.stream("GET", f"{endpoint}/u/m/resolve/main/w.bin") as answer:
+            assert sum(len(chunk) for chunk in answer.iter_bytes()) == size
+        assert peak(process) - before < size // 3
 
 
-def test_killed_in_the_middle_of_an_upload_the_last_revision_stays(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = start_server(tmp_path / "root", port)
-    api = HfApi(endpoint=f"http://127.0.0.1:{port}", token="any")
-    api.create_repo("me/model")
-    good = add(api, LARGE, "w.bin").oid
-    content = os.urandom(4 << 20)
+def test_a_failure_at_any_rename_leaves_a_whole_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from hf_fsl.hub.local.commits import apply_commit
 
-    def chunks():
-        yield content[: 1 << 20]
-        time.sleep(0.3)
-        server.send_signal(signal.SIGKILL)
-        yield content[1 << 20 :]
+    store = Store(tmp_path / "hub")
+    repo = store.create("models", "u", "m", {"private": False})
+    real, left = os.replace, 0
+    body = tmp_path / "body"
 
-    with pytest.raises(httpx2.HTTPError):
-        httpx2.put(f"http://127.0.0.1:{port}/lfs/{hashlib.sha256(content).hexdigest()}", content=chunks())
-    server.wait()
-    server = start_server(tmp_path / "root", port)
-    try:
-        assert api.model_info("me/model").sha == good
-        again = add(api, content, "w.bin").oid
-        assert api.model_info("me/model").sha == again != good
-    finally:
-        server.kill()
+    def replace(source: Any, target: Any) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        real(source, target)
 
-
-def test_listing_and_pages_for_people(api, endpoint):
-    api.create_repo("me/model")
-    card = b"---\npipeline_tag: text-classification\ntags: [x]\n---\n# <script>alert(1)</script>"
-    add(api, card, "README.md")
-    api.create_repo("you/other")
-    assert [model.id for model in api.list_models(author="me")] == ["me/model"]
-    assert [model.id for model in api.list_models(filter="x")] == ["me/model"]
-    assert api.model_info("me/model").pipeline_tag == "text-classification"
-    page = httpx2.get(f"{endpoint}/me/model").text
-    assert "README.md" in page and "<script>alert" not in page
-    assert "you/other" in httpx2.get(endpoint).text
+    monkeypatch.setattr(os, "replace", replace)
+    outcomes = []
+    for allowed in range(6):
+        lines = [{"key": "file", "value": {"path": p, "content": f"{p} {allowed}", "encoding": "utf-8"}} for p in "ab"]
+        body.write_text("\n".join(map(json.dumps, lines)))
+        before, left = repo.resolve("main").oid, allowed
+        with contextlib.suppress(KeyboardInterrupt):
+            apply_commit(repo, "main", body, create_pr=False)
+        head = Store(tmp_path / "hub").repo("models", "u", "m").resolve("main")
+        outcomes.append(head.oid != before)
+        for entry in head.files.values():
+            assert hashlib.sha256(store.storage.blob(entry.sha256).read_bytes()).hexdigest() == entry.sha256
+    assert outcomes == [False] * 4 + [True] * 2  # two contents, the commit, then the ref
 
 
-def test_private_and_delete(api):
-    api.create_repo("me/model", private=True)
-    assert api.model_info("me/model").private
-    api.update_repo_settings("me/model", private=False)
-    assert not api.model_info("me/model").private
-    api.delete_repo("me/model")
-    assert not api.repo_exists("me/model")
+def test_left_overs_are_removed_after_a_day(tmp_path: Path):
+    storage = Store(tmp_path / "hub").storage
+    old, fresh = storage.temporary / "old", storage.temporary / "fresh"
+    old.touch()
+    fresh.touch()
+    os.utime(old, (time.time() - 100_000,) * 2)
+    Store(tmp_path / "hub")
+    assert fresh.exists() and not old.exists()
 
 
-def test_open_host_without_a_token_and_a_taken_port_are_refused(tmp_path, endpoint):
-    with pytest.raises(UserError, match="HF_FSL_HUB_TOKEN"):
-        serve(tmp_path, host="0.0.0.0")
-    with pytest.raises(UserError, match="Choose another with --port"):
-        serve(tmp_path, port=int(endpoint.rpartition(":")[2]))
+STOCK = """
+import sys
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+folder = sys.argv[1]
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+model.push_to_hub("u/m")
+AutoTokenizer.from_pretrained(folder).push_to_hub("u/m")
+again = AutoModelForSequenceClassification.from_pretrained("u/m")
+assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+assert AutoModel.from_pretrained("u/m").config.model_type == "bert"
+classify = pipeline(model="u/m")
+assert classify.task == "text-classification" and classify("good film")[0]["label"] == "LABEL_1", classify("good film")
 
-def test_stock_transformers_and_datasets_load_from_it(hub_environment):
-    code = """
-from datasets import load_dataset
-from transformers import AutoModel
-data = load_dataset("hf-fsl/emoji", "noto-subcategory")
-assert set(data) == {"base", "validation", "novel"} and data["novel"][0]["image"].size == (64, 64)
-assert load_dataset("hf-fsl/supersense", split="test").features["label"].num_classes == 24
-assert AutoModel.from_pretrained("sentence-transformers/all-MiniLM-L6-v2").config.hidden_size == 384
+Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).push_to_hub("u/d", "first")
+Dataset.from_dict({"text": ["c"], "label": [2]}).push_to_hub("u/d", "second", split="test")
+assert load_dataset("u/d", "second", split="test")[0] == {"text": "c", "label": 2}
+assert [row["text"] for row in load_dataset("u/d", "second", split="test", streaming=True)] == ["c"]
+assert load_dataset("u/d", "first", split="train").to_dict()["text"] == ["a", "b"]
+print("all loaded")
 """
-    subprocess.run([sys.executable, "-c", code], env=hub_environment, check=True)
 
 
-def test_seeding_twice_changes_nothing(hub):
-    api = HfApi(endpoint=hub, token="any")
-    before = api.model_info(MINILM).sha
-    lines: list[str] = []
-    assert seed(hub, token="any", log=lines.append) == [MINILM]
-    assert api.model_info(MINILM).sha == before
-    assert lines == [f"model {MINILM}: already there"]
+def test_transformers_and_datasets_work_unchanged(
+    api: HfApi, endpoint: str, tmp_path: Path, tiny_model: Any, text_backbone: Path
+):
+    import shutil
+
+    import torch
+
+    folder = tmp_path / "model"
+    shutil.copytree(text_backbone, folder)
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.classifier.bias[:] = torch.tensor([0.0, 100.0, 0.0])
+    model.save_pretrained(folder)
+    api.create_repo("u/m")
+    api.upload_file(path_or_fileobj=CARD.encode(), path_in_repo="README.md", repo_id="u/m")
+    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "PYTHONPATH")}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip().endswith("all loaded"), done.stderr

@@ -116,7 +116,8 @@ def test_bundle_holds_what_a_repository_needs_and_loads_as_it_was_trained(text_b
     bundle, logits, result = text_bundle
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert {"model.safetensors", "config.json", "README.md", "run_record.json", "adapter/adapter_model.safetensors",
-            "adapter/adapter_config.json", "figures/confusion_matrix.png", ".eval_results/u--d.yaml"} <= names  # fmt: skip
+            "adapter/adapter_config.json", "figures/confusion_matrix.png",
+            ".eval_results/u--d.yaml"} <= names  # fmt: skip
     assert result.examples == 3 and result.largest_difference <= 1e-5 * result.scale
     assert json.loads((bundle / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == "u/base"
     assert Image.open(bundle / "figures" / "confusion_matrix.png").size[0] > 300
@@ -208,13 +209,13 @@ def test_401_says_how_to_log_in(text_bundle, tmp_path, token):
 
 @pytest.mark.parametrize(("status", "message"), [(404, "is not there"), (409, "in the way"), (412, "somebody pushed")])
 def test_refusals_of_the_hub_are_explained(text_bundle, tmp_path, monkeypatch, status, message):
-    from hf_fsl.hub.local import server
-    from hf_fsl.hub.local.store import HubError
+    from hf_fsl.hub.local import api as routes
+    from hf_fsl.hub.local.rules import HubError
 
     def refuse(*args):
-        raise HubError(status, None, "no")
+        raise HubError(status, "no")
 
-    monkeypatch.setattr(server, "apply_commit", refuse)
+    monkeypatch.setattr(routes, "apply_commit", refuse)
     with running(tmp_path) as endpoint, pytest.raises(PublishError, match=message):
         push_bundle(text_bundle[0], HubConfig(hub_model_id="me/x"), token="any", endpoint=endpoint)
 

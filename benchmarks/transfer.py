@@ -1,0 +1,100 @@
+"""LoRA against full fine-tuning of the same stock class on supersense: accuracy on test, paired, over seeds.
+
+    python benchmarks/transfer.py [--seeds 0 1 2]
+
+Each method's learning rate (and LoRA's alpha) is chosen on validation with seed 0; test is read for the chosen ones
+only. Finished runs are kept in results/transfer_runs.jsonl, so that a stopped benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from common import RESULTS, write_result
+
+from hf_fsl.baselines import baseline_predictions
+from hf_fsl.config import FineTuneConfig, load_config
+from hf_fsl.data import load_splits
+from hf_fsl.hub.seed import minilm_folder
+from hf_fsl.metrics import paired_difference, seeds_interval
+from hf_fsl.transfer import fine_tune_seed
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "recipes" / "data" / "supersense"
+CONFIG = ROOT / "recipes" / "configs" / "fine_tune" / "supersense.yaml"
+RUNS = RESULTS / "transfer_runs.jsonl"
+GRID = {
+    "lora": [["--training.learning_rate", rate] for rate in ("1e-3", "2e-3")],
+    "none": [["--adapter.method", "none", "--training.learning_rate", rate] for rate in ("1e-4", "2e-4", "4e-4")],
+}
+"""Overrides of the config among which validation chooses; ``none`` is full fine-tuning."""
+
+
+def run(overrides: list[str], seed: int, splits: Any, accelerator: Accelerator, with_test: bool) -> dict[str, Any]:
+    """One training run, or what is known of it: validation accuracy and, asked for, which test examples are right."""
+    known = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    for row in known:
+        if row["overrides"] == overrides and row["seed"] == seed and (row["right"] or not with_test):
+            return row
+    with tempfile.TemporaryDirectory() as folder:
+        places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder())]
+        config = load_config(FineTuneConfig, CONFIG, [*places, "--output_dir", folder, *overrides])
+        trained = fine_tune_seed(config, splits, accelerator, seed)
+    record = trained.outcome.record
+    labels = np.asarray(splits.test["label"])
+    row = {
+        "overrides": overrides,
+        "seed": seed,
+        "validation": record.validation["accuracy"],
+        "trainable_share": trained.count.share,
+        "seconds": record.wall_seconds,
+        "right": (trained.outcome.logits.argmax(-1) == labels).astype(int).tolist() if with_test else [],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    with RUNS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
+
+
+def main(seeds: list[int]) -> None:
+    places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder())]
+    config = load_config(FineTuneConfig, CONFIG, places)
+    splits = load_splits(config.data)
+    accelerator = Accelerator(cpu=True)
+    tuning, chosen, right = {}, {}, {}
+    for method, options in GRID.items():
+        tuning[method] = {" ".join(o): run(o, seeds[0], splits, accelerator, False)["validation"] for o in options}
+        chosen[method] = max(options, key=lambda o, method=method: tuning[method][" ".join(o)])
+        rows = [run(chosen[method], seed, splits, accelerator, True) for seed in seeds]
+        right[method] = np.array([row["right"] for row in rows])
+        share, seconds = rows[0]["trainable_share"], float(np.median([row["seconds"] for row in rows]))
+        tuning[method] |= {"chosen": " ".join(chosen[method]), "trainable_share": share, "median_seconds": seconds}
+    probe = baseline_predictions("linear_probe", splits, config.model) == np.asarray(splits.test["label"])
+    accuracies = {method: values.mean(1).tolist() for method, values in right.items()}
+    difference = paired_difference(right["lora"].mean(0), right["none"].mean(0), 5000)
+    over_probe = paired_difference(right["lora"].mean(0), np.asarray(probe), 5000)
+    write_result(
+        "transfer",
+        {
+            "seeds": seeds,
+            "tuning_on_validation": tuning,
+            "test_accuracy": {
+                method: {"each": values, **vars(seeds_interval(values))} for method, values in accuracies.items()
+            },
+            "linear_probe_accuracy": float(np.mean(probe)),
+            "lora_minus_full": vars(difference),
+            "lora_minus_linear_probe": vars(over_probe),
+        },
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    main(parser.parse_args().seeds)
