@@ -31,7 +31,7 @@ test-all: install
 
 lint: install
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check hf_fsl tests benchmarks
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 data: install

@@ -89,7 +89,7 @@ def main(config: FineTuneConfig) -> None:
         )  # fmt: skip
         inputs = sample_inputs(splits.test, splits.task, VERIFIED)
         result = publish(bundle, config.hub, inputs, best.outcome.logits[:VERIFIED])
-        say(result)
+        say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

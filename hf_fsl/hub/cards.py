@@ -89,7 +89,7 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
         library_name="transformers",
         pipeline_tag=task.pipeline_tag,
         tags=list(dict.fromkeys(["hf_fsl", *([] if method == "none" else ["peft", method]), *hub.get("tags", [])])),
-        metrics=[name for name in ("accuracy", "f1") if name in ("accuracy",) or "macro_f1" in record.metrics],
+        metrics=["f1" if name == "macro_f1" else name for name in record.metrics if name in ("accuracy", "macro_f1")],
         model_name=(repo_id or "model").rpartition("/")[2],
         eval_results=results,
         widget=[{"text": row["input"]} for row in record.examples if isinstance(row["input"], str)]

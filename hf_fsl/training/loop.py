@@ -180,6 +180,8 @@ def train(
                 validate()
             if config.save_steps and progress.step % config.save_steps == 0 and progress.step < total:
                 save()
+            if progress.window_steps == 0:
+                clock = time.perf_counter()  # what validation and saving took is not training time
             if progress.step == total or progress.stopped:
                 break
         else:

@@ -30,7 +30,8 @@ def predict_logits(
     loader = accelerator.prepare_data_loader(
         DataLoader(split, batch_sampler=batches, collate_fn=split.collate, generator=torch.Generator())
     )
-    was_training = model.training
+    # Module by module: some (frozen batch norms) stay in evaluation mode while the rest is trained.
+    trained = [module for module in model.modules() if module.training]
     model.eval()
     logits: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
@@ -43,7 +44,8 @@ def predict_logits(
             logits.append(rows.cpu())
             order.append(index.cpu())
             bar.update(len(index))
-    model.train(was_training)
+    for module in trained:
+        module.training = True
     joined, positions = torch.cat(logits), torch.cat(order)
     result = torch.empty_like(joined)
     result[positions] = joined

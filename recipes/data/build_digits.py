@@ -1,6 +1,6 @@
 """Builds recipes/data/digits: the handwritten digits that come with scikit-learn, as pictures in Hub layout.
 
-    python recipes/data/build_digits.py
+python recipes/data/build_digits.py
 """
 
 from __future__ import annotations

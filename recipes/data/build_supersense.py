@@ -1,7 +1,7 @@
 """Builds recipes/data/supersense: WordNet noun glosses and their supersense (lexicographer file).
 
-    apt-get install wordnet-base
-    python recipes/data/build_supersense.py
+apt-get install wordnet-base
+python recipes/data/build_supersense.py
 """
 
 from __future__ import annotations

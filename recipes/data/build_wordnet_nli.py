@@ -1,7 +1,7 @@
 """Builds recipes/data/wordnet_nli: does a noun's definition entail that it is a kind of something?
 
-    apt-get install wordnet-base
-    python recipes/data/build_wordnet_nli.py
+apt-get install wordnet-base
+python recipes/data/build_wordnet_nli.py
 """
 
 from __future__ import annotations

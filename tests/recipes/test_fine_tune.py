@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from huggingface_hub import HfApi
+from safetensors.torch import load_file
 
 from hf_fsl.hub.verify import require_verified
 from hf_fsl.records import RunRecord
@@ -95,6 +98,32 @@ def test_two_processes_train_like_one(hub_environment, tmp_path):
         for name in ("one", "two")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(hub_environment, tmp_path):
+    config = ROOT / "recipes" / "configs" / "fine_tune" / "digits.smoke.yaml"
+    options = ["--training.max_steps", "300", "--training.save_steps", "20", "--training.save_total_limit", "3"]
+    whole = launch(hub_environment, tmp_path / "whole", config, *options)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    command = [
+        sys.executable, "recipes/fine_tune.py", "--config", str(config), "--output_dir", str(tmp_path / "cut"), *options,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=hub_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    folder = tmp_path / "cut" / "checkpoints" / "seed-0"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint-40").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "cut" / "run_record.json").exists()
+    resume = launch(hub_environment, tmp_path / "cut", config, *options, "--training.resume_from_checkpoint", "auto")
+    assert resume.returncode == 0, resume.stderr[-3000:]
+    weights = [load_file(tmp_path / name / "bundle" / "model.safetensors") for name in ("whole", "cut")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_wrong_config_and_unusable_data_end_with_one_clear_message(hub_environment, tmp_path):

@@ -299,6 +299,31 @@ def test_prediction_keeps_the_order_of_the_split(make, split):
             torch.testing.assert_close(torch.tensor(logits[index]), alone, atol=1e-5, rtol=1e-4)
 
 
+def test_frozen_batch_norms_keep_their_statistics_through_training_and_validation(tiny_model, tmp_path):
+    import numpy as np
+    from PIL import Image
+    from transformers import ConvNextImageProcessor
+
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(12)]
+    data = datasets.Dataset.from_dict({"image": pictures, "label": [i % 3 for i in range(12)]})
+    task = Task(modality="image", label_names=("a", "b", "c"))
+    processor = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0)
+    images = EncodedSplit(data.cast_column("image", datasets.Image()), task, processor)
+    model = attach_adapter(tiny_model("resnet"), AdapterConfig(r=2), ["classifier"])
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    accelerator = Accelerator(cpu=True)
+
+    def evaluate(current):
+        predict_logits(current, images, accelerator)
+        return {"accuracy": 0.5}
+
+    config = dataclasses.replace(BASE, max_steps=4, eval_strategy="steps", eval_steps=1)
+    run(model, images, tmp_path, config, evaluate=evaluate)
+    for name, value in model.named_buffers():
+        assert torch.equal(value, before[name]), name
+
+
 def test_jsonl_tracker_appends_flushed_rows(tmp_path):
     accelerator = Accelerator(cpu=True, log_with=JSONLTracker(tmp_path / "metrics.jsonl"))
     accelerator.init_trackers("test", config={"a": 1})
