@@ -106,9 +106,8 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(hub_enviro
     options = ["--training.max_steps", "300", "--training.save_steps", "20", "--training.save_total_limit", "3"]
     whole = launch(hub_environment, tmp_path / "whole", config, *options)
     assert whole.returncode == 0, whole.stderr[-3000:]
-    command = [
-        sys.executable, "recipes/fine_tune.py", "--config", str(config), "--output_dir", str(tmp_path / "cut"), *options,
-    ]  # fmt: skip
+    output = ["--output_dir", str(tmp_path / "cut")]
+    command = [sys.executable, "recipes/fine_tune.py", "--config", str(config), *output, *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=hub_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
