@@ -30,7 +30,10 @@ DATA = ROOT / "recipes" / "data" / "supersense"
 CONFIG = ROOT / "recipes" / "configs" / "fine_tune" / "supersense.yaml"
 RUNS = RESULTS / "transfer_runs.jsonl"
 GRID = {
-    "lora": [["--training.learning_rate", rate] for rate in ("1e-3", "2e-3")],
+    "lora": [
+        ["--adapter.lora_alpha", alpha, "--training.learning_rate", rate]
+        for alpha, rate in (("24", "1e-3"), ("48", "1e-3"), ("96", "1e-3"), ("24", "2e-3"))
+    ],
     "none": [["--adapter.method", "none", "--training.learning_rate", rate] for rate in ("1e-4", "2e-4", "4e-4")],
 }
 """Overrides of the config among which validation chooses; ``none`` is full fine-tuning."""

@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from hf_fsl.backbones import Backbone
 from hf_fsl.config import ModelConfig
 from hf_fsl.data import Splits
-from hf_fsl.errors import UserError
 
 PROBE_C = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularisation strengths of the linear probe, chosen among on the validation split."""
@@ -36,14 +35,8 @@ def majority_predictions(splits: Splits) -> np.ndarray:
 def linear_probe_predictions(splits: Splits, model: ModelConfig, progress: bool = False) -> np.ndarray:
     """Logistic regression on the frozen backbone's embeddings, ``(N,)``; its C is chosen on validation.
 
-    Raises:
-        UserError: for text pairs and for multi-label tasks, which have no single embedding or label.
+    For single-label tasks on single texts or images; the configuration refuses it for others.
     """
-    if splits.task.multi_label or splits.task.modality == "text-pair":
-        raise UserError(
-            "evaluation.baselines: the linear probe is for single-label tasks on single texts or images. "
-            "Leave linear_probe out."
-        )
     backbone = Backbone.from_pretrained(
         model.model_name_or_path,
         revision=model.revision,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub import ModelCard
@@ -77,6 +78,9 @@ def fine_tune_seed(
     weights = class_weights(labels[0], len(task.label_names), training.class_weights)
     validation_labels, test_labels = labels[1].numpy(), labels[2].numpy()
     names = [*config.evaluation.metrics, "loss"]
+    # A metric that cannot be had is found out now, not after an epoch.
+    every_class = np.eye(len(task.label_names))
+    compute_metrics(names, every_class, every_class if task.multi_label else every_class.argmax(-1), task.multi_label)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
         logits = predict_logits(

@@ -223,6 +223,12 @@ class FineTuneConfig:
                 f"training.metric_for_best_model: one of evaluation.metrics {self.evaluation.metrics} or loss, "
                 f"got {self.training.metric_for_best_model!r}"
             )
+        single = self.data.text_pair_column is None and self.data.problem_type == "single_label_classification"
+        if "linear_probe" in self.evaluation.baselines and not single:
+            yield (
+                "evaluation.baselines: linear_probe is for single-label tasks on single texts or images; text pairs "
+                "and multi-label tasks have no single embedding or label. Leave it out"
+            )
 
 
 def _at_least(section: object, least: float, *names: str) -> Iterator[str]:

@@ -109,6 +109,13 @@ def test_a_file_that_is_missing_or_not_a_mapping_is_refused(tmp_path):
         read_yaml(tmp_path / "broken.yaml")
 
 
+def test_linear_probe_of_a_text_pair_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="linear_probe is for single-label tasks"):
+        load_config(
+            FineTuneConfig, None, [*MINIMAL, "--data.text_pair_column=b", "--evaluation.baselines=[linear_probe]"]
+        )
+
+
 def test_recipe_command_line_prints_problems_and_exits_2(capsys):
     with pytest.raises(SystemExit) as caught:
         config_from_command_line(FineTuneConfig, None, [*MINIMAL, "--training.lr", "1"])
