@@ -110,10 +110,9 @@ def test_a_file_that_is_missing_or_not_a_mapping_is_refused(tmp_path):
 
 
 def test_linear_probe_of_a_text_pair_is_refused_before_anything_runs():
+    options = ["--data.text_pair_column=b", "--evaluation.baselines=[linear_probe]"]
     with pytest.raises(ConfigError, match="linear_probe is for single-label tasks"):
-        load_config(
-            FineTuneConfig, None, [*MINIMAL, "--data.text_pair_column=b", "--evaluation.baselines=[linear_probe]"]
-        )
+        load_config(FineTuneConfig, None, [*MINIMAL, *options])
 
 
 def test_recipe_command_line_prints_problems_and_exits_2(capsys):
