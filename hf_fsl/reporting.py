@@ -27,6 +27,7 @@ from hf_fsl.metrics import (
     seeds_interval,
 )
 from hf_fsl.records import Comparison, CostRecord, Measurement, ModelRecord, RunRecord, SeedRecord
+from hf_fsl.resources import portable
 from hf_fsl.tasks import Task
 
 
@@ -118,7 +119,7 @@ def build_record(
     return RunRecord(
         recipe=config.recipe,
         command=command,
-        config=to_dict(config),
+        config=to_dict(config) | {"output_dir": portable(config.output_dir)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=task.to_dict(),
         data=splits.record,

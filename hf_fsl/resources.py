@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hf_fsl.errors import UserError
@@ -35,6 +36,19 @@ def find_config(name: str) -> Path:
         known = ", ".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*.yaml")))
         raise UserError(f"There is no config {name!r}. Give a file, or one that comes with hf_fsl: {known}.")
     return found
+
+
+def portable(path: str) -> str:
+    """A path without what is private to this machine, for records and cards that are published.
+
+    Below the recipes or the working folder it becomes relative; elsewhere only the last part is kept.
+    """
+    if not os.path.isabs(path):
+        return path
+    given = Path(path)
+    if given.is_relative_to(recipes_folder()):
+        return f"recipes/{given.relative_to(recipes_folder()).as_posix()}"
+    return given.relative_to(Path.cwd()).as_posix() if given.is_relative_to(Path.cwd()) else given.name
 
 
 def _first_existing(*folders: Path) -> Path:

@@ -25,6 +25,7 @@ from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.reporting import build_record, compare, gold_labels, predict_labels, sample_inputs, write_predictions
+from hf_fsl.resources import portable
 from hf_fsl.training import start_accelerator
 from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record
 
@@ -67,9 +68,10 @@ def main(config: FineTuneConfig) -> None:
             compare(name, predictions, baseline_predictions(name, splits, config.model), labels, config.evaluation)
             for name in config.evaluation.baselines
         ]
+        command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(
-            config, "accelerate launch " + shlex.join(sys.argv), splits, labels, model_record(config, best), outcomes,
-            best.outcome, comparisons, time.perf_counter() - started, accelerator.num_processes,
+            config, command, splits, labels, model_record(config, best), outcomes, best.outcome,
+            comparisons, time.perf_counter() - started, accelerator.num_processes,
         )  # fmt: skip
         record.save(output / "run_record.json")
         write_predictions(output / "predictions.parquet", splits, labels, outcomes)

@@ -1,0 +1,24 @@
+"""Configs by name, and paths that tell nothing of the machine they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_fsl.errors import UserError
+from hf_fsl.resources import find_config, portable, recipes_folder
+
+
+def test_configs_are_found_by_path_and_by_name(tmp_path):
+    there = recipes_folder() / "configs" / "fine_tune" / "digits.smoke.yaml"
+    assert find_config("digits.smoke") == find_config(str(there)) == there
+    with pytest.raises(UserError, match=r"no config 'nothing'.*fine_tune/digits.yaml"):
+        find_config("nothing")
+
+
+def test_published_paths_say_nothing_of_the_machine():
+    assert portable(str(recipes_folder() / "fine_tune.py")) == "recipes/fine_tune.py"
+    assert portable(str(Path.cwd() / "outputs" / "run")) == "outputs/run"
+    assert portable("/home/somebody/secret/run") == "run"
+    assert portable("outputs/run") == "outputs/run" and portable("--training.max_steps") == "--training.max_steps"
