@@ -196,13 +196,15 @@ def test_overlap_can_be_dropped_or_ignored_and_is_recorded(tmp_path, three):
 
 
 def test_overlap_of_pictures_is_found_by_content(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
     for split, name in (("train", "x.png"), ("validation", "other.bmp"), ("test", "y.png")):
         for label in ("a", "b"):
             folder = tmp_path / "images" / split / label
             folder.mkdir(parents=True)
             for i in range(2):
-                Image.fromarray(picture + hash((split, label, i)) % 50).save(folder / f"{i}.png")
+                other = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(other).save(folder / f"{i}.png")
         Image.fromarray(picture).save(tmp_path / "images" / split / "a" / name)
     with pytest.raises(DataError, match="1 in train and validation, 1 in train and test, 1 in validation and test"):
         load_splits(DataConfig(path=str(tmp_path / "images"), image_column="image"))
