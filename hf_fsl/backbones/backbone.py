@@ -77,7 +77,9 @@ class Backbone:
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             config = AutoConfig.from_pretrained(model_name_or_path, **source)
-            model = AutoModel.from_pretrained(model_name_or_path, dtype=dtype, **source)
+            model, info = AutoModel.from_pretrained(
+                model_name_or_path, dtype=dtype, output_loading_info=True, **source
+            )
             pixels = model.main_input_name == "pixel_values"
             vision, text = pixels or hasattr(config, "vision_config"), not pixels or hasattr(config, "text_config")
             tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **source) if text else None
@@ -88,6 +90,7 @@ class Backbone:
             read_modules(model_name_or_path, revision) if text and pooling is None else None
         ) or EmbeddingModules()
         modules.pooling = pooling or modules.pooling
+        _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
         modules.normalize = modules.normalize if normalize is None else normalize
         modules.max_length = max_length or modules.max_length
         if device is None:
@@ -301,6 +304,18 @@ def _key(item: Any) -> str:
 
 def _pooled(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output
+
+
+def _drop_random_pooler(model: Any, missing: set[str], name: str) -> None:
+    """A pooler the checkpoint has no weights for would give random embeddings: it goes, or the model is refused."""
+    pooler = {key for key in missing if key.startswith("pooler.")}
+    if missing - pooler:
+        raise BackboneError(
+            f"{name} has no weights for {', '.join(sorted(missing - pooler)[:3])}; its embeddings would be random. "
+            "Choose a checkpoint of the whole encoder."
+        )
+    if pooler:
+        model.pooler = None
 
 
 def _require_pooler(output: Any) -> Tensor:

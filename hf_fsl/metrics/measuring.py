@@ -62,6 +62,8 @@ def bootstrap_interval(
     multi_label: bool = False,
 ) -> Measurement:
     """A metric of ours with its percentile bootstrap 95 % interval over examples (Efron 1979)."""
+    if metric not in OURS:
+        raise MetricError(f"bootstrap_interval knows {', '.join(OURS)}, not {metric!r}.")
     value = compute_metrics([metric], logits, labels, multi_label)[metric]
     labels = labels.astype(int)
     predictions = (logits > 0).astype(int) if multi_label else logits.argmax(-1)

@@ -144,7 +144,9 @@ def test_images_of_every_encoder(kind, tmp_path, image_backbone):
     assert embeddings.shape == (6, backbone.dimension)
     with torch.inference_mode():
         pixels = backbone.image_processor(items[2], return_tensors="pt")["pixel_values"]
-        expected = backbone.model(pixels).pooler_output.flatten()
+        output = backbone.model(pixels)
+        # The encoder of a ViT classifier has no pooler: then it is the first token.
+        expected = output.last_hidden_state[0, 0] if kind == "vit" else output.pooler_output.flatten()
     torch.testing.assert_close(embeddings[2], expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(embeddings[0], embeddings[5])
 
@@ -209,3 +211,14 @@ def test_wrong_modality_is_refused(text_backbone):
 def test_missing_model_is_named(tmp_path):
     with pytest.raises(BackboneError, match="does not load as an encoder"):
         Backbone.from_pretrained(str(tmp_path / "nowhere"))
+
+
+def test_a_pooler_without_weights_is_not_used(tmp_path):
+    from transformers import ViTImageProcessor, ViTModel
+
+    ViTModel(build_model("vit").config, add_pooling_layer=False).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    first, second = (Backbone.from_pretrained(str(tmp_path)).encode(pictures()) for _ in range(2))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    with pytest.raises(BackboneError, match="this model has no pooler"):
+        Backbone.from_pretrained(str(tmp_path), pooling="pooler").encode(pictures())

@@ -145,6 +145,8 @@ def test_seeds_interval_is_students():
 
 def test_bad_input_is_named():
     logits, labels = sample(n=10)
+    with pytest.raises(MetricError, match="bootstrap_interval knows accuracy"):
+        bootstrap_interval("f1", logits, labels)
     with pytest.raises(MetricError, match=r"logits \(10, 5\) and labels \(9,\)"):
         compute_metrics(["accuracy"], logits, labels[:9])
     with pytest.raises(MetricError, match="N above 0"):
