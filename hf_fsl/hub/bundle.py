@@ -13,7 +13,7 @@ from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
 from hf_fsl.hub.figures import confusion_figure
 from hf_fsl.records import RunRecord, write_text
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
 def write_bundle(
@@ -26,7 +26,14 @@ def write_bundle(
     Args:
         model: the stock model, adapter merged, with the label names in its config.
         processor: its tokenizer or image processor.
+        record: what the run did; card, figures and ``.eval_results/`` are made from it.
         adapter_dir: a saved PEFT adapter, to go into ``adapter/``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the model or its processor would save a pickle. An earlier bundle is left as it was.
     """
     folder = Path(folder)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -45,7 +52,7 @@ def write_bundle(
             figure = confusion_figure(record.confusion_matrix, record.task["label_names"])
             (building / "figures" / "confusion_matrix.png").write_bytes(figure)
         write_text(building / "README.md", render_card(record))
-        pickles = [path.name for path in building.rglob("*") if path.suffix in _PICKLES]
+        pickles = [path.name for path in building.rglob("*") if path.suffix.lower() in _PICKLES]
         if pickles:
             raise UserError(f"A bundle holds no pickles, but this model saves {', '.join(pickles)}.")
         _replace(building, folder)
@@ -67,5 +74,10 @@ def _replace(new: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         os.replace(folder, old)
-    os.replace(new, folder)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound
 
-from hf_fsl.records import Measurement, RunRecord
+from hf_fsl.errors import UserError
+from hf_fsl.records import Comparison, Measurement, RunRecord
 from hf_fsl.resources import templates_folder
 from hf_fsl.tasks import Task
 
@@ -21,6 +24,12 @@ METRIC_NAMES = {
     "ece": "expected calibration error",
     "loss": "log-loss",
 }
+LOWER_IS_BETTER = ("ece", "loss")
+_HUB_METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation"}
+"""Our names -> those of the Hub's metrics, where they differ."""
+_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+_SHORT = 300
+"""Characters of an example that is preferred for the card's snippet."""
 
 
 def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
@@ -29,6 +38,9 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     Args:
         record: everything the card says comes out of it; what it does not know is called unknown.
         repo_id: where the model is, for the snippet; None: the ``hub_model_id`` of the record's config.
+
+    Raises:
+        UserError: there is no template for the recipe.
     """
     hub = record.config.get("hub", {})
     repo_id = repo_id or hub.get("hub_model_id")
@@ -43,7 +55,11 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         autoescape=False,
     )
     environment.filters |= _FILTERS
-    template = environment.get_template(f"{record.recipe}.md.jinja")
+    try:
+        template = environment.get_template(f"{record.recipe}.md.jinja")
+    except TemplateNotFound as error:
+        known = ", ".join(sorted(path.name for path in templates_folder().glob("[!_]*.md.jinja")))
+        raise UserError(f"There is no card template {error.name} for this record; there are {known}.") from None
     body = template.render(
         record=record,
         task=task,
@@ -53,6 +69,10 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         recalls=_recalls(record, task),
         config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
         on_hub=is_hub_id,
+        hub=hub,
+        method=_method(record),
+        examples=_examples(record),
+        lower=[METRIC_NAMES[name] for name in LOWER_IS_BETTER if name in record.metrics],
     )
     return f"---\n{card_data(record, repo_id).to_yaml()}\n---\n\n{body.strip()}\n"
 
@@ -60,7 +80,7 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
 def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
     """The card's metadata, the measurements as ``model-index`` among them."""
     hub, task = record.config.get("hub", {}), Task.from_dict(record.task)
-    data, method = record.data, record.model.adapter.get("method", "none")
+    data, method = record.data, _method(record)
     split = data.splits["test"].name
     results = [
         EvalResult(
@@ -70,12 +90,13 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
             dataset_config=data.name,
             dataset_split=split,
             dataset_revision=data.revision,
-            metric_type="f1" if name == "macro_f1" else name,
+            metric_type=_HUB_METRICS.get(name, name),
             metric_name=METRIC_NAMES.get(name, name),
             metric_value=round(value.value, 6),
-            metric_args={"ci95": [round(end, 6) for end in value.ci95], "n": value.n} if value.ci95 else None,
+            metric_args=_metric_args(name, value),
         )
         for name, value in record.metrics.items()
+        if math.isfinite(value.value)
     ]
     on_hub = is_hub_id(record.model.base_model)
     optional: dict[str, Any] = {
@@ -88,13 +109,11 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=task.pipeline_tag,
-        tags=list(dict.fromkeys(["hf_fsl", *([] if method == "none" else ["peft", method]), *hub.get("tags", [])])),
+        tags=list(dict.fromkeys(["hf_fsl", *_method_tags(record, method), *hub.get("tags", [])])),
         metrics=["f1" if name == "macro_f1" else name for name in record.metrics if name in ("accuracy", "macro_f1")],
         model_name=(repo_id or "model").rpartition("/")[2],
         eval_results=results,
-        widget=[{"text": row["input"]} for row in record.examples if isinstance(row["input"], str)]
-        if task.modality == "text"
-        else None,
+        widget=[{"text": row["input"]} for row in _examples(record)] if task.modality == "text" else None,
         **{key: value for key, value in optional.items() if value is not None},
     )
 
@@ -114,6 +133,7 @@ def eval_results(record: RunRecord) -> str | None:
             notes=f"95% interval {_interval(value)}, n = {value.n}" if value.ci95 else None,
         )
         for name, value in record.metrics.items()
+        if math.isfinite(value.value)
     ]
     text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
     return text
@@ -121,7 +141,50 @@ def eval_results(record: RunRecord) -> str | None:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name is a repository's id rather than a local path."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not name.startswith(".")
+    looks_like_one = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(_FILES)
+    return bool(looks_like_one) and not Path(name).exists()
+
+
+def _method(record: RunRecord) -> str:
+    """How the backbone was adapted; of an adapter taken from a ``peft_config``, the type that is in there."""
+    adapter = record.model.adapter
+    peft_type = (adapter.get("peft") or {}).get("peft_type")
+    if adapter.get("peft_config") and peft_type:
+        return str(peft_type).lower()
+    return str(adapter.get("method", "none"))
+
+
+def _method_tags(record: RunRecord, method: str) -> list[str]:
+    """PEFT is named where it was used: training the head alone, or everything, needs none."""
+    if method == "none":
+        return []
+    return ["peft", method] if record.model.adapter.get("peft") else [method]
+
+
+def _examples(record: RunRecord) -> list[dict[str, Any]]:
+    """Two examples for the snippet, short ones where there are any."""
+    short = [row for row in record.examples if len(_code(row["input"])) <= _SHORT]
+    return (short or record.examples)[:2]
+
+
+def _metric_args(name: str, value: Measurement) -> dict[str, Any] | None:
+    known: dict[str, Any] = {"average": "macro"} if name == "macro_f1" else {}
+    if value.ci95 is not None:
+        known |= {"ci95": [round(end, 6) for end in value.ci95]}
+    if value.n is not None:
+        known |= {"n": value.n}
+    return known or None
+
+
+def _verdict(row: Comparison) -> str:
+    """What a paired difference comes to, in words, where it is no win."""
+    sign = -1 if row.metric in LOWER_IS_BETTER else 1
+    low, high = sorted(sign * end for end in row.difference.ci95 or (row.difference.value, row.difference.value))
+    if low > 0:
+        return ""
+    if high < 0:
+        return "**This model is worse than that baseline.**"
+    return "**This model does not measurably beat that baseline.**"
 
 
 def _recalls(record: RunRecord, task: Task) -> list[tuple[str, int, float]]:
@@ -140,13 +203,33 @@ def _signed(value: float) -> str:
     return f"{value:+.4f}"
 
 
-def _interval(value: Measurement) -> str:
-    return f"[{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 is not None else "unknown"
+def _interval(value: Measurement | None) -> str:
+    if value is None or value.ci95 is None:
+        return "unknown"
+    return f"[{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]"
+
+
+def _line(text: object) -> str:
+    """Text on one line."""
+    return " ".join(str(text).split())
 
 
 def _cell(text: object) -> str:
     """Text that cannot break a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
+    return _line(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _code(value: object) -> str:
+    """A text as a Python literal. Not Jinja's ``tojson``: its halves of surrogate pairs are no emoji in Python."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _range(counts: dict[str, int]) -> str:
+    """From the fewest to the most examples of a class."""
+    if not counts:
+        return "unknown"
+    low, high = min(counts.values()), max(counts.values())
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _bytes(value: int | None) -> str:
@@ -164,6 +247,10 @@ def _or_unknown(value: object) -> str:
 
 
 _FILTERS = {
+    "code": _code,
+    "line": _line,
+    "range": _range,
+    "verdict": _verdict,
     "number": _number,
     "signed": _signed,
     "interval": _interval,

@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+_WITH_COUNTS = 30
+"""Up to so many classes every count that is not zero is written into its cell."""
+_LONGEST_NAME = 28
+
 
 def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> bytes:
-    """A confusion matrix as PNG: rows true, columns predicted, coloured by share of the row; counts where they fit."""
+    """A confusion matrix as PNG: rows true, columns predicted, coloured by share of the row; counts where they fit.
+
+    Args:
+        matrix: ``(C, C)`` counts.
+        names: the C classes.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(names)
-    side = min(22.0, max(4.5, 0.42 * size + 2.0))
-    figure = Figure(figsize=(side, side), layout="constrained")
+    cell = 0.42 if size <= _WITH_COUNTS else 0.2
+    side = min(24.0, max(3.0, cell * size))
+    figure = Figure(figsize=(side + 3.2, side + 2.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    font = 9 if size <= 30 else 6
-    axes.set_xticks(range(size), names, rotation=90, fontsize=font)
-    axes.set_yticks(range(size), names, fontsize=font)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    # A class named $x$ is a name, not mathematics.
+    text: dict[str, Any] = {"fontsize": 9 if size <= _WITH_COUNTS else 7.5, "parse_math": False}
+    shown = [_short(name) for name in names]
+    axes.set_xticks(range(size), shown, rotation=90, **text)
+    axes.set_yticks(range(size), shown, **text)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     axes.tick_params(length=0)
-    if size <= 30:
+    axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="#e6e6e6", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    if size <= _WITH_COUNTS:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.55 else "#333333"
+            colour = "white" if shares[row, column] > 0.68 else "#222222"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
-    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, label="share of the true class")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def _short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

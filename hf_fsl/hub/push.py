@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
+from huggingface_hub.utils.sha import git_hash
 
 from hf_fsl.config import HubConfig
 from hf_fsl.errors import UserError
 from hf_fsl.hub.cards import render_card
-from hf_fsl.hub.verify import require_verified, verify_bundle
+from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
 from hf_fsl.records import RunRecord
+from hf_fsl.tasks import Task
 
 
 class PublishError(UserError, RuntimeError):
-    """A push that did not happen; the bundle is as it was."""
+    """A push that did not happen, or whose confirmation was lost; the bundle is as it was."""
 
 
 @dataclass(frozen=True)
@@ -59,68 +64,101 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
         BundleMismatch: the bundle was never verified, or changed since.
         PublishError: the Hub refused, or could not be reached. Nothing half-written is left; repeat the push.
     """
-    require_verified(bundle)
+    verification = require_verified(bundle)
     if hub.hub_model_id is None:
         raise PublishError("hub.hub_model_id: where to? Give user/name.")
-    api = HfApi(endpoint=endpoint, token=token)
-    _prefer_lfs(endpoint or constants.ENDPOINT)
     record = RunRecord.load(bundle / "run_record.json")
+    card = _card(bundle, record, verification, hub.hub_model_id)
+    message = hub.commit_message or f"Upload {Task.from_dict(record.task).pipeline_tag} model fine-tuned with hf_fsl"
+    api = HfApi(endpoint=endpoint, token=token)
     try:
-        url = api.create_repo(hub.hub_model_id, private=hub.hub_private_repo, exist_ok=True)
-        if hub.revision is not None:
-            api.create_branch(hub.hub_model_id, branch=hub.revision, exist_ok=True)
-        head = api.repo_info(hub.hub_model_id, revision=hub.revision).sha
-        operations = _operations(api, bundle, record, hub)
-        if not operations:
-            return PushResult(str(url), str(head), changed=False)
-        commit = api.create_commit(
-            hub.hub_model_id,
-            operations,
-            commit_message=hub.commit_message or f"{record.recipe}: {record.model.base_model} on {record.data.path}",
-            revision=hub.revision,
-            create_pr=hub.create_pr,
-            parent_commit=head,
-        )
-        return PushResult(str(url), commit.oid, commit.oid != head, commit.pr_url)
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        raise _translated(error, bundle, hub.hub_model_id) from error
+        with _lfs_where_xet_is_not(api.endpoint):
+            return _push(api, hub.hub_model_id, bundle, card, message, hub)
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise _translated(error, bundle, hub) from error
 
 
-def _operations(api: HfApi, bundle: Path, record: RunRecord, hub: HubConfig) -> list[Any]:
-    """What has to change in the repository for it to be the bundle."""
-    assert hub.hub_model_id is not None
-    remote = {}
-    for entry in api.list_repo_tree(hub.hub_model_id, recursive=True, revision=hub.revision):
-        if isinstance(entry, RepoFile):
-            remote[entry.path] = entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
-    card = render_card(record, repo_id=hub.hub_model_id).encode()
-    changed: list[Any] = []
-    local = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
-    for name, path in sorted(local.items()):
-        addition = CommitOperationAdd(name, card if name == "README.md" else str(path))
-        known = remote.get(name)
-        if known is None or known not in (addition.upload_info.sha256.hex(), _git_oid(addition)):
-            changed.append(addition)
+def _push(api: HfApi, repo: str, bundle: Path, card: bytes, message: str, hub: HubConfig) -> PushResult:
+    url = str(api.create_repo(repo, private=hub.hub_private_repo, exist_ok=True))
+    head = _head(api, repo, hub.revision)
+    operations = _operations(api, repo, head, bundle, card)
+    if not operations:
+        return PushResult(url, head, changed=False)
+    commit = api.create_commit(
+        repo,
+        operations,
+        commit_message=message,
+        revision=hub.revision,
+        create_pr=hub.create_pr,
+        parent_commit=head,
+    )
+    return PushResult(url, commit.oid, commit.oid != head, commit.pr_url)
+
+
+def _head(api: HfApi, repo: str, revision: str | None) -> str:
+    """The commit to build on; a branch that is not there starts from main."""
+    try:
+        info = api.repo_info(repo, revision=revision)
+    except RevisionNotFoundError:
+        if revision is None:
+            raise
+        api.create_branch(repo, branch=revision, exist_ok=True)
+        info = api.repo_info(repo, revision=revision)
+    return str(info.sha)
+
+
+def _operations(api: HfApi, repo: str, head: str, bundle: Path, card: bytes) -> list[Any]:
+    """What has to change at the commit ``head`` for the repository to be the bundle."""
+    tree = api.list_repo_tree(repo, recursive=True, revision=head)
+    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    local: dict[str, str | bytes] = {
+        path.relative_to(bundle).as_posix(): str(path) for path in bundle.rglob("*") if path.is_file()
+    }
+    local["README.md"] = card
+    additions = [CommitOperationAdd(name, content) for name, content in sorted(local.items())]
+    changed = [addition for addition in additions if not _same(addition, remote.get(addition.path_in_repo))]
     gone = sorted(set(remote) - set(local) - {".gitattributes"})
-    return changed + [CommitOperationDelete(name) for name in gone]
+    return [*changed, *(CommitOperationDelete(name) for name in gone)]
 
 
-def _git_oid(addition: CommitOperationAdd) -> str:
-    from huggingface_hub.utils.sha import git_hash
-
+def _same(addition: CommitOperationAdd, there: RepoFile | None) -> bool:
+    if there is None or there.size != addition.upload_info.size:
+        return False
+    if there.lfs is not None:
+        return there.lfs.sha256 == addition.upload_info.sha256.hex()
     with addition.as_file() as file:
-        return git_hash(file.read())
+        return there.blob_id == git_hash(file.read())
 
 
-def _prefer_lfs(endpoint: str) -> None:
+def _card(bundle: Path, record: RunRecord, verification: Verification, repo: str) -> bytes:
+    """The bundle's card: as somebody edited it, else rendered again, so that its snippet names the repository."""
+    path = bundle / "README.md"
+    if path.is_file() and card_digest(bundle) != verification.card:
+        return path.read_bytes()
+    return render_card(record, repo_id=repo).encode()
+
+
+@contextlib.contextmanager
+def _lfs_where_xet_is_not(endpoint: str) -> Iterator[None]:
     """Hubs other than Hugging Face's own rarely speak Xet, and the client has no fallback from it."""
-    if "huggingface.co" not in endpoint and "HF_HUB_DISABLE_XET" not in os.environ:
+    host = urlsplit(endpoint).hostname or ""
+    before = constants.HF_HUB_DISABLE_XET
+    if host != "huggingface.co" and not host.endswith(".huggingface.co") and "HF_HUB_DISABLE_XET" not in os.environ:
         constants.HF_HUB_DISABLE_XET = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
 
 
-def _translated(error: Exception, bundle: Path, repo: str) -> PublishError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    again = f"The bundle is whole in {bundle}; repeat with: hf-fsl push {bundle} --hub_model_id {repo}"
+def _translated(error: BaseException, bundle: Path, hub: HubConfig) -> PublishError:
+    repo = hub.hub_model_id
+    again = f"The bundle is whole in {bundle}; repeat with: {_command(bundle, hub)}"
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "response", None) is None and not _is_connection(cause):
+        cause = cause.__cause__  # an upload's failure is wrapped in a RuntimeError
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    lost = cause is not None and status is None and not isinstance(cause, OfflineModeIsEnabled)
     reasons = {
         401: "the Hub does not accept your token. Log in with `hf auth login`, or set HF_TOKEN.",
         403: f"your token may not write to {repo}. Use a token with write access, or another hub_model_id.",
@@ -128,7 +166,27 @@ def _translated(error: Exception, bundle: Path, repo: str) -> PublishError:
         409: f"{repo} is in the way of another repository or branch of that name.",
         412: f"somebody pushed to {repo} in between. Nothing was overwritten.",
     }
-    reason = reasons.get(status or 0, f"{type(error).__name__}: {error}")
-    if status is None:
-        reason = f"the connection to the Hub was lost ({type(error).__name__}: {error})."
-    return PublishError(f"{repo} was not pushed: {reason} {again}")
+    if isinstance(cause, OfflineModeIsEnabled):
+        reason = "HF_HUB_OFFLINE is set. Unset it."
+    elif status in reasons:
+        reason = reasons[status]
+    elif lost:
+        # A commit whose answer was lost may be there all the same; the next push finds out.
+        reason = f"the connection to the Hub was lost ({type(cause).__name__}: {cause})."
+    else:
+        reason = f"{type(error).__name__}: {error}."
+    return PublishError(f"{repo} was not {'confirmed' if lost else 'pushed'}: {reason} {again}")
+
+
+def _is_connection(error: BaseException) -> bool:
+    return isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError))
+
+
+def _command(bundle: Path, hub: HubConfig) -> str:
+    """The command that does the same push: to the same branch, and as a pull request where it was one."""
+    words = ["hf-fsl", "push", str(bundle), "--hub_model_id", str(hub.hub_model_id)]
+    words += ["--private"] if hub.hub_private_repo else []
+    words += ["--revision", hub.revision] if hub.revision is not None else []
+    words += ["--create-pr"] if hub.create_pr else []
+    words += ["--message", hub.commit_message] if hub.commit_message is not None else []
+    return shlex.join(words)

@@ -40,7 +40,9 @@ def main(bundle: str, work: Path) -> None:
     answers = [pipe(question, **options) for question in questions]
     labels = [(answer[0] if isinstance(answer, list) else answer)["label"] for answer in answers]
     foreign = sorted(name for name in sys.modules if name.partition(".")[0] in ("hf_fsl", "peft"))
-    (work / "labels.json").write_text(json.dumps({"labels": labels, "foreign": foreign}), encoding="utf-8")
+    names = [name for _, name in sorted(model.config.id2label.items())]
+    answer = {"labels": labels, "names": names, "problem_type": model.config.problem_type, "foreign": foreign}
+    (work / "labels.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 if __name__ == "__main__":

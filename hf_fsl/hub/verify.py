@@ -33,12 +33,16 @@ class BundleMismatch(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found. ``digest`` is of the bundle's files: a bundle changed since is not verified."""
+    """What the comparison found. ``digest`` is of the bundle's files: a bundle changed since is not verified.
+
+    ``card`` is the digest of the card as it was rendered: one that differs now was edited, and is pushed as it is.
+    """
 
     largest_difference: float
     scale: float
     examples: int
     digest: str
+    card: str | None = None
 
 
 def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Verification:
@@ -49,8 +53,14 @@ def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Ve
         logits: ``(N, C)``, the trained model's for these inputs.
 
     Raises:
-        BundleMismatch: it does not load, or logits, argmax or label names differ.
+        BundleMismatch: it does not load, or logits, argmax, label names or problem type differ.
+        ValueError: no inputs, or not one row of logits for each.
     """
+    if len(inputs) == 0 or len(inputs) != len(logits):
+        raise ValueError(
+            f"A bundle is verified on at least one input, with a row of logits for each; got {len(inputs)} inputs "
+            f"and {len(logits)} rows."
+        )
     task = Task.from_dict(RunRecord.load(bundle / "run_record.json").task)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -71,24 +81,37 @@ def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Ve
         )
     scale = max(1.0, float(np.abs(logits).max()))
     difference = float(np.abs(again - logits).max()) if again.shape == logits.shape else float("inf")
-    if difference > TOLERANCE * scale or (again.argmax(-1) != logits.argmax(-1)).any():
+    # Not "difference > …": that is false for NaN, and a model that gives NaN would pass.
+    if not difference <= TOLERANCE * scale or (again.argmax(-1) != logits.argmax(-1)).any():
         raise BundleMismatch(
             f"{bundle} gives other logits than the trained model: largest difference {difference:.2e} at scale "
             f"{scale:.1f}, allowed is {TOLERANCE * scale:.2e} with the same argmax. It was not pushed."
         )
+    if answer["names"] != list(task.label_names):
+        raise BundleMismatch(
+            f"{bundle}: config.json names the classes {answer['names']}, the run's task {list(task.label_names)}. "
+            "Set id2label of the model's config before it is saved."
+        )
+    if (answer["problem_type"] == "multi_label_classification") != task.multi_label:
+        raise BundleMismatch(
+            f"{bundle}: config.json has problem_type {answer['problem_type']!r}, the task is {task.problem_type}; "
+            "pipeline() would give other scores. Set problem_type of the model's config before it is saved."
+        )
     expected = [task.label_names[int(row.argmax())] for row in logits[: len(answer["labels"])]]
     if answer["labels"] != expected:
         raise BundleMismatch(f"{bundle}: pipeline() answers {answer['labels']}, the trained model {expected}.")
-    result = Verification(difference, scale, len(logits), bundle_digest(bundle))
+    result = Verification(difference, scale, len(logits), bundle_digest(bundle), card_digest(bundle))
     write_text(_note(bundle), json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 
 def require_verified(bundle: Path) -> Verification:
     """The note of a verification that still holds. Raises BundleMismatch where there is none."""
+    if not (bundle / "run_record.json").is_file():
+        raise BundleMismatch(f"There is no bundle at {bundle}. A run writes bundle/ into its output_dir.")
     try:
         result = Verification(**json.loads(_note(bundle).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, TypeError, ValueError):
         raise BundleMismatch(
             f"{bundle} was never verified, and what is not verified is not pushed. Run its recipe again."
         ) from None
@@ -106,6 +129,12 @@ def bundle_digest(bundle: Path) -> str:
             with path.open("rb") as file:
                 digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def card_digest(bundle: Path) -> str | None:
+    """A digest of the card, None where there is none."""
+    card = bundle / "README.md"
+    return hashlib.sha256(card.read_bytes()).hexdigest() if card.is_file() else None
 
 
 def _note(bundle: Path) -> Path:
