@@ -56,7 +56,7 @@ class DataRecord:
     overlap: dict[str, int] = field(default_factory=dict)
     """``"train/test" -> n`` examples found in both, under the policy ``on_overlap``."""
     dropped: int = 0
-    """Training examples dropped because of the overlap."""
+    """Training and validation examples dropped because of the overlap."""
 
 
 @dataclass(kw_only=True)

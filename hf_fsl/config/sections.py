@@ -27,7 +27,7 @@ class DataConfig:
     image_column: str | None = None
     label_column: str = "label"
     label_names: list[str] | None = None
-    """Names of integer labels 0, 1, … in a column without names. String labels bring their own."""
+    """Names of integer labels 0, 1, … in a column without names; named labels are put in this order, or narrowed."""
     drop_unlabelled: bool = False
     """Leave out examples whose label is missing or negative (SNLI's -1); otherwise they are an error."""
     problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"

@@ -7,18 +7,24 @@ from dataclasses import dataclass
 import datasets
 
 from hf_fsl.config import DataConfig
-from hf_fsl.data.columns import drop_unlabelled, label_names, map_columns, map_labels
-from hf_fsl.data.errors import DataError
-from hf_fsl.data.overlap import resolve_overlap
-from hf_fsl.data.sources import read_splits, source_facts
+from hf_fsl.data.columns import map_columns
+from hf_fsl.data.errors import DataError, listed
+from hf_fsl.data.labels import drop_unlabelled, label_names, map_labels
+from hf_fsl.data.overlap import example_keys, find_overlap
+from hf_fsl.data.sources import Source, read_source
 from hf_fsl.data.splits import class_counts, require_examples, set_aside, subset
 from hf_fsl.records import DataRecord, SplitRecord
 from hf_fsl.tasks import Modality, Task
 
+ROLES = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Splits:
-    """Mapped splits: columns ``text`` (and ``text_pair``) or ``image``, and ``label`` as indices of the task."""
+    """Mapped splits: columns ``text`` (and ``text_pair``) or ``image``, and ``label`` as indices of the task.
+
+    Images are decoded when they are read, in whatever mode the file has.
+    """
 
     train: datasets.Dataset
     validation: datasets.Dataset
@@ -33,48 +39,49 @@ def load_splits(config: DataConfig) -> Splits:
     Raises:
         DataError: whatever makes the data unusable; the message names what was found and the way out.
     """
-    source = read_splits(config)
+    source = read_source(config)
     named = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
     for role, name in named.items():
-        if name is not None and name not in source:
-            way_out = "" if role == "train" else f", or set it to null for a stratified share of {config.train_split}"
-            raise DataError(
-                f"data.{role}_split: {config.path} has no split {name!r}; it has {', '.join(source)}. Name one of "
-                f"these{way_out}."
-            )
-    mapped = {role: map_columns(source[name], name, config) for role, name in named.items() if name is not None}
-    if config.drop_unlabelled:
-        mapped = {role: drop_unlabelled(data, config) for role, data in mapped.items()}
-    names = label_names(mapped["train"], config)
-    splits = {role: map_labels(data, named[role] or role, names, config) for role, data in mapped.items()}
-    for role, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        if role not in splits:
-            splits["train"], splits[role] = set_aside(splits["train"], fraction, config.split_seed)
-    splits = {role: splits[role] for role in ("train", "validation", "test")}
-    splits, overlap, dropped = resolve_overlap(splits, config.on_overlap)
+        if name is not None:
+            _require_split(source, name, config, role)
+    splits = {role: _mapped(source, name, config) for role, name in named.items() if name is not None}
+    names = label_names(splits["train"], config)
+    splits = {role: map_labels(data, named[role] or role, names, config) for role, data in splits.items()}
+    keys = {role: example_keys(data, named[role] or role) for role, data in splits.items()}
+    _set_aside(splits, keys, config)
+    splits = {role: splits[role] for role in ROLES}
+
+    overlap = find_overlap(splits, keys, config.on_overlap)
+    if overlap.dropped:
+        splits = {role: data.select(overlap.kept[role]) for role, data in splits.items()}
+    for role, data in splits.items():
+        if len(data) == 0:
+            reason = f": all its {len(keys[role])} examples occur in a later split too" if keys[role] else ""
+            raise DataError(f"The {role} split of {config.path} is empty{reason}. Name another split or add examples.")
+    least, seed = config.min_examples_per_class, config.split_seed
+    require_examples(class_counts(splits["train"]["label"][:], names), least)
+
     limits = {
         "train": config.max_train_samples,
         "validation": config.max_eval_samples,
         "test": config.max_eval_samples,
     }
-    splits = {role: subset(data, limits[role], config.split_seed) for role, data in splits.items()}
-    counts = {role: class_counts(list(data["label"]), names) for role, data in splits.items()}
-    require_examples(counts["train"], config.min_examples_per_class)
-    for role, data in splits.items():
-        if len(data) == 0:
-            raise DataError(f"The {role} split of {config.path} is empty.")
-    revision, license_name = source_facts(config)
+    splits = {role: subset(splits[role], limits[role], seed, least if role == "train" else 1) for role in ROLES}
+    counts = {role: class_counts(data["label"][:], names) for role, data in splits.items()}
+    require_examples(counts["train"], least, config.max_train_samples)
     record = DataRecord(
         path=config.path,
-        name=config.name,
-        revision=revision,
-        license=license_name,
-        splits={role: SplitRecord(name=named[role] or _set_aside_name(config, role), rows=len(data),
-                                  class_counts=counts[role]) for role, data in splits.items()},
+        name=source.name,
+        revision=source.revision,
+        license=source.license,
+        splits={
+            role: SplitRecord(name=named[role] or _made_name(role, config), rows=len(data), class_counts=counts[role])
+            for role, data in splits.items()
+        },
         on_overlap=config.on_overlap,
-        overlap=overlap,
-        dropped=dropped,
-    )  # fmt: skip
+        overlap=overlap.counts,
+        dropped=overlap.dropped,
+    )
     task = Task(modality=modality(config), label_names=tuple(names), problem_type=config.problem_type)
     return Splits(splits["train"], splits["validation"], splits["test"], task, record)
 
@@ -82,16 +89,24 @@ def load_splits(config: DataConfig) -> Splits:
 def load_split(config: DataConfig, split: str, task: Task) -> datasets.Dataset:
     """One split, its labels mapped by name to those of a model's task.
 
+    Args:
+        config: the source and its columns; its split names, sizes and overlap policy play no part here.
+        split: name in the source.
+
     Raises:
         DataError: see :func:`load_splits`; also labels that the task does not have.
     """
-    source = read_splits(config)
-    if split not in source:
-        raise DataError(f"{config.path} has no split {split!r}; it has {', '.join(source)}.")
-    data = map_columns(source[split], split, config)
-    if config.drop_unlabelled:
-        data = drop_unlabelled(data, config)
-    return map_labels(data, split, task.label_names, config)
+    if modality(config) != task.modality or config.problem_type != task.problem_type:
+        raise DataError(
+            f"The model is for {task.modality} input with {task.problem_type}; data names columns for "
+            f"{modality(config)} input with {config.problem_type}. Name the columns that the model takes."
+        )
+    source = read_source(config)
+    _require_split(source, split, config)
+    data = _mapped(source, split, config)
+    if len(data) == 0:
+        raise DataError(f"Split {split!r} of {config.path} is empty. Name another one: {listed(list(source.splits))}.")
+    return map_labels(data, split, task.label_names, config, of_model=True)
 
 
 def modality(config: DataConfig) -> Modality:
@@ -101,6 +116,37 @@ def modality(config: DataConfig) -> Modality:
     return "text" if config.text_pair_column is None else "text-pair"
 
 
-def _set_aside_name(config: DataConfig, role: str) -> str:
+def _require_split(source: Source, name: str, config: DataConfig, role: str | None = None) -> None:
+    if name in source.splits:
+        return
+    setting = f"data.{role}_split: " if role else ""
+    fraction = f", or set it to null for a stratified share of {config.train_split!r}"
+    raise DataError(
+        f"{setting}{config.path} has no split {name!r}; it has {listed(list(source.splits))}. "
+        f"Name one of these{fraction if role in ('validation', 'test') else ''}."
+    )
+
+
+def _mapped(source: Source, name: str, config: DataConfig) -> datasets.Dataset:
+    data = map_columns(source.splits[name], name, config)
+    return drop_unlabelled(data, config) if config.drop_unlabelled else data
+
+
+def _set_aside(splits: dict[str, datasets.Dataset], keys: dict[str, list[str]], config: DataConfig) -> None:
+    """Adds the splits that the source does not have, taken from train. Fractions are of the whole train split."""
+    remaining = 1.0
+    for role, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+        if role in splits:
+            continue
+        data, own = splits["train"], keys["train"]
+        stay, aside = set_aside(data["label"][:], own, fraction / remaining, config.split_seed)
+        for part, rows in (("train", stay), (role, aside)):
+            splits[part] = data.select(rows)
+            keys[part] = [own[row] for row in rows]
+        remaining -= fraction
+
+
+def _made_name(role: str, config: DataConfig) -> str:
     fraction = config.test_fraction if role == "test" else config.validation_fraction
-    return f"{fraction:.0%} of {config.train_split}, stratified, seed {config.split_seed}"
+    how = "at random" if config.problem_type == "multi_label_classification" else "stratified"
+    return f"{fraction * 100:g}% of {config.train_split}, {how}, seed {config.split_seed}"

@@ -2,116 +2,178 @@
 
 from __future__ import annotations
 
+import glob
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
+from datasets.packaged_modules.cache.cache import Cache
 
 from hf_fsl.config import DataConfig
-from hf_fsl.data.errors import DataError
+from hf_fsl.data.cards import card_license, default_configuration, hub_card, local_card
+from hf_fsl.data.errors import DataError, listed
 
-BUILDERS = {
-    ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
-}  # fmt: skip
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
-def read_splits(config: DataConfig) -> datasets.DatasetDict:
+@dataclass(frozen=True)
+class Source:
+    """What was read, and what its source says about it; ``None`` is unknown."""
+
+    splits: datasets.DatasetDict
+    name: str | None
+    revision: str | None
+    license: str | None
+
+
+def read_source(config: DataConfig) -> Source:
     """Every split of the data set, as its source has it.
 
     Raises:
-        DataError: the data set, its configuration or its files are not there.
+        DataError: the data set, its configuration, its revision or its files are not there, or cannot be read.
     """
     path = Path(config.path).expanduser()
-    options: dict[str, Any] = {}
-    if config.data_files is not None:
-        options["data_files"] = dict(config.data_files)
+    if path.is_dir():
+        _check_files(config, path)
+        builder = _builder(str(path), config, config.name)
+        return Source(_read(builder, config), _name(builder, config), None, card_license(local_card(path)))
+    if path.is_file() or config.path in {*BUILDERS.values(), "imagefolder"}:
+        return Source(_read(_file_builder(path, config), config), None, None, None)
+    if path.suffix in BUILDERS or path.is_absolute() or config.path.startswith(".") or config.path.count("/") > 1:
+        raise DataError(f"data.path: there is no file or folder {config.path}{_beside(path)}.")
+    builder = _hub_builder(config)
+    revision = builder.hash if builder.hash and _COMMIT.fullmatch(builder.hash) else None
+    splits = _read(builder, config)
+    return Source(splits, _name(builder, config), revision, card_license(hub_card(config.path, revision)))
+
+
+def _file_builder(path: Path, config: DataConfig) -> datasets.DatasetBuilder:
+    if config.name is not None:
+        raise DataError(f"data.name: {config.path} has no configurations, got {config.name!r}. Leave it out.")
+    files = dict(config.data_files or {})
+    kind = config.path
     if path.is_file():
-        kind = _builder(path.suffix)
-        options["data_files"] = {config.train_split: str(path), **(config.data_files or {})}
-        return _load(kind, config, options | _separator(path.suffix))
-    if path.is_dir():
-        options["name"] = _config_name(str(path), config)
-        return _load(str(path), config, options)
-    if config.path in set(BUILDERS.values()) | {"imagefolder"}:
-        return _load(config.path, config, options)
-    if path.suffix in BUILDERS or config.path.startswith((".", "/", "~")):
-        raise DataError(f"data.path: there is no file or folder {config.path}.")
-    options |= {"name": _config_name(config.path, config), "revision": config.revision}
-    return _load(config.path, config, options)
+        if path.suffix not in BUILDERS:
+            raise DataError(
+                f"data.path: {path.suffix or 'a file without a suffix'} is no kind of file that is read here; "
+                f"use {', '.join(BUILDERS)}, a folder of images, or a Hub data set."
+            )
+        if config.train_split in files:
+            raise DataError(
+                f"data.data_files: {config.path} is the split {config.train_split!r} already, and data_files gives "
+                f"{files[config.train_split]!r} for it. Leave one out."
+            )
+        kind = BUILDERS[path.suffix]
+        files = {config.train_split: str(path), **files}
+    elif not files:
+        raise DataError(f"data.data_files: {kind} needs them, split -> file or glob.")
+    _check_files(config, Path())
+    options: dict[str, Any] = {}
+    if kind == "csv":
+        # only an empty cell is missing: pandas would also take a label "None" or a text "NA" for that
+        options = {"keep_default_na": False, "na_values": [""]}
+        if all(file.endswith(".tsv") for file in files.values()):
+            options["sep"] = "\t"
+    return _builder(kind, config, None, data_files=files, **options)
 
 
-def source_facts(config: DataConfig) -> tuple[str | None, str | None]:
-    """Commit and licence of the data set, as far as its source says them."""
-    path = Path(config.path).expanduser()
-    if path.is_dir():
-        return config.revision, _card_license(path / "README.md")
-    if path.is_file() or config.path.count("/") > 1:
-        return config.revision, None
+def _hub_builder(config: DataConfig) -> datasets.DatasetBuilder:
+    name = config.name
+    if name is None and datasets.config.HF_HUB_OFFLINE:
+        name = default_configuration(config)
+    builder = _builder(config.path, config, name, revision=config.revision)
+    if not isinstance(builder, Cache):
+        return builder
+    if name is None:  # the Hub did not answer
+        builder = _builder(config.path, config, default_configuration(config), revision=config.revision)
+    if config.revision is not None and not _is_revision(config, builder.hash or ""):
+        raise DataError(
+            f"data.revision: the Hub cannot be reached, and the newest copy of {config.path} in the cache is of "
+            f"commit {builder.hash}, not of {config.revision!r}. Go online, or set data.revision to that commit."
+        )
+    return builder
+
+
+def _is_revision(config: DataConfig, commit: str) -> bool:
+    revision = config.revision or "main"
+    if _COMMIT.fullmatch(revision) and commit.startswith(revision):
+        return True
+    known = huggingface_hub.try_to_load_from_cache(config.path, "README.md", revision=revision, repo_type="dataset")
+    return isinstance(known, str) and Path(known).parent.name == commit
+
+
+def _builder(kind: str, config: DataConfig, name: str | None, **options: Any) -> datasets.DatasetBuilder:
+    """The builder of one configuration; nothing of the data is read yet."""
+    options = {"data_files": config.data_files} | options
     try:
-        info = huggingface_hub.HfApi().dataset_info(config.path, revision=config.revision)
-    except Exception:  # offline, or a source without a Hub: unknown, and the record says so
-        return config.revision, None
-    license_name = info.card_data.get("license") if info.card_data else None
-    return info.sha, _one(license_name)
-
-
-def _load(kind: str, config: DataConfig, options: dict[str, Any]) -> datasets.DatasetDict:
-    try:
-        found = datasets.load_dataset(kind, **options)
+        return datasets.load_dataset_builder(kind, name, **options)
     except DatasetNotFoundError as error:
         raise DataError(
             f"data.path: there is no data set {config.path!r} at revision {config.revision or 'main'} "
             f"({huggingface_hub.constants.ENDPOINT}), nor a local file or folder of that name. {error}"
         ) from error
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        cause = error.__cause__ or error
-        raise DataError(f"data.path: {config.path} cannot be read: {cause}") from error
-    if isinstance(found, datasets.Dataset):
-        return datasets.DatasetDict({config.train_split: found})
-    return found
-
-
-def _config_name(path: str, config: DataConfig) -> str | None:
-    """The configuration to load. Named even if it is the default: offline, ``datasets`` would take any cached one."""
-    try:
-        names = datasets.get_dataset_config_names(path, revision=config.revision)
-        default = datasets.get_dataset_default_config_name(path, revision=config.revision)
-    except Exception:  # what is wrong with the source is said when it is read
-        return config.name
-    if config.name is None:
-        if default is None and len(names) > 1:
-            raise DataError(f"data.name: {config.path} has the configurations {', '.join(names)}; name one.")
-        return default or (names[0] if names else None)
-    if config.name not in names:
-        raise DataError(f"data.name: {config.path} has no configuration {config.name!r}; it has {', '.join(names)}.")
-    return config.name
-
-
-def _builder(suffix: str) -> str:
-    if suffix not in BUILDERS:
+    except ConnectionError as error:
         raise DataError(
-            f"data.path: {suffix or 'a file without a suffix'} is no kind of file that is read here; "
-            f"use {', '.join(BUILDERS)}, a folder of images, or a Hub data set."
-        )
-    return BUILDERS[suffix]
+            f"data.path: {config.path!r} is no local file or folder, the Hub ({huggingface_hub.constants.ENDPOINT}) "
+            f"cannot be reached, and no copy is in the cache: {error}."
+        ) from error
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        names = _configurations(kind, config)
+        if name is None and len(names) > 1:
+            raise DataError(f"data.name: {config.path} has the configurations {listed(names)}; name one.") from error
+        if name is not None and names and name not in names:
+            raise DataError(
+                f"data.name: {config.path} has no configuration {name!r}; it has {listed(names)}. Name one of these."
+            ) from error
+        raise _unreadable(config, error) from error
 
 
-def _separator(suffix: str) -> dict[str, Any]:
-    return {"sep": "\t"} if suffix == ".tsv" else {}
-
-
-def _card_license(card: Path) -> str | None:
-    if not card.is_file():
-        return None
+def _read(builder: datasets.DatasetBuilder, config: DataConfig) -> datasets.DatasetDict:
     try:
-        return _one(huggingface_hub.DatasetCard.load(card).data.get("license"))
-    except ValueError:
-        return None
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    except (OSError, ValueError, RuntimeError, TypeError, DatasetsError) as error:
+        raise _unreadable(config, error) from error
 
 
-def _one(license_name: Any) -> str | None:
-    if isinstance(license_name, list):
-        return ", ".join(map(str, license_name)) or None
-    return str(license_name) if license_name else None
+def _configurations(kind: str, config: DataConfig) -> list[str]:
+    """Those that the source has; none where it cannot be asked."""
+    if Path(kind).is_dir() or not datasets.config.HF_HUB_OFFLINE:
+        try:
+            return list(datasets.get_dataset_config_names(kind, revision=config.revision))
+        except Exception:  # the source itself is what is wrong, and the caller says so
+            return []
+    return []
+
+
+def _unreadable(config: DataConfig, error: Exception) -> DataError:
+    cause = error.__cause__ if type(error) is DatasetGenerationError and error.__cause__ else error
+    reason = str(cause).split(" with any supported extension")[0].strip().rstrip(".")
+    return DataError(f"data.path: {config.path} cannot be read: {reason or type(cause).__name__}.")
+
+
+def _check_files(config: DataConfig, base: Path) -> None:
+    for split, pattern in (config.data_files or {}).items():
+        if "://" not in pattern and not glob.glob(str(base / Path(pattern).expanduser()), recursive=True):
+            there = _beside(base / pattern)
+            raise DataError(f"data.data_files.{split}: nothing matches {pattern!r} in {base.resolve()}{there}.")
+
+
+def _beside(path: Path) -> str:
+    """What is in the folder where a file was looked for."""
+    folder = path.expanduser().parent
+    try:
+        found = sorted(one.name for one in folder.iterdir() if not one.name.startswith("."))
+    except OSError:
+        return f"; there is no folder {folder} either"
+    return f"; {folder} holds {listed(found)}" if found else f"; {folder} is empty"
+
+
+def _name(builder: datasets.DatasetBuilder, config: DataConfig) -> str | None:
+    """The configuration that was read; nothing where the source has no names for them."""
+    return config.name or (builder.config.name if builder.config.name != "default" else None)
