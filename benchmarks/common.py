@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_fsl.environment import hardware, versions
-from hf_fsl.records import write_text
+from hf_fsl.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 

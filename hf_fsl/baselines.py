@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -24,7 +25,8 @@ def baseline_predictions(name: str, splits: Splits, model: ModelConfig) -> np.nd
 def majority_predictions(splits: Splits) -> np.ndarray:
     """The most frequent training class for every test example, ``(N,)``; for multi-label the most frequent set."""
     labels = [tuple(row) if splits.task.multi_label else row for row in splits.train["label"]]
-    most = max(sorted(set(labels)), key=labels.count)
+    counts = Counter(labels)
+    most = max(sorted(counts), key=counts.__getitem__)
     if not splits.task.multi_label:
         return np.full(len(splits.test), most)
     hot = np.zeros(len(splits.task.label_names), dtype=int)

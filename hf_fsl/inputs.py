@@ -29,7 +29,7 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __init__(self, data: datasets.Dataset, task: Task, processor: Any, max_length: int | None = None) -> None:
         self.task, self.processor = task, processor
-        self.labels = _label_tensor(data["label"], task) if "label" in data.column_names else None
+        self.labels = label_tensor(data["label"], task) if "label" in data.column_names else None
         self.lengths: list[int] | None = None
         self._images: datasets.Dataset | None = None
         self._features: list[dict[str, Any]] = []
@@ -90,7 +90,8 @@ def longest_input(processor: Any, model_config: Any, max_length: int | None) -> 
     return max_length if max_length is not None else limit
 
 
-def _label_tensor(labels: Sequence[Any], task: Task) -> Tensor:
+def label_tensor(labels: Sequence[Any], task: Task) -> Tensor:
+    """Labels of a mapped split: indices ``(N,)``, or multi-hot ``(N, C)`` for multi-label tasks."""
     if not task.multi_label:
         return torch.tensor(list(labels))
     hot = torch.zeros(len(labels), len(task.label_names))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from PIL import Image
 
 
@@ -13,3 +15,9 @@ def as_rgb(picture: Image.Image) -> Image.Image:
         layered = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     return picture.convert("RGB")
+
+
+def content_digest(picture: Image.Image) -> str:
+    """A digest of what is seen, as RGB: equal for the same picture in two files or formats."""
+    rgb = as_rgb(picture)
+    return hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()

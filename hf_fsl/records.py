@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
+from hf_fsl.files import write_text
 
 SCHEMA_VERSION = 1
+
+
+LOWER_IS_BETTER = ("ece", "loss")
+
+
+def goodness(metric: str, value: float) -> float:
+    """The value of a metric turned so that more is better."""
+    return -value if metric in LOWER_IS_BETTER else value
 
 
 @dataclass(kw_only=True)
@@ -173,19 +181,6 @@ class RunRecord:
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file so that a reader sees the old content or the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _measurement(values: dict[str, Any]) -> Measurement:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +16,15 @@ import pyarrow.parquet as pq
 from hf_fsl import environment
 from hf_fsl.config import EvaluationConfig, FineTuneConfig, to_dict
 from hf_fsl.data import Splits
+from hf_fsl.files import replaced
 from hf_fsl.metrics import (
     OURS,
     bootstrap_interval,
     compute_metrics,
     confusion_matrix,
+    correct,
     paired_difference,
+    predicted_labels,
     probabilities_of,
     seeds_interval,
 )
@@ -41,26 +43,16 @@ class SeedOutcome:
 
 def measure(logits: np.ndarray, labels: np.ndarray, task: Task, config: EvaluationConfig) -> dict[str, Measurement]:
     """Every metric of the config on a split, ours with bootstrap 95 % intervals."""
-    values = compute_metrics([*config.metrics, "loss"], logits, labels, task.multi_label)
-    measured = {}
-    for name, value in values.items():
+    measured: dict[str, Measurement] = {}
+    for name in dict.fromkeys([*config.metrics, "loss"]):
         if name in OURS:
             measured[name] = bootstrap_interval(
                 name, logits, labels, config.bootstrap_resamples, seed=0, multi_label=task.multi_label
             )
         else:
-            measured[name] = Measurement(value=value, n=len(labels))
+            values = compute_metrics([name], logits, labels, task.multi_label)
+            measured |= {key: Measurement(value=value, n=len(labels)) for key, value in values.items()}
     return measured
-
-
-def gold_labels(split: datasets.Dataset, task: Task) -> np.ndarray:
-    """The labels of a mapped split: indices ``(N,)``, or multi-hot ``(N, C)``."""
-    if not task.multi_label:
-        return np.asarray(split["label"])
-    hot = np.zeros((len(split), len(task.label_names)), dtype=int)
-    for row, indices in enumerate(split["label"]):
-        hot[row, list(indices)] = 1
-    return hot
 
 
 def sample_inputs(split: datasets.Dataset, task: Task, count: int) -> list[Any]:
@@ -68,17 +60,6 @@ def sample_inputs(split: datasets.Dataset, task: Task, count: int) -> list[Any]:
     rows = split.select(range(min(count, len(split))))
     columns = [list(rows[column]) for column in task.input_columns]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-
-
-def predict_labels(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Class indices ``(N,)``, or a multi-hot matrix ``(N, C)`` at the threshold 0.5 for multi-label tasks."""
-    return (logits > 0).astype(int) if task.multi_label else logits.argmax(-1)
-
-
-def correct(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which predictions are right ``(N,)``; of multi-label ones, those right in every label."""
-    same = predictions == labels
-    return same.all(-1) if same.ndim == 2 else same
 
 
 def compare(
@@ -115,7 +96,8 @@ def build_record(
             over_seeds[name].n = len(labels)
     matrix = None
     if not task.multi_label:
-        matrix = confusion_matrix(labels, predict_labels(published.logits, task), len(task.label_names)).tolist()
+        predictions = predicted_labels(published.logits, task.multi_label)
+        matrix = confusion_matrix(labels, predictions, len(task.label_names)).tolist()
     return RunRecord(
         recipe=config.recipe,
         command=command,
@@ -130,7 +112,7 @@ def build_record(
         metrics_over_seeds=over_seeds,
         comparisons=comparisons,
         confusion_matrix=matrix,
-        examples=_examples(config, splits, published.logits),
+        examples=_examples(splits, published.logits),
         cost=CostRecord(
             wall_seconds=wall_seconds,
             peak_memory_bytes=environment.peak_memory_bytes(),
@@ -146,7 +128,7 @@ def write_predictions(path: Path, splits: Splits, labels: np.ndarray, outcomes: 
     task, names = splits.task, splits.task.label_names
     tables = []
     for outcome in outcomes:
-        predictions = predict_labels(outcome.logits, task)
+        predictions = predicted_labels(outcome.logits, task.multi_label)
         columns: dict[str, Any] = {"seed": [outcome.record.seed] * len(labels), "index": list(range(len(labels)))}
         if task.modality != "image":
             columns |= {column: list(splits.test[column]) for column in task.input_columns}
@@ -155,14 +137,13 @@ def write_predictions(path: Path, splits: Splits, labels: np.ndarray, outcomes: 
         columns["probability"] = probabilities_of(outcome.logits, task.multi_label).max(-1).tolist()
         columns["correct"] = correct(predictions, labels).tolist()
         tables.append(pa.table(columns))
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.concat_tables(tables), temporary)
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
     return path
 
 
-def _examples(config: FineTuneConfig, splits: Splits, logits: np.ndarray) -> list[dict[str, Any]]:
-    """The first test examples with what was predicted for them; images are named by their true label."""
+def _examples(splits: Splits, logits: np.ndarray) -> list[dict[str, Any]]:
+    """The first test examples with what was predicted for them; a picture is shown by a name."""
     task = splits.task
     probabilities = probabilities_of(logits, task.multi_label)
     rows = []

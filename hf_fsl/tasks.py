@@ -37,6 +37,11 @@ class Task:
         return "image-classification" if self.modality == "image" else "text-classification"
 
     @property
+    def auto_model(self) -> str:
+        """The class of transformers that loads a model of this task."""
+        return f"AutoModelFor{'Image' if self.modality == 'image' else 'Sequence'}Classification"
+
+    @property
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.label_names))
 

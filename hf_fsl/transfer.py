@@ -22,7 +22,7 @@ from hf_fsl.data import Splits
 from hf_fsl.inputs import EncodedSplit, longest_input
 from hf_fsl.losses import ClassificationLoss, class_weights
 from hf_fsl.metrics import compute_metrics
-from hf_fsl.records import ModelRecord, SeedRecord
+from hf_fsl.records import ModelRecord, SeedRecord, goodness
 from hf_fsl.reporting import SeedOutcome, measure
 from hf_fsl.training import predict_logits, train
 
@@ -39,8 +39,7 @@ class FineTuned:
 
     def validation_score(self, metric: str) -> float:
         """The validation metric the published seed is chosen by, higher is better."""
-        value = self.outcome.record.validation[metric]
-        return -value if metric in ("loss", "ece") else value
+        return goodness(metric, self.outcome.record.validation[metric])
 
 
 def fine_tune_seed(

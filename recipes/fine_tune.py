@@ -24,7 +24,9 @@ from hf_fsl.config import FineTuneConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
-from hf_fsl.reporting import build_record, compare, gold_labels, predict_labels, sample_inputs, write_predictions
+from hf_fsl.inputs import label_tensor
+from hf_fsl.metrics import predicted_labels
+from hf_fsl.reporting import build_record, compare, sample_inputs, write_predictions
 from hf_fsl.resources import portable
 from hf_fsl.training import start_accelerator
 from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record
@@ -62,8 +64,8 @@ def main(config: FineTuneConfig) -> None:
     assert best is not None
 
     if accelerator.is_main_process:
-        labels = gold_labels(splits.test, splits.task)
-        predictions = predict_labels(best.outcome.logits, splits.task)
+        labels = label_tensor(splits.test["label"], splits.task).numpy()
+        predictions = predicted_labels(best.outcome.logits, splits.task.multi_label)
         comparisons = [
             compare(name, predictions, baseline_predictions(name, splits, config.model), labels, config.evaluation)
             for name in config.evaluation.baselines

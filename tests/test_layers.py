@@ -9,7 +9,7 @@ import hf_fsl
 
 PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
-    {"errors", "__init__"},
+    {"errors", "files", "__init__"},
     {"config", "tasks", "records", "environment", "resources", "pictures"},
     {"data", "inputs", "metrics", "backbones", "adapters", "losses", "episodes"},
     {"modeling", "training", "hub", "reporting", "baselines"},

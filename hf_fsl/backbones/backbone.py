@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
+from hf_fsl.backbones.batching import token_batches
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.pooling import EmbeddingModules, Pooling, pool, read_modules
-from hf_fsl.pictures import as_rgb
+from hf_fsl.pictures import as_rgb, content_digest
 
 MAX_TOKENS = {"cpu": 1024}
 """Tokens a batch, padding included, by device: on a CPU larger batches fall out of its caches."""
@@ -145,10 +146,10 @@ class Backbone:
         fresh = [key for key in dict.fromkeys(keys) if key not in known]
         values = [items[first[key]] for key in fresh]
         max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS_ACCELERATOR)
-        encoder = self._encode_texts if text else self._encode_images
+        encoded = self._encode_texts(values, prompt_text, max_tokens) if text else self._encode_images(values)
         with torch.inference_mode(), tqdm(total=len(values), unit="ex", disable=not progress, leave=False) as bar:
             computed: dict[str, Tensor] = {}
-            for positions, rows in encoder(values, prompt_text, max_tokens):
+            for positions, rows in encoded:
                 rows = rows.float().cpu()
                 computed.update((fresh[position], row) for position, row in zip(positions, rows, strict=True))
                 bar.update(len(positions))
@@ -170,45 +171,30 @@ class Backbone:
 
     def _encode_texts(self, texts: list[str], prompt: str, max_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
         ids: list[list[int]] = []
-        extra: list[list[int]] = []
         for start in range(0, len(texts), _CHUNK):
-            encoded = self.tokenizer(
+            ids += self.tokenizer(
                 [prompt + text for text in texts[start : start + _CHUNK]],
                 truncation=True,
                 max_length=self.modules.max_length,
                 return_attention_mask=False,
+                return_token_type_ids=False,
                 verbose=False,
-            )
-            ids += encoded["input_ids"]
-            extra += encoded.get("token_type_ids", [])
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+            )["input_ids"]
         left = self.tokenizer.padding_side == "left"
-        pad = self.tokenizer.pad_token_id or 0
+        always_masked = left or hasattr(self.model, "get_text_features")
         real = padded = 0
-        for rows in _batches(order, ids, max_tokens):
-            longest = len(ids[rows[0]])
-            batch = torch.full((len(rows), longest), pad)
-            mask = None
-            if len(ids[rows[-1]]) < longest:
-                mask = torch.zeros_like(batch)
-            for line, row in enumerate(rows):
-                size = len(ids[row])
-                place = slice(longest - size, longest) if left else slice(0, size)
-                batch[line, place] = torch.tensor(ids[row])
-                if mask is not None:
-                    mask[line, place] = 1
-                real += size
-            padded += batch.numel()
-            # A batch without padding needs no mask, and attention is faster without one.
-            inputs = {"input_ids": batch.to(self.device)}
-            if mask is not None:
-                inputs["attention_mask"] = mask.to(self.device)
-            elif left or self._needs_mask():
+        for batch in token_batches(ids, max_tokens, self.tokenizer.pad_token_id or 0, left):
+            real, padded = real + batch.tokens, padded + batch.ids.numel()
+            inputs = {"input_ids": batch.ids.to(self.device)}
+            if batch.mask is not None:
+                inputs["attention_mask"] = batch.mask.to(self.device)
+            elif always_masked:
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            yield rows, self._finish(self._embed_text(inputs, inputs["attention_mask"] if mask is not None else None))
+            mask = inputs["attention_mask"] if batch.mask is not None else None
+            yield batch.rows, self._finish(self._embed_text(inputs, mask))
         self.padding_share = 1 - real / padded if padded else 0.0
 
-    def _encode_images(self, images: list[Any], prompt: str, max_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
+    def _encode_images(self, images: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
         for start in range(0, len(images), IMAGES_PER_BATCH):
             batch = [as_rgb(image) for image in images[start : start + IMAGES_PER_BATCH]]
             pixels = self.image_processor(batch, return_tensors="pt")["pixel_values"].to(self.device, self.model.dtype)
@@ -217,7 +203,7 @@ class Backbone:
     def _embed_text(self, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         pooling = self.modules.pooling
         if pooling is None and hasattr(self.model, "get_text_features"):
-            return _pooled(self._features("text")(**inputs))
+            return _pooled(self._tower("text")(**inputs))
         output = self.model(**inputs)
         if pooling == "pooler":
             return _require_pooler(output)
@@ -226,23 +212,20 @@ class Backbone:
     def _embed_image(self, pixels: Tensor) -> Tensor:
         pooling = self.modules.pooling
         if pooling is None and hasattr(self.model, "get_image_features"):
-            return _pooled(self._features("image")(pixel_values=pixels))
+            return _pooled(self._tower("image")(pixel_values=pixels))
         output = self.model(pixel_values=pixels)
         pooler = getattr(output, "pooler_output", None)
         if pooling == "pooler" or (pooling is None and pooler is not None):
             return _require_pooler(output).flatten(1)
         return pool(output.last_hidden_state, None, pooling or "cls")
 
-    def _features(self, tower: str) -> Any:
-        return getattr(self.model, f"get_{tower}_features")
+    def _tower(self, kind: str) -> Any:
+        return getattr(self.model, f"get_{kind}_features")
 
     def _finish(self, embeddings: Tensor) -> Tensor:
         for layer in self.modules.dense:
             embeddings = layer(embeddings)
         return nn.functional.normalize(embeddings, dim=-1) if self.modules.normalize else embeddings
-
-    def _needs_mask(self) -> bool:
-        return hasattr(self.model, "get_text_features")
 
     def _is_text(self, items: Sequence[Any]) -> bool:
         wrong = [
@@ -286,20 +269,10 @@ class Backbone:
         }
 
 
-def _batches(order: list[int], ids: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
-    """Rows in their order (longest first), as many as fit into the token budget when padded to the first."""
-    start = 0
-    while start < len(order):
-        size = max(1, max_tokens // len(ids[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
 def _key(item: Any) -> str:
     if isinstance(item, str):
         return hashlib.sha256(item.encode()).hexdigest()
-    picture = as_rgb(item)
-    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+    return content_digest(item)
 
 
 def _pooled(features: Any) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from hf_fsl.files import replaced
 
 
 class EmbeddingCache:
@@ -33,11 +34,8 @@ class EmbeddingCache:
 
     def store(self, identity: dict[str, Any], embeddings: dict[str, Tensor]) -> None:
         """Replaces what is kept for this way of encoding."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(identity)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file(embeddings, temporary, metadata={"identity": json.dumps(identity)})
-        os.replace(temporary, path)
+        with replaced(self._path(identity)) as temporary:
+            save_file(embeddings, temporary, metadata={"identity": json.dumps(identity)})
 
     def _path(self, identity: dict[str, Any]) -> Path:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

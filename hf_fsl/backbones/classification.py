@@ -36,10 +36,7 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
     Raises:
         BackboneError: the repository has no model of the modality, or cannot be found.
     """
-    auto = getattr(
-        transformers,
-        "AutoModelForImageClassification" if task.modality == "image" else "AutoModelForSequenceClassification",
-    )
+    auto = getattr(transformers, task.auto_model)
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     labels = {
         "num_labels": len(task.label_names),
@@ -55,7 +52,7 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
         if config.from_config:
             settings = AutoConfig.from_pretrained(config.model_name_or_path, **source, **labels)
             model = auto.from_config(settings, trust_remote_code=config.trust_remote_code, **options)
-            fresh = {name for name, _ in model.named_parameters()}
+            fresh: set[str] = set()  # all of it is random, and trained in full
         else:
             model, info = auto.from_pretrained(
                 config.model_name_or_path,
@@ -71,7 +68,7 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
         ) from error
     if task.modality != "image":
         _ensure_padding(model, processor)
-    return Classifier(model, processor, head_modules(model, set() if config.from_config else fresh))
+    return Classifier(model, processor, head_modules(model, fresh))
 
 
 def load_processor(config: ModelConfig, task: Task) -> Any:

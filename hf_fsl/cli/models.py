@@ -77,21 +77,21 @@ def _evaluate(options: argparse.Namespace) -> int:
     import transformers
     from accelerate import Accelerator
 
-    from hf_fsl.config import DataConfig, EvaluationConfig
+    from hf_fsl.backbones.classification import load_processor
+    from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.data import load_split
-    from hf_fsl.inputs import EncodedSplit, longest_input
-    from hf_fsl.reporting import gold_labels, measure
+    from hf_fsl.inputs import EncodedSplit, label_tensor, longest_input
+    from hf_fsl.reporting import measure
     from hf_fsl.tasks import Modality, Task
     from hf_fsl.training import predict_logits
 
     image = _pipeline_task(options.model, options.revision, False) == "image-classification"
     modality: Modality = "image" if image else "text-pair" if options.text_pair_column else "text"
-    kind = "AutoModelForImageClassification" if image else "AutoModelForSequenceClassification"
-    model = getattr(transformers, kind).from_pretrained(options.model, revision=options.revision).eval()
-    processor_kind = transformers.AutoImageProcessor if image else transformers.AutoTokenizer
-    processor = processor_kind.from_pretrained(options.model, revision=options.revision)
-    names = tuple(name for _, name in sorted(model.config.id2label.items()))
-    task = Task(modality=modality, label_names=names, problem_type=model.config.problem_type or _SINGLE)
+    settings = transformers.AutoConfig.from_pretrained(options.model, revision=options.revision)
+    names = tuple(name for _, name in sorted(settings.id2label.items()))
+    task = Task(modality=modality, label_names=names, problem_type=settings.problem_type or _SINGLE)
+    model = getattr(transformers, task.auto_model).from_pretrained(options.model, revision=options.revision).eval()
+    processor = load_processor(ModelConfig(model_name_or_path=options.model, revision=options.revision), task)
     data = DataConfig(
         path=options.dataset,
         name=options.name,
@@ -107,7 +107,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     model.to(accelerator.device)
     encoded = EncodedSplit(split, task, processor, longest_input(processor, model.config, None))
     logits = predict_logits(model, encoded, accelerator, options.batch_size, options.split)
-    measured = measure(logits, gold_labels(split, task), task, EvaluationConfig(metrics=options.metrics))
+    labels = label_tensor(split["label"], task).numpy()
+    measured = measure(logits, labels, task, EvaluationConfig(metrics=options.metrics))
     if options.json:
         print(json.dumps({name: vars(value) for name, value in measured.items()}))
         return 0

@@ -28,8 +28,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _card(options: argparse.Namespace) -> int:
+    from hf_fsl.files import write_text
     from hf_fsl.hub.cards import render_card
-    from hf_fsl.records import RunRecord, write_text
+    from hf_fsl.records import RunRecord
 
     path = Path(options.record)
     path = path / "run_record.json" if path.is_dir() else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,7 +12,7 @@ from PIL import ImageOps
 
 from hf_fsl.data.columns import image_progress, open_image, raw_images, unreadable_image
 from hf_fsl.data.errors import DataError
-from hf_fsl.pictures import as_rgb
+from hf_fsl.pictures import content_digest
 
 Policy = Literal["error", "drop_train", "ignore"]
 _SHOWN = 3
@@ -62,10 +61,9 @@ def example_keys(data: datasets.Dataset, split: str) -> list[str]:
     for row, example in enumerate(image_progress(raw_images(data), f"hashing {split}")):
         try:
             with open_image(example["image"]) as image:
-                picture = as_rgb(ImageOps.exif_transpose(image))
+                keys.append(content_digest(ImageOps.exif_transpose(image)))
         except Exception as error:
             raise unreadable_image(row, example["image"], split, error) from error
-        keys.append(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest())
     return keys
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
+from hf_fsl.files import write_text
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
 from hf_fsl.hub.figures import confusion_figure
-from hf_fsl.records import RunRecord, write_text
+from hf_fsl.records import RunRecord
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 

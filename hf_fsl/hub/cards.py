@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound
 
 from hf_fsl.errors import UserError
-from hf_fsl.records import Comparison, Measurement, RunRecord
+from hf_fsl.records import LOWER_IS_BETTER, Comparison, Measurement, RunRecord, goodness
 from hf_fsl.resources import templates_folder
 from hf_fsl.tasks import Task
 
@@ -24,7 +24,6 @@ METRIC_NAMES = {
     "ece": "expected calibration error",
     "loss": "log-loss",
 }
-LOWER_IS_BETTER = ("ece", "loss")
 _HUB_METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation"}
 """Our names -> those of the Hub's metrics, where they differ."""
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
@@ -178,8 +177,8 @@ def _metric_args(name: str, value: Measurement) -> dict[str, Any] | None:
 
 def _verdict(row: Comparison) -> str:
     """What a paired difference comes to, in words, where it is no win."""
-    sign = -1 if row.metric in LOWER_IS_BETTER else 1
-    low, high = sorted(sign * end for end in row.difference.ci95 or (row.difference.value, row.difference.value))
+    value = row.difference.value
+    low, high = sorted(goodness(row.metric, end) for end in row.difference.ci95 or (value, value))
     if low > 0:
         return ""
     if high < 0:

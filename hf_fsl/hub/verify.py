@@ -18,8 +18,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from hf_fsl.errors import UserError
+from hf_fsl.files import write_text
 from hf_fsl.pictures import as_rgb
-from hf_fsl.records import RunRecord, write_text
+from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
 
 TOLERANCE = 1e-5

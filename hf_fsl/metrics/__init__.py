@@ -1,7 +1,7 @@
 """Metrics with intervals: as ``evaluate.Metric`` objects and as functions of arrays."""
 
 from hf_fsl.metrics.classification import MCC, Accuracy, ExpectedCalibrationError, MacroF1
-from hf_fsl.metrics.functions import confusion_matrix, probabilities_of, softmax
+from hf_fsl.metrics.functions import confusion_matrix, correct, predicted_labels, probabilities_of, softmax
 from hf_fsl.metrics.measuring import (
     OURS,
     MetricError,
@@ -21,7 +21,9 @@ __all__ = [
     "bootstrap_interval",
     "compute_metrics",
     "confusion_matrix",
+    "correct",
     "paired_difference",
+    "predicted_labels",
     "probabilities_of",
     "seeds_interval",
     "softmax",

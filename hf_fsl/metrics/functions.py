@@ -14,10 +14,20 @@ BINS = 15
 Weights = np.ndarray | None
 
 
+def predicted_labels(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Class indices ``(N,)``, or a multi-hot matrix ``(N, C)`` at the threshold 0.5 for multi-label tasks."""
+    return (logits > 0).astype(int) if multi_label else logits.argmax(-1)
+
+
+def correct(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which predictions are right ``(N,)``; of multi-label ones, those right in every label."""
+    same = np.asarray(predictions == labels)
+    return np.asarray(same.all(-1)) if same.ndim == 2 else same
+
+
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Share of predictions that are right; rows must match in every label."""
-    same = predictions == labels
-    return float((same.all(-1) if same.ndim == 2 else same).mean())
+    return float(correct(predictions, labels).mean())
 
 
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:

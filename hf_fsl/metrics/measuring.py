@@ -36,7 +36,7 @@ def compute_metrics(
     """
     _check(logits, labels, multi_label)
     labels = labels.astype(int)
-    predictions = (logits > 0).astype(int) if multi_label else logits.argmax(-1)
+    predictions = f.predicted_labels(logits, multi_label)
     values: dict[str, float] = {}
     for name in dict.fromkeys(names):
         if name == "ece":
@@ -66,7 +66,7 @@ def bootstrap_interval(
         raise MetricError(f"bootstrap_interval knows {', '.join(OURS)}, not {metric!r}.")
     value = compute_metrics([metric], logits, labels, multi_label)[metric]
     labels = labels.astype(int)
-    predictions = (logits > 0).astype(int) if multi_label else logits.argmax(-1)
+    predictions = f.predicted_labels(logits, multi_label)
     resampled = _resampler(metric, logits, predictions, labels)
     draws = np.concatenate([resampled(weights) for weights in _weights(len(labels), resamples, seed)])
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -107,8 +107,7 @@ def _resampler(
     """weights ``(B, N)``, how often each example was drawn -> the metric of each resample ``(B,)``."""
     size = len(labels)
     if metric == "accuracy":
-        same = predictions == labels
-        right = (same.all(-1) if same.ndim == 2 else same).astype(float)
+        right = f.correct(predictions, labels).astype(float)
         return lambda weights: weights @ right / size
     if metric == "loss":
         losses = f.example_losses(logits, labels)

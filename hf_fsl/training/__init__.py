@@ -2,9 +2,9 @@
 
 from hf_fsl.training.accelerators import start_accelerator
 from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints
-from hf_fsl.training.loop import Progress, read_log, train
+from hf_fsl.training.loop import Progress, train
 from hf_fsl.training.prediction import predict_logits
-from hf_fsl.training.trackers import JSONLTracker
+from hf_fsl.training.trackers import JSONLTracker, read_log
 
 __all__ = [
     "CheckpointError",

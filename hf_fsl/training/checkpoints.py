@@ -68,7 +68,7 @@ def save_checkpoint(
     """
     target = folder / f"checkpoint-{state['step']}"
     temporary = folder / f".{target.name}.tmp"
-    states: tuple[dict[str, Any], dict[str, Any]] = get_state_dict(model, _plain(optimizer), options=_WHOLE)
+    states: tuple[dict[str, Any], dict[str, Any]] = get_state_dict(model, optimizer, options=_WHOLE)
     parameters, moments = states
     tensors = {f"{name}/{key}": _kept(v) for name, row in moments["state"].items() for key, v in row.items()}
     failure: OSError | None = None
@@ -148,7 +148,7 @@ def load_checkpoint(
         parameter, _, key = name.rpartition("/")
         moments["state"].setdefault(parameter, {})[key] = tensor
     weights: dict[str, Any] = dict(parameters)
-    set_state_dict(model, _plain(optimizer), model_state_dict=weights, optim_state_dict=moments, options=_WHOLE)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_WHOLE)
     _restore_rng(load_file(path / f"rng-{accelerator.process_index}.safetensors"))
     best = path / "best.safetensors"
     return state, load_file(best) if best.exists() else None
@@ -189,11 +189,6 @@ def _require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]
 
 def _kept(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True).contiguous()
-
-
-def _plain(optimizer: Any) -> torch.optim.Optimizer:
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
 
 
 def _tupled(key: str, value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import shutil
 import time
@@ -22,6 +21,7 @@ from hf_fsl.config import TrainingConfig
 from hf_fsl.errors import UserError
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
+from hf_fsl.records import goodness
 from hf_fsl.training.batches import TrainingBatches
 from hf_fsl.training.checkpoints import (
     find_checkpoint,
@@ -102,7 +102,7 @@ def train(
         enable: Any = model.gradient_checkpointing_enable
         enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = make_optimizer(model, config, head)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    wrapped, stepper, loader = accelerator.prepare(model, optimizer, loader)
     steps_per_epoch = math.ceil(len(loader) / config.gradient_accumulation_steps)
     total = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)
     scheduler = make_scheduler(optimizer, config, total)
@@ -116,7 +116,7 @@ def train(
     elif accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
-    step_update = Update(wrapped, optimizer, loss, accelerator, config)
+    step_update = Update(wrapped, stepper, loss, accelerator, config)
     started = time.perf_counter() - progress.wall_seconds
     window = torch.tensor(progress.window_loss, device=accelerator.device)
     last_saved = progress.step if resumed is not None else -1
@@ -212,8 +212,7 @@ def _note_evaluation(progress: Progress, values: dict[str, float], config: Train
             f"metric_for_best_model: {config.metric_for_best_model!r} is not among the metrics computed "
             f"({', '.join(values)})."
         )
-    value = values[config.metric_for_best_model]
-    score = -value if config.metric_for_best_model in ("loss", "ece") else value
+    score = goodness(config.metric_for_best_model, values[config.metric_for_best_model])
     if progress.best is None or score > progress.best:
         progress.best, progress.best_step, progress.stale = score, progress.step, 0
         return True
@@ -237,8 +236,3 @@ def _freeze_statistics(model: nn.Module) -> None:
             parameter.requires_grad for parameter in module.parameters()
         ):
             module.eval()
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -47,3 +47,8 @@ class JSONLTracker(GeneralTracker):
         if self._file is not None:
             self._file.write(json.dumps({"time": round(time.time(), 3), **row}) + "\n")
             self._file.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

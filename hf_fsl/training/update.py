@@ -110,8 +110,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]
     )
 
 
-def make_scheduler(optimizer: Any, config: TrainingConfig, total: int) -> Any:
+def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig, total: int) -> Any:
     """The learning rate schedule over ``total`` optimiser steps."""
     warmup = config.warmup_steps if config.warmup_steps >= 1 else math.ceil(config.warmup_steps * total)
-    inner = getattr(optimizer, "optimizer", optimizer)
-    return transformers.get_scheduler(config.lr_scheduler_type, inner, int(warmup), total)
+    return transformers.get_scheduler(config.lr_scheduler_type, optimizer, int(warmup), total)

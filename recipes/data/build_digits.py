@@ -5,12 +5,11 @@ python recipes/data/build_digits.py
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import datasets
 import numpy as np
-from hub_layout import write_parquet
+from hub_layout import parse_arguments, write_parquet
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -38,6 +37,4 @@ def build(output: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "digits")
-    print(build(parser.parse_args().output))
+    print(build(parse_arguments(__doc__, Path(__file__).parent / "digits").output))

@@ -6,7 +6,6 @@ python recipes/data/build_supersense.py
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import unicodedata
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hub_layout import write_parquet
+from hub_layout import parse_arguments, write_parquet
 
 SOURCE = Path("/usr/share/wordnet/data.noun")
 SUPERSENSES = {
@@ -27,6 +26,12 @@ SUPERSENSES = {
 """Number of a lexicographer file -> its name; 03 (Tops) and 16 (motive) hold too few glosses."""
 SIZES = {"train": 200, "validation": 50, "test": 100}
 FEWEST_WORDS = 3
+
+
+def require_source(path: Path) -> None:
+    """Exits with what to install where WordNet's file is not there."""
+    if not path.is_file():
+        raise SystemExit(f"There is no {path}. Install WordNet (apt-get install wordnet-base) or give --source.")
 
 
 def read_synsets(path: Path) -> Iterator[dict[str, Any]]:
@@ -99,8 +104,7 @@ def build(source: Path, output: Path) -> dict[str, Counter[str]]:
     """Writes the parquet files below ``output/data``. Returns the class counts of every split."""
     import datasets
 
-    if not source.is_file():
-        raise SystemExit(f"There is no {source}. Install WordNet (apt-get install wordnet-base) or give --source.")
+    require_source(source)
     names = [SUPERSENSES[file] for file in sorted(SUPERSENSES)]
     features = datasets.Features(
         {
@@ -121,9 +125,6 @@ def build(source: Path, output: Path) -> dict[str, Counter[str]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=SOURCE)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "supersense")
-    options = parser.parse_args()
+    options = parse_arguments(__doc__, Path(__file__).parent / "supersense", SOURCE)
     for split, counts in build(options.source, options.output).items():
         print(f"{split}: {sum(counts.values())} glosses, {dict(sorted(counts.items()))}")

@@ -6,15 +6,14 @@ python recipes/data/build_wordnet_nli.py
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-from build_supersense import SOURCE, SUPERSENSES, clean_gloss, normalise, select
-from hub_layout import write_parquet
+from build_supersense import SOURCE, SUPERSENSES, clean_gloss, normalise, require_source, select
+from hub_layout import parse_arguments, write_parquet
 
 LABELS = ["entailment", "neutral", "contradiction"]
 TEMPLATES = [
@@ -129,8 +128,7 @@ def _hypothesis(
 
 def build(source: Path, output: Path) -> dict[str, Counter[object]]:
     """Writes the parquet files below ``output/data``. Returns the label counts of every split."""
-    if not source.is_file():
-        raise SystemExit(f"There is no {source}. Install WordNet (apt-get install wordnet-base) or give --source.")
+    require_source(source)
     features = datasets.Features(
         {
             "premise": datasets.Value("string"),
@@ -147,8 +145,5 @@ def build(source: Path, output: Path) -> dict[str, Counter[object]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=SOURCE)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "wordnet_nli")
-    options = parser.parse_args()
+    options = parse_arguments(__doc__, Path(__file__).parent / "wordnet_nli", SOURCE)
     print(build(options.source, options.output))

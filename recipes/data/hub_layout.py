@@ -1,16 +1,25 @@
-"""What the builders of the bundled data sets share: parquet files written whole or not at all."""
+"""What the builders of the bundled data sets share: their command line, and parquet files written whole."""
 
 from __future__ import annotations
 
-import os
+import argparse
 from pathlib import Path
 
 import datasets
 
+from hf_fsl.files import replaced
+
 
 def write_parquet(data: datasets.Dataset, path: Path) -> None:
     """Writes a data set with its typed features, to a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    data.to_parquet(temporary)
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        data.to_parquet(temporary)
+
+
+def parse_arguments(description: str | None, output: Path, source: Path | None = None) -> argparse.Namespace:
+    """``--output``, and ``--source`` where there is a default for it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=output)
+    if source is not None:
+        parser.add_argument("--source", type=Path, default=source)
+    return parser.parse_args()

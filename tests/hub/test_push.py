@@ -19,6 +19,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from hf_fsl.config import HubConfig
 from hf_fsl.hub import push as module
 from hf_fsl.hub.local import running
+from hf_fsl.hub.mirror import lfs_where_xet_is_not
 from hf_fsl.hub.push import PublishError, PushResult, publish, push_bundle
 from hf_fsl.hub.verify import BundleMismatch
 
@@ -322,7 +323,7 @@ def test_xet_is_off_only_for_hubs_that_may_not_have_it_and_only_meanwhile(
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     if variable is not None:
         monkeypatch.setenv("HF_HUB_DISABLE_XET", variable)
-    with pytest.raises(KeyError), module._lfs_where_xet_is_not(endpoint):
+    with pytest.raises(KeyError), lfs_where_xet_is_not(endpoint):
         assert constants.HF_HUB_DISABLE_XET is disabled
         raise KeyError
     assert constants.HF_HUB_DISABLE_XET is False
