@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from hf_fsl.zero_shot import ZeroShotError, as_labels, as_templates, fill_templates
+
+
+def test_labels_come_as_a_list_or_between_commas():
+    assert as_labels("food, river ,sun") == as_labels(["food", "river", "sun"]) == ["food", "river", "sun"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "got none"),
+        ("", "got none"),
+        (["a", ""], "not empty"),
+        (["a", 3], "got 3"),
+        (["b", "a", "b"], "more than once: b"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(labels, message):
+    with pytest.raises(ZeroShotError, match=message):
+        as_labels(labels)
+
+
+@pytest.mark.parametrize("template", ["no place", "{} and {}", "{label}", "{", "{}{}", 3])
+def test_a_template_has_one_place_for_the_label(template):
+    with pytest.raises(ZeroShotError, match="one place"):
+        as_templates([template])
+
+
+def test_templates_and_descriptions_are_put_together():
+    templates = as_templates(["a {}", "{{{}}}"])
+    assert fill_templates(["cat", "dog"], templates, {"dog": "big dog"}) == [
+        ["a cat", "a big dog"],
+        ["{cat}", "{big dog}"],
+    ]
+    with pytest.raises(ZeroShotError, match="Descriptions of bird"):
+        fill_templates(["cat"], templates, {"bird": "x"})
