@@ -2,8 +2,9 @@
 
     python benchmarks/transfer.py [--seeds 0 1 2]
 
-Each method's learning rate (and LoRA's alpha) is chosen on validation with seed 0; test is read for the chosen ones
-only. Finished runs are kept in results/transfer_runs.jsonl, so that a stopped benchmark goes on where it was.
+Each method's learning rate and label smoothing (and LoRA's alpha) are chosen on validation with seed 0; test is read
+for the chosen ones only. Finished runs are kept in results/transfer_runs.jsonl, so that a stopped benchmark goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -29,12 +30,21 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT / "recipes" / "data" / "supersense"
 CONFIG = ROOT / "recipes" / "configs" / "fine_tune" / "supersense.yaml"
 RUNS = RESULTS / "transfer_runs.jsonl"
+
+
+def _training(rate: str, smoothing: str) -> list[str]:
+    return ["--training.learning_rate", rate, "--training.label_smoothing_factor", smoothing]
+
+
 GRID = {
     "lora": [
-        ["--adapter.lora_alpha", alpha, "--training.learning_rate", rate]
-        for alpha, rate in (("24", "1e-3"), ("48", "1e-3"), ("96", "1e-3"), ("24", "2e-3"))
+        ["--adapter.lora_alpha", alpha, *_training(rate, smoothing)]
+        for alpha, rate, smoothing in (("24", "2e-3", "0"), ("24", "2e-3", "0.1"), ("48", "1e-3", "0.1"))
     ],
-    "none": [["--adapter.method", "none", "--training.learning_rate", rate] for rate in ("1e-4", "2e-4", "4e-4")],
+    "none": [
+        ["--adapter.method", "none", *_training(rate, smoothing)]
+        for rate, smoothing in (("1e-4", "0"), ("2e-4", "0"), ("1e-4", "0.1"), ("2e-4", "0.1"), ("4e-4", "0.1"))
+    ],
 }
 """Overrides of the config among which validation chooses; ``none`` is full fine-tuning."""
 

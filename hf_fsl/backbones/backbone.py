@@ -102,6 +102,15 @@ class Backbone:
         commit = getattr(config, "_commit_hash", None)
         return cls(model, tokenizer, image_processor=images, modules=modules, name=f"{model_name_or_path}@{commit}")
 
+    @classmethod
+    def of_model(cls, model: Any, tokenizer: Any) -> Backbone:
+        """A loaded text encoder, pooled as the repository it came from says."""
+        source, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
+        modules = (read_modules(source, commit) if source else None) or EmbeddingModules()
+        for layer in modules.dense:
+            layer.to(model.device, model.dtype)
+        return cls(model, tokenizer, modules=modules, name=f"{source}@{commit}")
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device

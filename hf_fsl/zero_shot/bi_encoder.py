@@ -1,0 +1,63 @@
+"""A bi-encoder as a zero-shot classifier: a text goes to the label whose words lie nearest."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hf_fsl.backbones import Backbone
+from hf_fsl.zero_shot.scores import Question
+from hf_fsl.zero_shot.templates import fill_templates
+
+_NOTHING = "something"
+"""Stands for any label: how near a text is to a template whatever the label."""
+_KEPT = 64
+"""Label sets whose embeddings are kept."""
+
+
+class LabelEncoder:
+    """Label texts as prototypes: one embedding a label, kept between calls.
+
+    Args:
+        backbone: encodes labels and texts.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+
+    def label_embeddings(self, question: Question) -> Tensor:
+        """Embeddings ``(C, D)`` of length 1: the mean over the templates of the normalised embeddings."""
+        filled = fill_templates(question.labels, question.templates, dict(question.descriptions))
+        return self._mean(filled)
+
+    def similarities(self, texts: Sequence[str], questions: Sequence[Question]) -> list[np.ndarray]:
+        """Cosines of each text with the labels of its question: a list of ``(C,)``. Each text is encoded once."""
+        unique = list(dict.fromkeys(texts))
+        row = {text: number for number, text in enumerate(unique)}
+        embeddings = normalize(self.backbone.encode(unique), dim=-1)
+        labels = {question: self.label_embeddings(question) for question in set(questions)}
+        return [
+            (labels[question] @ embeddings[row[text]]).numpy() for text, question in zip(texts, questions, strict=True)
+        ]
+
+    def neutral(self, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """Cosines ``(N,)`` with the templates when they name no label in particular."""
+        texts = list(texts)
+        reference = self._mean([[template.format(_NOTHING)] for template in templates])
+        return (normalize(self.backbone.encode(texts), dim=-1) @ reference[0]).numpy()
+
+    def _mean(self, filled: Sequence[Sequence[str]]) -> Tensor:
+        key = tuple(text for row in filled for text in row) + (str(len(filled)),)
+        if key not in self._kept:
+            vectors = normalize(self.backbone.encode([text for row in filled for text in row]), dim=-1)
+            self._kept[key] = normalize(torch.stack(vectors.split(len(filled[0]))).mean(0), dim=-1)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

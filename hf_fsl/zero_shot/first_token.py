@@ -1,0 +1,67 @@
+"""The last layer of an encoder whose classifier reads the first token only: the other tokens are not computed there.
+
+Keys and values of all tokens are needed, but query, attention output and feed-forward of the first token alone: of the
+12 d² multiplications a token costs in a layer, 10 d² are saved, and the logits stay what they were.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+_FIRST_TOKEN_MODELS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Model types with BERT's layers whose sequence classifier reads ``hidden[:, 0]``."""
+
+
+@contextmanager
+def first_token_only(model: Any) -> Iterator[bool]:
+    """Within the block the model's last layer computes the first token alone, where that gives the same logits.
+
+    Gives whether it does. The model is left as it was.
+    """
+    layer = _last_layer(model)
+    if layer is None:
+        yield False
+        return
+    layer.forward = types.MethodType(_forward, layer)
+    try:
+        yield True
+    finally:
+        del layer.forward
+
+
+def _last_layer(model: Any) -> Any:
+    config = model.config
+    encoder = getattr(getattr(model, model.base_model_prefix, None), "encoder", None)
+    layers = getattr(encoder, "layer", None)
+    if (
+        config.model_type not in _FIRST_TOKEN_MODELS
+        or not type(model).__name__.endswith("ForSequenceClassification")
+        or config._attn_implementation != "sdpa"
+        or getattr(config, "is_decoder", False)
+        or getattr(config, "add_cross_attention", False)
+        or not isinstance(layers, nn.ModuleList)
+        or not hasattr(layers[-1], "feed_forward_chunk")
+        or model.training
+    ):
+        return None
+    return layers[-1]
+
+
+def _forward(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    attention, first = layer.attention.self, hidden[:, :1]
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    query, key, value = (
+        projection(states).unflatten(-1, heads).transpose(1, 2)
+        for projection, states in ((attention.query, first), (attention.key, hidden), (attention.value, hidden))
+    )
+    mask = attention_mask[:, :, :1] if attention_mask is not None else None
+    attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scaling)
+    output = layer.attention.output(attended.transpose(1, 2).flatten(2), first)
+    result: Tensor = layer.feed_forward_chunk(output)
+    return result

@@ -1,0 +1,140 @@
+"""Natural language inference as a zero-shot classifier: does the text entail what the label says? (Yin et al. 2019)"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hf_fsl.backbones.backbone import MAX_TOKENS, MAX_TOKENS_ACCELERATOR
+from hf_fsl.zero_shot.first_token import first_token_only
+from hf_fsl.zero_shot.pairs import PairEncoder
+from hf_fsl.zero_shot.templates import ZeroShotError
+
+
+def entailment_ids(
+    label2id: Mapping[str, int], entailment: int | None = None, contradiction: int | None = None
+) -> tuple[int, int | None]:
+    """The rows of an NLI model's logits for entailment and contradiction, by the names in its config.
+
+    Args:
+        label2id: of the model's config.
+        entailment, contradiction: given by the user; None: by name. Models of two classes call the second one
+            "not_entailment".
+
+    Returns:
+        Both ids; contradiction is None where the model has no such class.
+
+    Raises:
+        ZeroShotError: none or several of the names fit.
+    """
+    count = len(label2id)
+    for name, given in (("entailment_id", entailment), ("contradiction_id", contradiction)):
+        if given is not None and not 0 <= given < count:
+            raise ZeroShotError(f"{name}: from 0 to {count - 1}, for the model has {count} classes; got {given}.")
+    plain = {name.lower().replace("-", "_").replace(" ", "_"): index for name, index in label2id.items()}
+    if entailment is None:
+        entailment = _only("entailment", [i for name, i in plain.items() if name.startswith("entail")], label2id)
+    if contradiction is None:
+        found = [i for name, i in plain.items() if name.startswith(("contradict", "not_entail", "non_entail"))]
+        contradiction = _only("contradiction", found, label2id) if found else None
+    if entailment == contradiction:
+        raise ZeroShotError(f"Entailment and contradiction are different classes, got {entailment} for both.")
+    return entailment, contradiction
+
+
+def _only(what: str, found: Sequence[int], label2id: Mapping[str, int]) -> int:
+    if len(found) == 1:
+        return found[0]
+    raise ZeroShotError(
+        f"The model must have one class for {what}; its config names {', '.join(map(str, label2id))}. Choose an NLI "
+        f"model, or say which class it is: {what}_id=…"
+    )
+
+
+class EntailmentScorer:
+    """An NLI model as a scorer of (text, hypothesis) pairs: each tokenised once, sorted by length, batched by tokens.
+
+    Args:
+        model: a sequence classification model; left as it is.
+        tokenizer: its tokenizer.
+        entailment_id, contradiction_id: see :func:`entailment_ids`.
+        max_tokens: tokens a batch, padding included; None: what suits the device.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        entailment_id: int | None = None,
+        contradiction_id: int | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.names = tuple(name for name, _ in sorted(model.config.label2id.items(), key=lambda item: item[1]))
+        self.entailment_id, self.contradiction_id = entailment_ids(
+            model.config.label2id, entailment_id, contradiction_id
+        )
+        self._extra = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+        self.padding_share = 0.0
+        """Share of padding among the tokens of the last call."""
+
+    def logits(
+        self,
+        texts: Sequence[str],
+        hypotheses: Sequence[str],
+        pairs: np.ndarray | None = None,
+        *,
+        forward: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        bar: tqdm[Any] | None = None,
+    ) -> np.ndarray:
+        """Logits of pairs, float32.
+
+        Args:
+            texts: premises, ``N``.
+            hypotheses: ``H``.
+            pairs: ``(P, 2)``, row of the text and row of the hypothesis; None: every text with every hypothesis.
+            forward: model inputs -> logits, in place of the model's own call.
+            bar: moved on by the number of pairs.
+
+        Returns:
+            ``(P, K)`` for the K classes of the model, or ``(N, H, K)`` without ``pairs``.
+
+        Raises:
+            ZeroShotError: an empty text, or a hypothesis too long for the model.
+        """
+        empty = [row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+        if empty:
+            raise ZeroShotError(f"A text must be a string that is not empty, got {texts[empty[0]]!r}. Remove it.")
+        grid = pairs is None
+        if pairs is None:
+            pairs = np.stack(np.meshgrid(range(len(texts)), range(len(hypotheses)), indexing="ij"), -1).reshape(-1, 2)
+        encoder = PairEncoder(self.tokenizer, texts, hypotheses)
+        budget = self.max_tokens or MAX_TOKENS.get(self.model.device.type, MAX_TOKENS_ACCELERATOR)
+        result: np.ndarray | None = None
+        real = padded = 0
+        with first_token_only(self.model), torch.inference_mode():
+            for rows, inputs, tokens in encoder.batches(pairs, budget):
+                logits = (forward or self._forward)(inputs).float().cpu().numpy()
+                if result is None:
+                    result = np.empty((len(pairs), logits.shape[-1]), np.float32)
+                result[rows] = logits
+                real, padded = real + tokens, padded + inputs["input_ids"].numel()
+                if bar is not None:
+                    bar.update(len(rows))
+        assert result is not None
+        self.padding_share = 1 - real / padded
+        return result.reshape(len(texts), len(hypotheses), -1) if grid else result
+
+    def _forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
+        logits: Tensor = self.model(**on_device, **self._extra).logits
+        return logits

@@ -1,0 +1,144 @@
+"""Pairs of a text and a hypothesis as a tokenizer would give them, each text and each hypothesis tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_fsl.zero_shot.templates import ZeroShotError
+
+_NO_LIMIT = 1_000_000
+"""Tokenizers without a limit give a huge number as theirs."""
+
+
+@dataclass(frozen=True)
+class PairLayout:
+    """What a tokenizer puts around a pair: ``before`` text ``between`` hypothesis ``after``."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    segments: bool
+    """Whether the model is told by ``token_type_ids`` which part a token belongs to: 1 from the hypothesis on."""
+
+    @property
+    def special_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def pair_layout(tokenizer: Any, text: str, hypothesis: str) -> PairLayout | None:
+    """The layout of a tokenizer, found from a pair; None where ids joined are not what the tokenizer gives.
+
+    Some tokenizers put tokens at other places, or have segment ids of another kind (XLNet); their pairs are left to
+    them.
+    """
+    if not tokenizer.is_fast or tokenizer.padding_side != "right":
+        return None
+    pair = tokenizer(text, hypothesis, truncation=False, verbose=False)
+    parts = pair.sequence_ids()
+    first = [place for place, part in enumerate(parts) if part == 0]
+    second = [place for place, part in enumerate(parts) if part == 1]
+    if not first or not second:
+        return None
+    ids = pair["input_ids"]
+    alone = [tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"] for words in (text, hypothesis)]
+    if ids[first[0] : first[-1] + 1] != alone[0] or ids[second[0] : second[-1] + 1] != alone[1]:
+        return None
+    segments = "token_type_ids" in tokenizer.model_input_names
+    if segments and pair["token_type_ids"] != [int(place >= second[0]) for place in range(len(ids))]:
+        return None
+    before, between, after = ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :]
+    return PairLayout(tuple(before), tuple(between), tuple(after), segments)
+
+
+class PairEncoder:
+    """Texts and hypotheses as token ids, joined into batches of pairs.
+
+    Args:
+        texts: premises; a pair too long for the model loses the end of its text, as the tokenizer would cut it.
+        hypotheses: never cut.
+
+    Raises:
+        ZeroShotError: a hypothesis leaves no room for any text.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], hypotheses: Sequence[str]) -> None:
+        self.tokenizer, self.texts, self.hypotheses = tokenizer, texts, hypotheses
+        self.limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+        self.layout = pair_layout(tokenizer, texts[0], hypotheses[0])
+        self._texts, self._hypotheses = self._ids(texts), self._ids(hypotheses)
+        self._special = self.layout.special_tokens if self.layout else tokenizer.num_special_tokens_to_add(pair=True)
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        longest = max(map(len, self._hypotheses))
+        if self.limit is not None and longest + self._special >= self.limit:
+            worst = max(range(len(hypotheses)), key=lambda row: len(self._hypotheses[row]))
+            raise ZeroShotError(
+                f"A hypothesis must leave room for the text: the model takes {self.limit} tokens, {self._special} of "
+                f"them special, and {hypotheses[worst]!r} alone has {longest}. Shorten the label or the template."
+            )
+
+    def _ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        encoded = self.tokenizer(list(sentences), add_special_tokens=False, truncation=False, verbose=False,
+                                 return_attention_mask=False, return_token_type_ids=False)  # fmt: skip
+        return [np.asarray(ids, np.int64) for ids in encoded["input_ids"]]
+
+    def lengths(self, pairs: np.ndarray) -> np.ndarray:
+        """Tokens of each pair, special ones included.
+
+        Args:
+            pairs: ``(P, 2)``, row of the text and row of the hypothesis.
+        """
+        sizes = [np.array([len(ids) for ids in sentences]) for sentences in (self._texts, self._hypotheses)]
+        total = sizes[0][pairs[:, 0]] + sizes[1][pairs[:, 1]] + self._special
+        return np.minimum(total, self.limit) if self.limit is not None else total
+
+    def batches(self, pairs: np.ndarray, max_tokens: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor], int]]:
+        """Batches of at most ``max_tokens`` tokens, padding included, the longest pairs first.
+
+        Yields:
+            Rows of ``pairs``, model inputs, and the number of tokens without the padding.
+        """
+        lengths = self.lengths(pairs)
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            longest = int(lengths[order[start]])
+            rows = order[start : start + max(1, max_tokens // longest)]
+            if self.layout is None:
+                # Padding on the left moves positions: only pairs of one length go together.
+                rows = rows[lengths[rows] == longest]
+                inputs = self._by_tokenizer(pairs[rows])
+            else:
+                inputs = self._joined(self.layout, pairs[rows], lengths[rows])
+            yield rows, inputs, int(lengths[rows].sum())
+            start += len(rows)
+
+    def _joined(self, layout: PairLayout, pairs: np.ndarray, lengths: np.ndarray) -> dict[str, Tensor]:
+        ids = np.full((len(pairs), int(lengths.max())), self._pad)
+        segments = np.zeros_like(ids)
+        for line, (text, hypothesis) in enumerate(pairs):
+            second = self._hypotheses[hypothesis]
+            room = int(lengths[line]) - self._special - len(second)
+            first = self._texts[text]
+            kept = first[len(first) - room :] if self.tokenizer.truncation_side == "left" else first[:room]
+            row = np.concatenate((layout.before, kept, layout.between, second, layout.after))
+            ids[line, : len(row)] = row
+            segments[line, len(row) - len(second) - len(layout.after) : len(row)] = 1
+        inputs = {"input_ids": torch.from_numpy(ids)}
+        if lengths.min() < lengths.max():
+            inputs["attention_mask"] = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64))
+        if layout.segments:
+            inputs["token_type_ids"] = torch.from_numpy(segments)
+        return inputs
+
+    def _by_tokenizer(self, pairs: np.ndarray) -> dict[str, Tensor]:
+        encoded = self.tokenizer(
+            [self.texts[row] for row in pairs[:, 0]], [self.hypotheses[row] for row in pairs[:, 1]],
+            truncation="only_first", padding=True, return_tensors="pt", max_length=self.limit,
+        )  # fmt: skip
+        return {name: encoded[name] for name in self.tokenizer.model_input_names if name in encoded}
