@@ -104,6 +104,25 @@ class Comparison:
 
 
 @dataclass(kw_only=True)
+class MethodRecord:
+    """One way of doing it among several that were compared on the same examples."""
+
+    name: str
+    settings: dict[str, Any]
+    validation: Measurement
+    test: Measurement
+    chosen: bool = False
+    """Whether validation chose it, among those of its name."""
+
+    @property
+    def label(self) -> str:
+        """The method and its settings in a few words."""
+        words = [f"{key} {value}" if not isinstance(value, bool) else key for key, value in self.settings.items()
+                 if value is not False]  # fmt: skip
+        return ", ".join([self.name, *words])
+
+
+@dataclass(kw_only=True)
 class CostRecord:
     """What it took, of all seeds together."""
 
@@ -125,21 +144,32 @@ class RunRecord:
     task: dict[str, Any]
     data: DataRecord
     model: ModelRecord
-    runs: list[SeedRecord]
-    published_seed: int
+    runs: list[SeedRecord] = field(default_factory=list)
+    """None where nothing was trained."""
+    published_seed: int | None = None
     metrics: dict[str, Measurement]
-    """On the test split: of the published run with its bootstrap interval."""
+    """On the test split: of what is published, with its bootstrap interval."""
     metrics_over_seeds: dict[str, Measurement] = field(default_factory=dict)
     """Mean over seeds with Student's t interval, where there are several."""
     comparisons: list[Comparison] = field(default_factory=list)
+    methods: list[MethodRecord] = field(default_factory=list)
+    candidate_labels: list[str] = field(default_factory=list)
+    """The classes of the test, where they are others than the model's own (zero-shot)."""
+    pipeline_tag: str | None = None
+    """Where the model is for another pipeline than its task's."""
     confusion_matrix: list[list[int]] | None = None
-    """Rows: true class, columns: predicted, in the order of the task's label names."""
+    """Rows: true class, columns: predicted, in the order of ``class_names``."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """``{"input": …, "label": predicted, "score": …}`` for the card."""
     cost: CostRecord
     environment: dict[str, str] = field(default_factory=dict)
     """Package -> version."""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the test examples were put into."""
+        return self.candidate_labels or list(self.task["label_names"])
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -161,9 +191,14 @@ class RunRecord:
             Comparison(**{**row, **_measurements({key: row[key] for key in ("baseline", "difference")})})
             for row in values["comparisons"]
         ]
+        methods = [
+            MethodRecord(**{**row, **_measurements({key: row[key] for key in ("validation", "test")})})
+            for row in values.get("methods", [])
+        ]
         return cls(
             **{
                 **values,
+                "methods": methods,
                 "data": DataRecord(**data),
                 "model": ModelRecord(**values["model"]),
                 "runs": runs,

@@ -145,6 +145,18 @@ def text_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def nli_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a tiny BERT classifier whose classes are those of natural language inference."""
+    folder = tmp_path_factory.mktemp("nli-model")
+    model = build_model("bert")
+    model.config.id2label = {0: "entailment", 1: "neutral", 2: "contradiction"}
+    model.config.label2id = {name: index for index, name in model.config.id2label.items()}
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def image_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a tiny ViT encoder (no head) and its image processor."""
     from transformers import ViTImageProcessor

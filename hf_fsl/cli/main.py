@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in (demo, launch, models, publishing, hub):
         module.add_commands(commands)
     options, rest = parser.parse_known_args(arguments)
+    if getattr(options, "takes_inputs", False) and not any(word.startswith("-") for word in rest):
+        # argparse is done with the inputs where the first option stands: those behind it are left over.
+        options.inputs, rest = [*options.inputs, *rest], []
     if rest and not getattr(options, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from hf_fsl.cli.zero_shot import zero_shot_answers
 from hf_fsl.errors import UserError
 
 
@@ -20,11 +21,18 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("model", metavar="MODEL", help="Hub id or folder")
     predict.add_argument("inputs", nargs="*", metavar="INPUT")
     predict.add_argument("--revision")
+    predict.add_argument(
+        "--labels", metavar="A,B,C", help="zero-shot: candidate labels, by an NLI model, a text encoder, or CLIP's kin"
+    )
+    predict.add_argument(
+        "--template", action="append", help="zero-shot: with a place {} for the label; may be repeated"
+    )
+    predict.add_argument("--multi-label", action="store_true", help="zero-shot: each label on its own")
     predict.add_argument("--top-k", type=int, default=1, help="labels shown an input (default 1)")
     predict.add_argument("--batch-size", type=int, default=32)
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--trust-remote-code", action="store_true")
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=_predict, takes_inputs=True)
 
     evaluate = commands.add_parser("evaluate", help="metrics with 95 % intervals of a published model on a data set")
     evaluate.add_argument("model", metavar="MODEL", help="Hub id or folder")
@@ -47,6 +55,23 @@ def _predict(options: argparse.Namespace) -> int:
     inputs = options.inputs if options.inputs and options.inputs != ["-"] else _lines()
     if not inputs:
         raise UserError("Nothing to predict: give texts or images as arguments, or one a line on the standard input.")
+    if options.labels is None and (options.template or options.multi_label):
+        raise UserError("--template and --multi-label go with --labels, the candidate labels of zero-shot use.")
+    answers = zero_shot_answers(options, inputs) if options.labels is not None else _answers(options, inputs)
+    width = min(60, max(len(text) for text in inputs))
+    for text, answer in zip(inputs, answers, strict=True):
+        scores = answer[: options.top_k]
+        if options.json:
+            print(json.dumps({"input": text, "labels": scores}, ensure_ascii=False), flush=True)
+        else:
+            shown = text if len(text) <= width else text[: width - 1] + "…"
+            scored = "  ".join(f"{row['label']} {row['score']:.3f}" for row in scores)
+            print(f"{shown:<{width}}  {scored}", flush=True)
+    return 0
+
+
+def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[str, Any]]]:
+    """For each input its labels by falling score, by a model that was trained for them."""
     from transformers import pipeline
 
     pipe: Any = pipeline(  # type: ignore[call-overload]
@@ -58,19 +83,11 @@ def _predict(options: argparse.Namespace) -> int:
     is_text = pipe.task == "text-classification"
     given = [_pair(text) for text in inputs] if is_text else inputs
     settings = {"truncation": True} if is_text else {}
-    width = min(60, max(len(text) for text in inputs))
     try:
         answers = pipe(given, top_k=options.top_k, batch_size=options.batch_size, **settings)
     except (OSError, ValueError) as error:
         raise UserError(f"{options.model} cannot read the input: {error}") from error
-    for text, answer in zip(inputs, answers, strict=True):
-        scores = answer if isinstance(answer, list) else [answer]
-        if options.json:
-            print(json.dumps({"input": text, "labels": scores}, ensure_ascii=False))
-        else:
-            shown = text if len(text) <= width else text[: width - 1] + "…"
-            print(f"{shown:<{width}}  " + "  ".join(f"{row['label']} {row['score']:.3f}" for row in scores))
-    return 0
+    return [answer if isinstance(answer, list) else [answer] for answer in answers]
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -1,5 +1,7 @@
 """Configuration: frozen dataclass sections, strict loading. Never imports torch."""
 
+from typing import Any
+
 from hf_fsl.config.command_line import config_from_command_line, run_recipe
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml, to_dict
 from hf_fsl.config.sections import (
@@ -11,8 +13,13 @@ from hf_fsl.config.sections import (
     ModelConfig,
     TrainingConfig,
 )
+from hf_fsl.config.zero_shot import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig
 
-RECIPES = {"fine_tune": FineTuneConfig}
+RECIPES: dict[str, type[Any]] = {
+    "fine_tune": FineTuneConfig,
+    "zero_shot_nli": ZeroShotNLIConfig,
+    "zero_shot_clip": ZeroShotClipConfig,
+}
 """Recipe name, as a config's ``recipe`` field and as the script's name -> its config class."""
 
 __all__ = [
@@ -25,6 +32,9 @@ __all__ = [
     "HubConfig",
     "ModelConfig",
     "TrainingConfig",
+    "ZeroShotClipConfig",
+    "ZeroShotConfig",
+    "ZeroShotNLIConfig",
     "config_from_command_line",
     "load_config",
     "read_yaml",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_type_hints
 
-from hf_fsl.config.loading import ConfigError, load_config
+from hf_fsl.config.loading import ConfigError, load_config, section_of
 from hf_fsl.errors import UserError
 
 T = TypeVar("T")
@@ -58,8 +58,9 @@ def describe_fields(kind: Any, prefix: str = "") -> str:
     lines = []
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]):
-            lines.append(describe_fields(hints[field.name], f"{prefix}{field.name}."))
+        section = section_of(hints[field.name])
+        if section is not None:
+            lines.append(describe_fields(section, f"{prefix}{field.name}."))
             continue
         default: Any = "required"
         if field.default is not dataclasses.MISSING:

@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -111,13 +111,19 @@ def _build(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
             guess = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(hints))}"
             problems.append(f"{full}: unknown field; {guess}")
             continue
-        read = _build if dataclasses.is_dataclass(hints[name]) else _leaf
-        known[name] = read(hints[name], value, full, problems)
+        section = section_of(hints[name])
+        if section is None:
+            known[name] = _leaf(hints[name], value, full, problems)
+        elif section is not hints[name] and value in (None, "null"):
+            known[name] = None
+        else:
+            known[name] = _build(section, value, full, problems)
     for field in dataclasses.fields(kind):
         if _required(field) and field.name not in values:
             known[field.name] = _INVALID
-            if dataclasses.is_dataclass(hints[field.name]):
-                _build(hints[field.name], {}, _join(prefix, field.name), problems)
+            section = section_of(hints[field.name])
+            if section is not None:
+                _build(section, {}, _join(prefix, field.name), problems)
             else:
                 problems.append(f"{_join(prefix, field.name)}: required, but not given")
     # A field that could not be read falls back to its default, so that one pass still finds what else is wrong.
@@ -127,6 +133,12 @@ def _build(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
     config = kind(**usable)
     problems.extend(_join(prefix, problem) for problem in config.problems())
     return config
+
+
+def section_of(hint: Any) -> Any:
+    """The dataclass of a field that is a section, or an optional one; None for other fields."""
+    kinds = [hint, *get_args(hint)]
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
 def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from hf_fsl.errors import UserError
 from hf_fsl.files import write_text
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
-from hf_fsl.hub.figures import confusion_figure
+from hf_fsl.hub.figures import confusion_figure, methods_figure
 from hf_fsl.records import RunRecord
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -49,9 +49,12 @@ def write_bundle(
         if results is not None:
             write_text(building / ".eval_results" / f"{record.data.path.replace('/', '--')}.yaml", results)
         if record.confusion_matrix is not None:
-            (building / "figures").mkdir()
-            figure = confusion_figure(record.confusion_matrix, record.task["label_names"])
+            (building / "figures").mkdir(exist_ok=True)
+            figure = confusion_figure(record.confusion_matrix, record.class_names)
             (building / "figures" / "confusion_matrix.png").write_bytes(figure)
+        if record.methods:
+            (building / "figures").mkdir(exist_ok=True)
+            (building / "figures" / "methods.png").write_bytes(methods_figure(record.methods))
         write_text(building / "README.md", render_card(record))
         pickles = [path.name for path in building.rglob("*") if path.suffix.lower() in _PICKLES]
         if pickles:

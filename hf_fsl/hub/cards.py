@@ -65,7 +65,7 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         title=repo_id.rpartition("/")[2] if repo_id else output.name,
         repo=repo_id or (output / "bundle").as_posix(),
         metric_names=METRIC_NAMES,
-        recalls=_recalls(record, task),
+        recalls=_recalls(record),
         config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
         on_hub=is_hub_id,
         hub=hub,
@@ -79,11 +79,11 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
 def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
     """The card's metadata, the measurements as ``model-index`` among them."""
     hub, task = record.config.get("hub", {}), Task.from_dict(record.task)
-    data, method = record.data, _method(record)
+    data, method, tag = record.data, _method(record), record.pipeline_tag or task.pipeline_tag
     split = data.splits["test"].name
     results = [
         EvalResult(
-            task_type=task.pipeline_tag,
+            task_type=tag,
             dataset_type=data.path,
             dataset_name=data.path,
             dataset_config=data.name,
@@ -107,12 +107,14 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
     }
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=task.pipeline_tag,
+        pipeline_tag=tag,
         tags=list(dict.fromkeys(["hf_fsl", *_method_tags(record, method), *hub.get("tags", [])])),
         metrics=["f1" if name == "macro_f1" else name for name in record.metrics if name in ("accuracy", "macro_f1")],
         model_name=(repo_id or "model").rpartition("/")[2],
         eval_results=results,
-        widget=[{"text": row["input"]} for row in _examples(record)] if task.modality == "text" else None,
+        widget=[{"text": row["input"]} for row in _examples(record)]
+        if tag == "text-classification" and task.modality == "text"
+        else None,
         **{key: value for key, value in optional.items() if value is not None},
     )
 
@@ -186,11 +188,11 @@ def _verdict(row: Comparison) -> str:
     return "**This model does not measurably beat that baseline.**"
 
 
-def _recalls(record: RunRecord, task: Task) -> list[tuple[str, int, float]]:
+def _recalls(record: RunRecord) -> list[tuple[str, int, float]]:
     """Class, its test examples, share of them found; in the order of the classes, for up to 30 of them."""
-    if record.confusion_matrix is None or len(task.label_names) > 30:
+    if record.confusion_matrix is None or len(record.class_names) > 30:
         return []
-    rows = zip(task.label_names, record.confusion_matrix, strict=True)
+    rows = zip(record.class_names, record.confusion_matrix, strict=True)
     return [(name, sum(row), row[i] / sum(row) if sum(row) else float("nan")) for i, (name, row) in enumerate(rows)]
 
 

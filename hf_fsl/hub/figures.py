@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_fsl.records import MethodRecord
+
 _WITH_COUNTS = 30
 """Up to so many classes every count that is not zero is written into its cell."""
 _LONGEST_NAME = 28
@@ -49,6 +51,29 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> b
             colour = "white" if shares[row, column] > 0.68 else "#222222"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
     figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, label="share of the true class")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def methods_figure(methods: Sequence[MethodRecord]) -> bytes:
+    """Methods as PNG: one row each, accuracy on test with its 95 % interval, the chosen ones filled."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.9 + 0.32 * len(methods)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row, method in enumerate(methods):
+        value = method.test.value
+        low, high = method.test.ci95 or (value, value)
+        axes.plot([low, high], [row, row], color="#9aa7b5", linewidth=1.5, zorder=1)
+        colour = "#1f6fb2" if method.chosen else "white"
+        axes.scatter([value], [row], s=36, color=colour, edgecolors="#1f6fb2", zorder=2)
+    axes.set_yticks(range(len(methods)), [method.label for method in methods], fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on test, 95 % interval; filled: chosen on validation")
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

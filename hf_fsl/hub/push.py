@@ -66,7 +66,10 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
         raise PublishError("hub.hub_model_id: where to? Give user/name.")
     record = RunRecord.load(bundle / "run_record.json")
     card = _card(bundle, record, verification, hub.hub_model_id)
-    message = hub.commit_message or f"Upload {Task.from_dict(record.task).pipeline_tag} model fine-tuned with hf_fsl"
+    message = (
+        hub.commit_message
+        or f"Upload {record.pipeline_tag or Task.from_dict(record.task).pipeline_tag} model made with hf_fsl"
+    )
     api = HfApi(endpoint=endpoint, token=token)
     try:
         with lfs_where_xet_is_not(api.endpoint):

@@ -87,6 +87,24 @@ class StreamedZeroShot(Pipeline):
             return next(answers)
         return answers if isinstance(sequences, (GeneratorType, Dataset, Iterator)) else list(answers)
 
+    def evidence(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> np.ndarray:
+        """What a call's scores are made from, before any calibration.
+
+        Args:
+            texts, candidate_labels, …: as in a call, with the same labels for all texts.
+
+        Returns:
+            ``(N, C)`` in the order of the labels: logits whose softmax says which label it is, or log-odds where each
+            is on its own.
+        """
+        if candidate_labels is not None:
+            options["candidate_labels"] = candidate_labels
+        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
+        rows = [evidence.values for _, evidence in self._examined(texts, settings)]
+        if not rows:
+            raise ZeroShotError("There is no text to look at.")
+        return np.stack(rows)
+
     def fit_calibration(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> LabelPrior:
         """Stores how likely each label is over unlabelled texts; later answers to the same question are corrected.
 
@@ -98,9 +116,9 @@ class StreamedZeroShot(Pipeline):
             options["candidate_labels"] = candidate_labels
         settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
         rows, question = [], None
-        for window in self._windows(texts, settings):
-            question = window[0].question
-            rows += [evidence.values for evidence in self.forward(window, shortlist=settings.get("shortlist"))]
+        for asked, evidence in self._examined(texts, settings):
+            question = asked.question
+            rows.append(evidence.values)
         if question is None:
             raise ZeroShotError("A label prior is the mean over unlabelled texts; got no text.")
         self.label_priors[question] = estimate_prior(question, np.stack(rows))
@@ -148,11 +166,14 @@ class StreamedZeroShot(Pipeline):
         raise ZeroShotError("label_descriptions: a mapping, label -> words that stand for it.")
 
     def _answers(self, sequences: Any, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for examined in self._examined(sequences, settings):
+            yield self.postprocess(examined, **settings)
+
+    def _examined(self, sequences: Any, settings: dict[str, Any]) -> Iterator[tuple[Asked, Evidence]]:
         total = len(sequences) if isinstance(sequences, Sized) else None
         with tqdm(total=total, unit="text", disable=not settings.get("progress"), leave=False) as bar:
             for window in self._windows(sequences, settings):
-                for answer in zip(window, self.forward(window, shortlist=settings.get("shortlist")), strict=True):
-                    yield self.postprocess(answer, **settings)
+                yield from zip(window, self.forward(window, shortlist=settings.get("shortlist")), strict=True)
                 bar.update(len(window))
 
     def _windows(self, sequences: Iterable[str], settings: dict[str, Any]) -> Iterator[list[Asked]]:

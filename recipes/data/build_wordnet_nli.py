@@ -7,7 +7,9 @@ python recipes/data/build_wordnet_nli.py
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +22,14 @@ TEMPLATES = [
     "This is about {}.", "This is a kind of {}.", "This describes a type of {}.", "The topic is {}.", "It is {}.",
     "This definition is of {}.",
 ]  # fmt: skip
-SIZES = {"train": 9000, "validation": 900, "test": 1800}
+SIZES = {"train": 30_000, "validation": 900, "test": 1800}
 """Pairs a split: a third of each label."""
-CLIMB = 3
-"""Hypernyms up to this many steps above count as entailed classes."""
+TOO_GENERAL = {
+    "entity", "physical entity", "abstraction", "abstract entity", "thing", "whole", "unit", "psychological feature",
+    "causal agent", "cause", "causal agency", "matter", "physical object",
+}  # fmt: skip
+"""Classes that nearly every definition falls under."""
+FEWEST_WORDS = 4
 
 
 @dataclass
@@ -32,7 +38,7 @@ class Noun:
 
     key: str
     file: int
-    lemma: str
+    lemmas: list[str]
     gloss: str
     hypernyms: list[str]
     hyponyms: list[str] = field(default_factory=list)
@@ -48,45 +54,87 @@ def read_nouns(path: Path) -> dict[str, Noun]:
             fields, _, gloss = line.partition(" | ")
             words = fields.split()
             start = 4 + 2 * int(words[3], 16)
+            lemmas = [word.replace("_", " ") for word in words[4:start:2]]
             pointers = words[start + 1 : start + 1 + 4 * int(words[start])]
             above = [pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] in ("@", "@i")]
             below = [pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] in ("~", "~i")]
-            lemma = words[4].replace("_", " ")
-            nouns[words[0]] = Noun(words[0], int(words[1]), lemma, clean_gloss(gloss), above, below)
+            nouns[words[0]] = Noun(words[0], int(words[1]), lemmas, clean_gloss(gloss), above, below)
     return nouns
 
 
-def ancestors(nouns: dict[str, Noun], noun: Noun, steps: int) -> list[Noun]:
-    """The hypernyms of a noun, nearest first, up to a number of steps."""
+def ancestors(nouns: dict[str, Noun], noun: Noun) -> list[Noun]:
+    """The hypernyms of a noun, and theirs, nearest first."""
     found: dict[str, Noun] = {}
     front = noun.hypernyms
-    for _ in range(steps):
+    while front:
         found |= {key: nouns[key] for key in front if key not in found}
-        front = [above for key in front for above in nouns[key].hypernyms]
+        front = [above for key in front for above in nouns[key].hypernyms if above not in found]
     return list(found.values())
+
+
+class PairMaker:
+    """Hypotheses for a noun: a class it belongs to, one near it, one from another branch.
+
+    Entailed and contradicted classes are drawn in the same way, from the classes above some noun, so that a hypothesis
+    alone does not give its label away. No class is called by a word that names a supersense.
+    """
+
+    def __init__(self, nouns: dict[str, Noun], generator: random.Random) -> None:
+        self.nouns, self.generator = nouns, generator
+        self.filed = [noun for noun in nouns.values() if noun.file in SUPERSENSES]
+        # Another spelling is the same name.
+        names = "|".join([*SUPERSENSES.values(), "artefact"])
+        self._names = re.compile(rf"\b({names})s?\b", re.IGNORECASE)
+
+    def names(self, noun: Noun) -> list[str]:
+        """What a class may be called in a hypothesis; nothing if it is too general or has no name of its own."""
+        if TOO_GENERAL.intersection(noun.lemmas):
+            return []
+        return [lemma for lemma in noun.lemmas if not self._names.search(lemma)]
+
+    def entailment(self, noun: Noun) -> Noun | None:
+        """A class above it, at any height."""
+        return self._any(ancestors(self.nouns, noun))
+
+    def neutral(self, noun: Noun) -> Noun | None:
+        """Something more special, or a class beside one it belongs to: the definition does not say that it is one."""
+        above = ancestors(self.nouns, noun)
+        own = {noun.key, *(other.key for other in above)}
+        beside = [self.nouns[key] for other in above for key in other.hyponyms if key not in own]
+        near = [other for other in beside if other.hyponyms and other.file == noun.file]
+        return self._any([self.nouns[key] for key in noun.hyponyms] or near)
+
+    def contradiction(self, noun: Noun) -> Noun | None:
+        """A class above a noun of another supersense, and not above this one."""
+        own = {other.key for other in ancestors(self.nouns, noun)}
+        stranger = self.generator.choice(self.filed)
+        if stranger.file == noun.file:
+            return None
+        return self._any([other for other in ancestors(self.nouns, stranger) if other.key not in own])
+
+    def _any(self, classes: list[Noun]) -> Noun | None:
+        usable = [noun for noun in classes if self.names(noun)]
+        return self.generator.choice(usable) if usable else None
 
 
 def make_pairs(nouns: dict[str, Noun], seed: int = 0) -> dict[str, list[dict[str, object]]]:
     """Premise, hypothesis and label, disjoint by premise.
 
-    Neither the glosses of the supersense data set nor the names of its classes occur: a model trained on these pairs
-    has seen neither when it is measured there.
+    Neither the glosses of the supersense data set nor the names of its classes (as classes) occur: a model trained on
+    these pairs has seen neither when it is measured there.
     """
     generator = random.Random(seed)
-    rows = [{"synset": f"{n.key}-n", "file": n.file, "lemma": n.lemma, "text": n.gloss} for n in nouns.values()]
+    rows = [{"synset": f"{n.key}-n", "file": n.file, "lemma": n.lemmas[0], "text": n.gloss} for n in nouns.values()]
     held_out = {normalise(str(row["text"])) for split in select(rows).values() for row in split}
-    names = set(SUPERSENSES.values()) | {"human action", "human activity"}
-    usable = [
-        noun
-        for noun in nouns.values()
-        if noun.file in SUPERSENSES and normalise(noun.gloss) not in held_out and len(noun.gloss.split()) >= 4
-    ]
-    unique = list({normalise(noun.gloss): noun for noun in usable}.values())
+    maker = PairMaker(nouns, generator)
+    makers: dict[str, Callable[[Noun], Noun | None]] = {label: getattr(maker, label) for label in LABELS}
+    premises = {
+        normalise(noun.gloss): noun
+        for noun in maker.filed
+        if normalise(noun.gloss) not in held_out and len(noun.gloss.split()) >= FEWEST_WORDS
+    }
+    unique = list(premises.values())
     generator.shuffle(unique)
-    classes = [noun for noun in unique if len(noun.hyponyms) >= 3 and noun.lemma not in names]
-    by_file: dict[int, list[Noun]] = {}
-    for noun in classes:
-        by_file.setdefault(noun.file, []).append(noun)
     pairs: dict[str, list[dict[str, object]]] = {}
     source = iter(unique)
     for split, size in SIZES.items():
@@ -94,36 +142,16 @@ def make_pairs(nouns: dict[str, Noun], seed: int = 0) -> dict[str, list[dict[str
         found: list[dict[str, object]] = []
         while any(wanted.values()):
             noun = next(source)
-            for label in LABELS:
-                chosen = _hypothesis(nouns, noun, label, by_file, names, generator) if wanted[label] else None
+            for label, make in makers.items():
+                chosen = make(noun) if wanted[label] else None
                 if chosen is not None:
-                    template = generator.choice(TEMPLATES)
-                    found.append({"premise": noun.gloss, "hypothesis": template.format(chosen.lemma), "label": label})
+                    name = generator.choice(maker.names(chosen))
+                    hypothesis = generator.choice(TEMPLATES).format(name)
+                    found.append({"premise": noun.gloss, "hypothesis": hypothesis, "label": label})
                     wanted[label] -= 1
         generator.shuffle(found)
         pairs[split] = found
     return pairs
-
-
-def _hypothesis(
-    nouns: dict[str, Noun], noun: Noun, label: str, by_file: dict[int, list[Noun]], names: set[str],
-    generator: random.Random,
-) -> Noun | None:  # fmt: skip
-    above = ancestors(nouns, noun, CLIMB)
-    if label == "entailment":
-        options = [other for other in above if other.lemma not in names and other.file != 3]
-    elif label == "neutral":
-        # Something more special: the definition leaves open whether it is one.
-        near = [nouns[key] for key in noun.hyponyms]
-        siblings = [nouns[key] for other in above[:1] for key in other.hyponyms if key != noun.key]
-        near = near or [sibling for sibling in siblings if sibling.hyponyms]
-        options = [other for other in near if other.lemma not in names]
-    else:
-        kinds = [file for file in by_file if file != noun.file]
-        options = by_file[generator.choice(kinds)]
-        taken = {other.key for other in ancestors(nouns, noun, 20)}
-        options = [other for other in options if other.key not in taken]
-    return generator.choice(options) if options else None
 
 
 def build(source: Path, output: Path) -> dict[str, Counter[object]]:

@@ -149,3 +149,15 @@ def test_importing_and_validating_loads_no_torch_and_is_quick():
         "assert seconds < 0.5, seconds\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_an_optional_section_can_be_left_out_given_or_null(tmp_path):
+    from hf_fsl.config import ModelConfig, ZeroShotNLIConfig
+
+    given = ["--data.path", "a/b", "--data.text_column", "text", "--model.model_name_or_path", "c/d"]
+    assert load_config(ZeroShotNLIConfig, None, given).bi_encoder is None
+    named = [*given, "--bi_encoder.model_name_or_path", "e/f"]
+    assert load_config(ZeroShotNLIConfig, None, named).bi_encoder == ModelConfig(model_name_or_path="e/f")
+    assert load_config(ZeroShotNLIConfig, None, [*given, "--bi_encoder", "null"]).bi_encoder is None
+    with pytest.raises(ConfigError, match="bi_encoder.model_name_or_path: required"):
+        load_config(ZeroShotNLIConfig, None, [*given, "--bi_encoder.revision", "main"])

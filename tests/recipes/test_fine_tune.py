@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import HfApi
+from launching import ROOT, hf_fsl, launch
 from safetensors.torch import load_file
 
 from hf_fsl.hub.verify import require_verified
@@ -19,22 +20,7 @@ from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
 from hf_fsl.training import read_log
 
-ROOT = Path(__file__).parents[2]
 SMOKE = sorted((ROOT / "recipes" / "configs" / "fine_tune").glob("*.smoke.yaml"))
-
-
-def launch(environment, output, config, *overrides, preset="cpu"):
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", f"recipes/accelerate_configs/{preset}.yaml", "recipes/fine_tune.py",
-        "--config", str(config), "--output_dir", str(output), *overrides,
-    ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
-def hf_fsl(environment, *arguments, stdin=None):
-    command = [sys.executable, "-m", "hf_fsl.cli.main", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, input=stdin)
 
 
 @pytest.mark.parametrize("config", SMOKE, ids=lambda path: path.name.removesuffix(".smoke.yaml"))

@@ -1,0 +1,61 @@
+"""``hf-fsl predict --labels``: candidate labels by an NLI model, a bi-encoder, or an image-text model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hf_fsl.errors import UserError
+
+
+def zero_shot_answers(options: argparse.Namespace, inputs: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """For each input its labels by falling score.
+
+    Raises:
+        UserError: the model is for none of the zero-shot pipelines, or an input cannot be read.
+    """
+    from transformers import pipeline
+
+    task, kind = _pipeline(options.model, options.revision, options.trust_remote_code)
+    pipe: Any = pipeline(  # type: ignore[call-overload]
+        task, model=options.model, revision=options.revision, trust_remote_code=options.trust_remote_code,
+        pipeline_class=kind,
+    )  # fmt: skip
+    settings: dict[str, Any] = {"hypothesis_template": options.template} if options.template else {}
+    if options.multi_label:
+        if task == "zero-shot-image-classification":
+            raise UserError("--multi-label is for texts: an image model scores its labels as it was trained to.")
+        settings["multi_label"] = True
+    try:
+        # A generator, so that answers come while the rest is read.
+        for answer in pipe((text for text in inputs), candidate_labels=options.labels, **settings):
+            if isinstance(answer, dict):
+                pairs = zip(answer["labels"], answer["scores"], strict=True)
+                yield [{"label": label, "score": score} for label, score in pairs]
+            else:
+                yield list(answer)
+    except OSError as error:
+        raise UserError(f"{options.model} cannot read the input: {error}") from error
+
+
+def _pipeline(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:
+    """The stock task that loads a model for zero-shot use, and our pipeline for it."""
+    from transformers import AutoConfig
+
+    from hf_fsl import pipelines
+
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model} cannot be loaded: {error}") from error
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        return "zero-shot-classification", pipelines.ZeroShotTextPipeline
+    if hasattr(config, "vision_config") and hasattr(config, "text_config"):
+        return "zero-shot-image-classification", pipelines.ZeroShotImagePipeline
+    if hasattr(config, "vocab_size"):
+        return "feature-extraction", pipelines.ZeroShotEmbeddingPipeline
+    raise UserError(
+        f"{model} holds {', '.join(config.architectures or []) or 'no architecture'}: with --labels a model is an NLI "
+        "classifier, a text encoder, or an image-text model such as CLIP or SigLIP."
+    )

@@ -1,0 +1,75 @@
+"""The configuration of the zero-shot recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hf_fsl.config.sections import DataConfig, EvaluationConfig, HubConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotConfig:
+    """How labels are put into words, and what is tuned on which classes."""
+
+    templates: list[str] = field(default_factory=lambda: ["This example is {}."])
+    """Each is tried alone and all together; validation chooses."""
+    label_descriptions: dict[str, str] = field(default_factory=dict)
+    """Class name -> the words that stand for it in the templates."""
+    validation_labels: list[str] = field(default_factory=list)
+    """Classes on which templates and calibration are chosen; the test is on the others. Empty: on all, both times."""
+    calibration_samples: int = 200
+    """Unlabelled training texts (or images) from which the label prior is estimated; 0: no calibration."""
+    batch_tokens: int | None = None
+    """Tokens a batch, padding included; ``null``: what suits the device."""
+
+    def problems(self) -> Iterator[str]:
+        if not self.templates:
+            yield "templates: at least one, such as 'This is about {}.'"
+        for template in self.templates:
+            if template.count("{}") != 1:
+                yield f"templates: each has one place {{}} for the label, got {template!r}"
+        if self.calibration_samples < 0:
+            yield f"calibration_samples: at least 0, got {self.calibration_samples}"
+        if len(self.validation_labels) == 1:
+            yield "validation_labels: two classes or more, or none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotNLIConfig:
+    """Everything ``recipes/zero_shot_nli.py`` is told."""
+
+    data: DataConfig
+    model: ModelConfig
+    """The NLI model."""
+    bi_encoder: ModelConfig | None = None
+    """Compared on the same texts; ``null``: no comparison."""
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    evaluation: EvaluationConfig = EvaluationConfig(baselines=[])
+    hub: HubConfig = HubConfig()
+    recipe: Literal["zero_shot_nli"] = "zero_shot_nli"
+    output_dir: str = "outputs/zero_shot_nli"
+
+    def problems(self) -> Iterator[str]:
+        single = self.data.problem_type == "single_label_classification"
+        if self.data.text_column is None or self.data.text_pair_column is not None or not single:
+            yield "data: single texts (text_column alone) with one label each"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotClipConfig:
+    """Everything ``recipes/zero_shot_clip.py`` is told."""
+
+    data: DataConfig
+    model: ModelConfig
+    """A CLIP, SigLIP or vision-text dual encoder."""
+    zero_shot: ZeroShotConfig = ZeroShotConfig(templates=["This is a photo of {}."])
+    evaluation: EvaluationConfig = EvaluationConfig(baselines=[])
+    hub: HubConfig = HubConfig()
+    recipe: Literal["zero_shot_clip"] = "zero_shot_clip"
+    output_dir: str = "outputs/zero_shot_clip"
+
+    def problems(self) -> Iterator[str]:
+        if self.data.image_column is None or self.data.problem_type != "single_label_classification":
+            yield "data: images (image_column) with one label each"

@@ -1,0 +1,131 @@
+"""Templates and calibration compared on a data set: chosen on validation classes, measured once on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from hf_fsl.config import EvaluationConfig
+from hf_fsl.metrics import bootstrap_interval, paired_difference
+from hf_fsl.records import Comparison, Measurement, MethodRecord
+from hf_fsl.tasks import Task
+from hf_fsl.zero_shot.scores import estimate_prior, question_of, scores_of
+from hf_fsl.zero_shot.templates import ZeroShotError
+
+EvidenceOf = Callable[[Sequence[Any], Sequence[str], Sequence[str]], np.ndarray]
+"""(inputs, labels, templates) -> evidence ``(N, C)``."""
+TOGETHER = "all templates together"
+
+
+@dataclass(frozen=True)
+class LabelledInputs:
+    """Inputs with their class ``(N,)``, an index into the names."""
+
+    inputs: list[Any]
+    labels: np.ndarray
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The methods with their measurements; log-probabilities ``(N, C)`` on test of the chosen ones."""
+
+    methods: list[MethodRecord]
+    comparisons: list[Comparison]
+    chosen: dict[str, np.ndarray]
+
+
+def of_classes(split: datasets.Dataset, task: Task, names: Sequence[str]) -> LabelledInputs:
+    """The examples of some classes.
+
+    Raises:
+        ZeroShotError: a name that is none of the task's classes, or no example.
+    """
+    unknown = sorted(set(names) - set(task.label_names))
+    if unknown:
+        raise ZeroShotError(
+            f"validation_labels: the data has no class {', '.join(unknown)}; it has {', '.join(task.label_names)}."
+        )
+    number = {task.label2id[name]: row for row, name in enumerate(names)}
+    rows = [row for row, label in enumerate(split["label"]) if label in number]
+    if not rows:
+        raise ZeroShotError(f"No example of the classes {', '.join(names)}. Name others as validation_labels.")
+    kept = split.select(rows)
+    labels = np.array([number[label] for label in kept["label"]])
+    return LabelledInputs(list(kept[task.input_columns[0]]), labels, list(names))
+
+
+def compare_methods(
+    scorers: dict[str, EvidenceOf],
+    templates: Sequence[str],
+    validation: LabelledInputs,
+    test: LabelledInputs,
+    unlabelled: Sequence[Any],
+    config: EvaluationConfig,
+) -> Compared:
+    """Every scorer with its best single template and with all of them, plain and calibrated.
+
+    The template, whether all go together, and whether it is calibrated are chosen on validation; all four are then
+    measured on test, and the first scorer's chosen one is compared with each other's, paired.
+
+    Args:
+        unlabelled: what the label prior is estimated from; empty: no calibration.
+    """
+    methods: list[MethodRecord] = []
+    logarithms: dict[str, np.ndarray] = {}
+    comparisons: list[Comparison] = []
+    for name, scorer in scorers.items():
+        settings = [[template] for template in templates] + ([list(templates)] if len(templates) > 1 else [])
+        seen = [_outcomes(scorer, validation, unlabelled, chosen) for chosen in settings]
+        single = max(range(len(templates)), key=lambda row: _accuracy(seen[row][False], validation.labels))
+        own: list[tuple[MethodRecord, np.ndarray]] = []
+        for row in dict.fromkeys([single, len(settings) - 1]):
+            outcomes = _outcomes(scorer, test, unlabelled, settings[row])
+            for calibrated, logarithm in outcomes.items():
+                words = {"template": settings[row][0] if len(settings[row]) == 1 else TOGETHER}
+                record = MethodRecord(
+                    name=name,
+                    settings={**words, "calibrated": calibrated},
+                    validation=_measured(seen[row][calibrated], validation, config),
+                    test=_measured(logarithm, test, config),
+                )
+                own.append((record, logarithm))
+        best, logarithms[name] = max(own, key=lambda item: item[0].validation.value)
+        best.chosen = True
+        methods += [record for record, _ in own]
+    first, *others = logarithms
+    for other in others:
+        right, wrong = (logarithms[name].argmax(-1) == test.labels for name in (first, other))
+        comparisons.append(
+            Comparison(
+                name=other,
+                metric="accuracy",
+                baseline=Measurement(value=float(wrong.mean()), n=len(wrong)),
+                difference=paired_difference(right, wrong, config.bootstrap_resamples, seed=0),
+            )
+        )
+    return Compared(methods, comparisons, logarithms)
+
+
+def _outcomes(
+    scorer: EvidenceOf, given: LabelledInputs, unlabelled: Sequence[Any], templates: Sequence[str]
+) -> dict[bool, np.ndarray]:
+    """Calibrated or not -> log-probabilities ``(N, C)``."""
+    evidence = scorer(given.inputs, given.names, templates)
+    plain = {False: np.log(scores_of(evidence, False).clip(1e-12))}
+    if not unlabelled:
+        return plain
+    prior = estimate_prior(question_of(given.names, templates), scorer(unlabelled, given.names, templates))
+    return plain | {True: np.log(scores_of(evidence, False, prior).clip(1e-12))}
+
+
+def _accuracy(logarithm: np.ndarray, labels: np.ndarray) -> float:
+    return float((logarithm.argmax(-1) == labels).mean())
+
+
+def _measured(logarithm: np.ndarray, given: LabelledInputs, config: EvaluationConfig) -> Measurement:
+    return bootstrap_interval("accuracy", logarithm, given.labels, config.bootstrap_resamples, seed=0)

@@ -1,0 +1,133 @@
+"""What the zero-shot recipes share: work spread over processes, the record, the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from hf_fsl import environment
+from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig, to_dict
+from hf_fsl.data import Splits
+from hf_fsl.files import replaced
+from hf_fsl.metrics import confusion_matrix
+from hf_fsl.records import CostRecord, ModelRecord, RunRecord
+from hf_fsl.reporting import measure
+from hf_fsl.resources import portable
+from hf_fsl.tasks import Modality, Task
+from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs
+
+_SHOWN = 3
+"""Examples for the card."""
+
+
+def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelerator: Accelerator) -> EvidenceOf:
+    """A pipeline's ``evidence`` with the inputs split among the processes; all get the whole result."""
+
+    def run(inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        rows = np.array_split(np.arange(len(inputs)), accelerator.num_processes)[accelerator.process_index]
+        own = {name: words for name, words in config.label_descriptions.items() if name in labels}
+        part = np.empty((0, len(labels)))
+        if len(rows):
+            part = evidence(
+                [inputs[row] for row in rows], list(labels), hypothesis_template=list(templates),
+                label_descriptions=own, progress=accelerator.is_main_process,
+            )  # fmt: skip
+        return np.concatenate(gather_object([part]))
+
+    return run
+
+
+def unlabelled_inputs(splits: Splits, count: int, seed: int) -> list[Any]:
+    """Training inputs without their labels, drawn at random: of every class, whatever it is called."""
+    rows = np.random.default_rng(seed).permutation(len(splits.train))[:count]
+    return list(splits.train.select(sorted(rows.tolist()))[splits.task.input_columns[0]])
+
+
+def build_record(
+    config: ZeroShotNLIConfig | ZeroShotClipConfig,
+    command: str,
+    splits: Splits,
+    model: Any,
+    compared: Compared,
+    scorer: str,
+    test: LabelledInputs,
+    wall_seconds: float,
+    processes: int,
+    pipeline_tag: str,
+) -> RunRecord:
+    """Everything a zero-shot run was given, did and measured.
+
+    Args:
+        model: what is published.
+        scorer: the one among the compared that the published model is.
+    """
+    settings = model.config
+    text = config.data.image_column is None
+    own: tuple[str, ...] = tuple(name for _, name in sorted((settings.id2label or {}).items())) if text else ()
+    modality: Modality = "text-pair" if text else "image"
+    logarithm = compared.chosen[scorer]
+    asked = Task(modality=modality, label_names=tuple(test.names))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return RunRecord(
+        recipe=config.recipe,
+        command=command,
+        config=to_dict(config) | {"output_dir": portable(config.output_dir)},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=Task(modality=modality, label_names=own).to_dict(),
+        data=splits.record,
+        model=ModelRecord(
+            base_model=config.model.model_name_or_path,
+            base_revision=getattr(settings, "_commit_hash", None) or config.model.revision,
+            architecture=type(model).__name__,
+            adapter={"method": "none"},
+            total_parameters=total,
+            trainable_parameters=0,
+        ),
+        metrics=measure(logarithm, test.labels, asked, config.evaluation),
+        comparisons=compared.comparisons,
+        methods=compared.methods,
+        candidate_labels=test.names,
+        pipeline_tag=pipeline_tag,
+        confusion_matrix=confusion_matrix(test.labels, logarithm.argmax(-1), len(test.names)).tolist(),
+        examples=[
+            {
+                "input": test.inputs[row] if text else "picture.png",
+                "label": test.names[int(logarithm[row].argmax())],
+                "score": float(np.exp(logarithm[row].max())),
+            }
+            for row in range(min(_SHOWN, len(test.inputs)))
+        ],  # fmt: skip
+        cost=CostRecord(
+            wall_seconds=wall_seconds,
+            peak_memory_bytes=environment.peak_memory_bytes(),
+            hardware=environment.hardware(),
+            processes=processes,
+        ),
+        environment=environment.versions(),
+    )
+
+
+def write_predictions(path: Path, test: LabelledInputs, compared: Compared) -> Path:
+    """One row a test example and scorer, for error analysis."""
+    tables = []
+    for name, logarithm in compared.chosen.items():
+        best = logarithm.argmax(-1)
+        columns: dict[str, Any] = {"scorer": [name] * len(best), "index": list(range(len(best)))}
+        if isinstance(test.inputs[0], str):
+            columns["text"] = test.inputs
+        columns["label"] = [test.names[row] for row in test.labels]
+        columns["prediction"] = [test.names[row] for row in best]
+        columns["probability"] = np.exp(logarithm.max(-1)).tolist()
+        columns["correct"] = (best == test.labels).tolist()
+        tables.append(pa.table(columns))
+    with replaced(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
+    return path

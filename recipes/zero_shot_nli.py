@@ -1,0 +1,101 @@
+"""Zero-shot text classification with an NLI model: choose templates and calibration, measure, publish.
+
+    accelerate launch recipes/zero_shot_nli.py --config recipes/configs/zero_shot_nli/supersense.yaml
+
+Templates, one by one and together, plain and calibrated, are compared on validation classes; what is chosen there is
+measured once on the test classes, beside a bi-encoder on the same texts. Writes to output_dir: bundle/ (the repository
+as it is pushed: the stock NLI model, with a card that names templates and labels), run_record.json and
+predictions.parquet. The header of each config says what it cost and gave when last run.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from accelerate import Accelerator
+from transformers import pipeline
+
+from hf_fsl.config import ModelConfig, ZeroShotNLIConfig, run_recipe, to_dict
+from hf_fsl.data import load_splits
+from hf_fsl.hub.bundle import write_bundle
+from hf_fsl.hub.push import publish
+from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
+from hf_fsl.resources import portable
+from hf_fsl.zero_shot.evaluation import compare_methods, of_classes
+from hf_fsl.zero_shot.recording import build_record, spread, unlabelled_inputs, write_predictions
+from hf_fsl.zero_shot.templates import fill_templates
+
+VERIFIED = 16
+"""Pairs on which the bundle, loaded by a fresh process, must give the model's logits."""
+
+
+def load_pipeline(kind: type, task: str, model: ModelConfig, accelerator: Accelerator, **options: object) -> object:
+    """A zero-shot pipeline on this process's device."""
+    return pipeline(
+        task, model=model.model_name_or_path, revision=model.revision, trust_remote_code=model.trust_remote_code,
+        dtype=model.dtype, device=accelerator.device, pipeline_class=kind, **options,
+    )  # fmt: skip
+
+
+def main(config: ZeroShotNLIConfig) -> None:
+    started = time.perf_counter()
+    output, asked = Path(config.output_dir), config.zero_shot
+    accelerator = Accelerator()
+    say = accelerator.print
+    say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
+
+    with accelerator.main_process_first():
+        splits = load_splits(config.data)
+        nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator,
+                            max_tokens=asked.batch_tokens)  # fmt: skip
+        scorers = {"nli": spread(nli.evidence, asked, accelerator)}
+        if config.bi_encoder is not None:
+            near = load_pipeline(ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator)
+            scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)
+    names = list(splits.task.label_names)
+    tuned = asked.validation_labels or names
+    validation = of_classes(splits.validation, splits.task, tuned)
+    test = of_classes(
+        splits.test, splits.task, [name for name in names if name not in asked.validation_labels] or names
+    )
+    say(f"{config.data.path}: chosen on {len(validation.inputs)} texts of {len(validation.names)} classes, "
+        f"tested on {len(test.inputs)} of {len(test.names)} others")  # fmt: skip
+
+    unlabelled = unlabelled_inputs(splits, asked.calibration_samples, config.data.split_seed)
+    compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)
+
+    if accelerator.is_main_process:
+        command = "accelerate launch " + shlex.join(map(portable, sys.argv))
+        record = build_record(
+            config, command, splits, nli.model, compared, "nli", test, time.perf_counter() - started,
+            accelerator.num_processes, "zero-shot-classification",
+        )  # fmt: skip
+        record.save(output / "run_record.json")
+        write_predictions(output / "predictions.parquet", test, compared)
+        for method in record.methods:
+            low, high = method.test.ci95 or (float("nan"), float("nan"))
+            mark = " <- chosen" if method.chosen else ""
+            say(f"{method.label}: validation {method.validation.value:.4f}, test {method.test.value:.4f} "
+                f"[{low:.4f}, {high:.4f}]{mark}")  # fmt: skip
+        for row in record.comparisons:
+            say(f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}")
+
+        nli.model.to("cpu")
+        bundle = write_bundle(output / "bundle", model=nli.model, processor=nli.tokenizer, record=record)
+        texts = test.inputs[:VERIFIED]
+        hypotheses = fill_templates(test.names, asked.templates[:1])[0]
+        pairs = [(text, hypotheses[row % len(hypotheses)]) for row, text in enumerate(texts)]
+        logits = np.stack([nli.scorer.logits([text], [hypothesis])[0, 0] for text, hypothesis in pairs])
+        result = publish(bundle, config.hub, pairs, logits)
+        say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_recipe(main, ZeroShotNLIConfig, __doc__)

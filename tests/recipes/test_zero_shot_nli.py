@@ -1,0 +1,75 @@
+"""The recipe through the real launcher, against a seeded local Hub."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import HfApi
+from launching import ROOT, hf_fsl, launch
+
+from hf_fsl.hub.verify import require_verified
+from hf_fsl.records import RunRecord
+
+CONFIG = ROOT / "recipes" / "configs" / "zero_shot_nli" / "supersense.smoke.yaml"
+_STOCK = """
+import json, sys
+from transformers import pipeline
+pipe = pipeline("zero-shot-classification", model=sys.argv[1])
+assert "hf_fsl" not in sys.modules
+print(json.dumps(pipe("a cat", candidate_labels="animal, food")))
+"""
+
+
+def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, nli_model, tmp_path):
+    model = ["--model.model_name_or_path", str(nli_model)]
+    done = launch(
+        hub_environment, tmp_path / "one", CONFIG, *model, "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/zs",
+        recipe="zero_shot_nli",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = RunRecord.load(tmp_path / "one" / "run_record.json")
+    assert RunRecord.from_json(record.to_json()) == record
+    tuned = set(record.config["zero_shot"]["validation_labels"])
+    assert len(tuned) == 4 and len(record.candidate_labels) == 20 and not tuned & set(record.candidate_labels)
+    assert {row.name for row in record.methods if row.chosen} == {"nli", "bi-encoder"}
+    for name in ("nli", "bi-encoder"):
+        own = [row for row in record.methods if row.name == name]
+        assert [row.chosen for row in own].index(True) == max(range(len(own)), key=lambda i: own[i].validation.value)
+    rows = pq.read_table(tmp_path / "one" / "predictions.parquet").to_pylist()
+    nli = [row for row in rows if row["scorer"] == "nli"]
+    assert sum(row["correct"] for row in nli) / len(nli) == pytest.approx(record.metrics["accuracy"].value)
+    assert not tuned & {row["label"] for row in rows}
+    require_verified(tmp_path / "one" / "bundle")
+    assert HfApi(endpoint=hub, token="x").model_info("me/zs").pipeline_tag == "zero-shot-classification"
+    card = (tmp_path / "one" / "bundle" / "README.md").read_text()
+    assert "guessing at random gives 0.0500" in card and (tmp_path / "one" / "bundle/figures/methods.png").is_file()
+
+    stock = subprocess.run(
+        [sys.executable, "-I", "-c", _STOCK, "me/zs"], env=hub_environment, capture_output=True, text=True
+    )
+    assert stock.returncode == 0, stock.stderr[-2000:]
+    ours = hf_fsl(hub_environment, "predict", "me/zs", "--labels", "animal, food", "--json", "--top-k", "2", "a cat")
+    assert ours.returncode == 0, ours.stderr[-2000:]
+    answer, expected = json.loads(ours.stdout), json.loads(stock.stdout.splitlines()[-1])
+    assert [row["label"] for row in answer["labels"]] == expected["labels"]
+    assert [row["score"] for row in answer["labels"]] == pytest.approx(expected["scores"], abs=1e-5)
+
+    two = launch(hub_environment, tmp_path / "two", CONFIG, *model, recipe="zero_shot_nli", preset="cpu_2proc")
+    assert two.returncode == 0, two.stderr[-3000:]
+    again = RunRecord.load(tmp_path / "two" / "run_record.json")
+    assert [vars(row.test) for row in again.methods] == [vars(row.test) for row in record.methods]
+
+
+def test_bad_input_is_refused_before_anything_is_measured(hub_environment, nli_model, text_backbone, tmp_path):
+    model = ["--model.model_name_or_path", str(nli_model)]
+    for overrides, message in (
+        ([*model, "--zero_shot.validation_labels", "[food, foood]"], "no class foood"),
+        ([*model, "--zero_shot.templates", "[no place]"], "one place {}"),
+        (["--model.model_name_or_path", str(text_backbone)], "one class for entailment"),
+    ):
+        done = launch(hub_environment, tmp_path, CONFIG, *overrides, recipe="zero_shot_nli")
+        assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]
