@@ -21,14 +21,14 @@ BATCH_SIZES = (8, 16, 32, 64)
 """sentence-transformers' default is 32."""
 
 
-def mixed_texts(count: int, seed: int = 0) -> list[str]:
-    """Definitions strung together to lengths spread evenly between 3 and 200 words (about 5 to 256 tokens)."""
+def mixed_texts(count: int, seed: int = 0, longest: int = 200) -> list[str]:
+    """Definitions strung together to lengths spread evenly from 3 words to the longest (200: about 256 tokens)."""
     generator = random.Random(seed)
     glosses = Dataset.from_parquet(str(GLOSSES))["text"]
     words = " ".join(generator.sample(list(glosses), 2000)).split()
     texts = []
     for number in range(count):
-        length = 3 + (197 * number) // count
+        length = 3 + ((longest - 3) * number) // count
         start = generator.randrange(len(words) - length)
         texts.append(" ".join(words[start : start + length]))
     generator.shuffle(texts)

@@ -20,6 +20,8 @@ _EXPORTS: dict[str, str] = {
     "Backbone": "hf_fsl.backbones",
     "attach_adapter": "hf_fsl.adapters",
     "train": "hf_fsl.training",
+    "ZeroShotEmbeddingPipeline": "hf_fsl.pipelines",
+    "ZeroShotTextPipeline": "hf_fsl.pipelines",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604

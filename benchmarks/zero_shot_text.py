@@ -1,0 +1,160 @@
+"""Zero-shot text classification against transformers' pipeline: time, padding, and what the faster options cost.
+
+    python recipes/fine_tune.py --config recipes/configs/fine_tune/wordnet_nli.yaml   # the model, once
+    python benchmarks/zero_shot_text.py [--model outputs/wordnet-nli/bundle] [--texts 100] [--labels 8 16 64]
+
+Time: texts of mixed length with 8, 16 and 64 labels; the stock pipeline at its default and at its best batch size, our
+pipeline, and the floor: the bare forward passes of the stock model over the same pairs, padded and sorted by length,
+tokenised beforehand. Quality: definitions outside the wordnet_nli training split with 64 classes, their top answer
+counted as right where it is the class the split names; exact, shortlisted, int8 and bfloat16 on the same texts, paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import interleave, ratio, write_result
+from datasets import Dataset
+from encode import mixed_texts
+from transformers import pipeline
+
+from hf_fsl.hub.seed import minilm_folder
+from hf_fsl.metrics import paired_difference
+from hf_fsl.pipelines import ZeroShotTextPipeline
+from hf_fsl.zero_shot.nli import MAX_TOKENS
+from hf_fsl.zero_shot.pairs import PairEncoder
+
+DATA = Path(__file__).parents[1] / "recipes" / "data" / "wordnet_nli" / "data"
+TEMPLATE = "This is a kind of {}."
+PREFIX = re.compile(
+    "^(This is about|This is a kind of|This describes a type of|The topic is|This definition is of|It is) "
+)
+"""What the hypotheses of the data set say before the class."""
+STOCK_BATCHES = (8, 16, 32, 64)
+SHORTLIST = 8
+
+
+def entailed(split: str) -> list[tuple[str, str]]:
+    """Definitions and the class that the split says they entail."""
+    rows = Dataset.from_parquet(str(DATA / f"{split}-00000-of-00001.parquet"))
+    return [(row["premise"], PREFIX.sub("", row["hypothesis"]).rstrip(".")) for row in rows if row["label"] == 0]
+
+
+def class_names(count: int) -> list[str]:
+    """The classes most often named in training."""
+    return [name for name, _ in Counter(name for _, name in entailed("train")).most_common(count)]
+
+
+def floor(pipe: Any, texts: list[str], labels: list[str]) -> Any:
+    """The bare forward passes: everything but the model's own call is done beforehand."""
+    pairs = np.stack(np.meshgrid(range(len(texts)), range(len(labels)), indexing="ij"), -1).reshape(-1, 2)
+    encoder = PairEncoder(pipe.tokenizer, texts, [TEMPLATE.format(label) for label in labels])
+    batches = [inputs for _, inputs, _ in encoder.batches(pairs, MAX_TOKENS["cpu"])]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for inputs in batches:
+                pipe.model(**inputs)
+
+    return run
+
+
+def largest_difference(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
+    """Between the scores of the same labels."""
+    return max(
+        abs(score - dict(zip(other["labels"], other["scores"], strict=True))[label])
+        for one, other in zip(some, others, strict=True)
+        for label, score in zip(one["labels"], one["scores"], strict=True)
+    )
+
+
+def measure_time(
+    pipes: dict[str, Any], stock: Any, texts: list[str], labels: list[str], rounds: int
+) -> dict[str, Any]:
+    settings = {"hypothesis_template": TEMPLATE}
+    sample = texts[: max(4, len(texts) // 10)]
+    trial = interleave(
+        {str(size): lambda size=size: stock(sample, labels, batch_size=size, **settings) for size in STOCK_BATCHES}, 3
+    )
+    best = int(min(trial, key=lambda size: float(np.median(trial[size]))))
+    exact = pipes["exact"]
+    contestants = {
+        "stock": lambda: stock(texts, labels, **settings),
+        "stock, best batch": lambda: stock(texts, labels, batch_size=best, **settings),
+        "floor": floor(stock, texts, labels),
+        **{name: lambda pipe=pipe: pipe(texts, labels, **settings) for name, pipe in pipes.items()},
+    }
+    if len(labels) > SHORTLIST:
+        contestants["shortlist"] = lambda: exact(texts, labels, shortlist=SHORTLIST, **settings)
+    seconds = interleave(contestants, rounds)
+    ours = seconds["exact"]
+    answers = exact(texts, labels, **settings)
+    result = {
+        "best_batch": best,
+        "median_seconds": {name: float(np.median(taken)) for name, taken in seconds.items()},
+        "exact_over_stock_default": ratio(seconds["stock"], ours),
+        "exact_over_stock_best_batch": ratio(seconds["stock, best batch"], ours),
+        "time_over_floor": ratio(ours, seconds["floor"]),
+        "padding_share": exact.scorer.padding_share,
+        "largest_score_difference": largest_difference(answers, stock(texts, labels, batch_size=best, **settings)),
+    }
+    for name in seconds.keys() - {"stock", "stock, best batch", "floor", "exact"}:
+        result[f"{name}_over_exact"] = ratio(ours, seconds[name])
+        result[f"{name}_over_stock_best_batch"] = ratio(seconds["stock, best batch"], seconds[name])
+    return result
+
+
+def measure_quality(pipes: dict[str, Any], count: int) -> dict[str, Any]:
+    labels = class_names(64)
+    known = [pair for split in ("test", "validation") for pair in entailed(split) if pair[1] in labels]
+    texts, truth = zip(*known[:count], strict=True)
+    settings: dict[str, Any] = {"hypothesis_template": TEMPLATE}
+    ways = {name: (pipe, settings) for name, pipe in pipes.items()}
+    ways["shortlist"] = (pipes["exact"], settings | {"shortlist": SHORTLIST})
+    right = {}
+    for name, (pipe, options) in ways.items():
+        answers = pipe(list(texts), labels, **options)
+        right[name] = np.array([row["labels"][0] == name_ for row, name_ in zip(answers, truth, strict=True)])
+    return {
+        "texts": len(texts),
+        "classes": len(labels),
+        "accuracy": {name: float(values.mean()) for name, values in right.items()},
+        "difference_to_exact": {
+            name: vars(paired_difference(values, right["exact"], 5000))
+            for name, values in right.items()
+            if name != "exact"
+        },
+    }
+
+
+def main(model: str, count: int, sizes: list[int], rounds: int, quality: int) -> None:
+    if not Path(model).is_dir():
+        raise SystemExit(f"There is no NLI model at {model}. Train it: see the head of {Path(__file__).name}.")
+    common: dict[str, Any] = {"model": model, "device": "cpu"}
+    stock = pipeline("zero-shot-classification", **common)
+    common |= {"pipeline_class": ZeroShotTextPipeline, "shortlist_model": str(minilm_folder())}
+    pipes = {
+        "exact": pipeline("zero-shot-classification", **common),
+        "int8": pipeline("zero-shot-classification", **common, runtime="int8"),
+        "bfloat16": pipeline("zero-shot-classification", **common, dtype="bfloat16"),
+    }
+    texts = mixed_texts(count, longest=80)
+    time = {str(size): measure_time(pipes, stock, texts, class_names(size), rounds) for size in sizes}
+    write_result("zero_shot_text", {"texts": count, "labels": time, "quality": measure_quality(pipes, quality)})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="outputs/wordnet-nli/bundle")
+    parser.add_argument("--texts", type=int, default=100)
+    parser.add_argument("--labels", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quality-texts", type=int, default=400)
+    options = parser.parse_args()
+    main(options.model, options.texts, options.labels, options.rounds, options.quality_texts)
