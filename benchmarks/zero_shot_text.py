@@ -6,7 +6,7 @@
 Time: texts of mixed length with 8, 16 and 64 labels; the stock pipeline at its default and at its best batch size, our
 pipeline, and the floor: the bare forward passes of the stock model over the same pairs, padded and sorted by length,
 tokenised beforehand. Quality: definitions outside the wordnet_nli training split with 64 classes, their top answer
-counted as right where it is the class the split names; exact, shortlisted, int8 and bfloat16 on the same texts, paired.
+counted as right where it is the class the split names; exact, shortlisted, int8, bfloat16, all on the same texts.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ _EXPORTS: dict[str, str] = {
     "attach_adapter": "hf_fsl.adapters",
     "train": "hf_fsl.training",
     "ZeroShotEmbeddingPipeline": "hf_fsl.pipelines",
+    "ZeroShotImagePipeline": "hf_fsl.pipelines",
     "ZeroShotTextPipeline": "hf_fsl.pipelines",
 }
 

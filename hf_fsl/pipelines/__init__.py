@@ -7,6 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "ZeroShotEmbeddingPipeline": "hf_fsl.pipelines.zero_shot_embedding",
+    "ZeroShotImagePipeline": "hf_fsl.pipelines.zero_shot_image",
     "ZeroShotTextPipeline": "hf_fsl.pipelines.zero_shot_text",
 }
 

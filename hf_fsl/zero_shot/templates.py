@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hf_fsl.errors import UserError
@@ -23,7 +24,7 @@ def as_labels(labels: str | Sequence[str]) -> list[str]:
     wrong = [label for label in given if not isinstance(label, str) or not label.strip()]
     if wrong:
         raise ZeroShotError(f"A candidate label is a text that is not empty, got {wrong[0]!r} in {given}.")
-    twice = sorted({label for label in given if given.count(label) > 1})
+    twice = sorted(label for label, count in Counter(given).items() if count > 1)
     if twice:
         raise ZeroShotError(f"Candidate labels must differ; more than once: {', '.join(twice)}. Give each once.")
     return given
