@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +48,12 @@ def weights_state(model: nn.Module) -> Hashable:
     Autograd's version counters see what is changed in place. What is changed through ``.data``, as merging an adapter
     does, they miss: two values of each parameter are compared as well.
     """
-    state: list[Any] = []
-    ends = []
+    versions = []
+    ends: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for parameter in model.parameters():
-        version = None if parameter.is_inference() else parameter._version
-        state.append((parameter.data_ptr(), version, parameter.dtype))
-        flat = parameter.detach().view(-1) if parameter.is_contiguous() else parameter.detach().reshape(-1)
-        ends.append(flat[:: max(1, flat.numel() - 1)][:2].float())
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for end in ends:
-        by_device.setdefault(end.device, []).append(end)
-    return tuple(state), tuple(tuple(torch.cat(values).tolist()) for values in by_device.values())
+        versions.append((parameter.data_ptr(), None if parameter.is_inference() else parameter._version))
+        if parameter.numel():
+            flat = parameter if parameter.is_contiguous() else parameter.reshape(-1)
+            first_and_last = flat.as_strided((2,), (flat.numel() - 1,))
+            ends.setdefault((parameter.device, parameter.dtype), []).append(first_and_last)
+    return tuple(versions), tuple((kind, tuple(torch.cat(values).tolist())) for kind, values in ends.items())
