@@ -32,14 +32,14 @@ STOCK_BATCHES = (1, 8, 32)
 SCORED = {10: 1.0, 100: 0.25, 1000: 0.02}
 """Share of the images the stock pipeline is measured on, by labels."""
 KINDS = (
-    "red", "blue", "green", "small", "big", "old", "new", "wooden", "striped", "empty", "broken", "wet", "dark", "bright",
-    "tall", "round", "flat", "soft", "cold", "warm",
+    "red", "blue", "green", "small", "big", "old", "new", "wooden", "striped", "empty", "broken", "wet", "dark",
+    "tall", "bright", "round", "flat", "soft", "cold", "warm",
 )  # fmt: skip
 THINGS = (
-    "cat", "dog", "horse", "bird", "fish", "cow", "sheep", "bear", "lion", "tiger", "car", "truck", "bus", "train", "boat",
-    "bicycle", "plane", "house", "bridge", "tower", "tree", "flower", "river", "mountain", "beach", "forest", "road",
-    "field", "chair", "table", "lamp", "bed", "sofa", "clock", "book", "phone", "cup", "plate", "knife", "spoon", "shirt",
-    "shoe", "hat", "bag", "umbrella", "ball", "kite", "guitar",
+    "cat", "dog", "horse", "bird", "fish", "cow", "sheep", "bear", "lion", "tiger", "car", "truck", "bus",
+    "train", "hat", "boat", "bicycle", "plane", "house", "bridge", "tower", "tree", "flower", "river",
+    "mountain", "beach", "forest", "road", "field", "chair", "table", "lamp", "bed", "sofa", "clock", "book",
+    "phone", "cup", "plate", "knife", "spoon", "shirt", "shoe", "bag", "umbrella", "ball", "kite", "guitar",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH, MAX_TOKENS, MAX_TOKENS_ACCELERATOR
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
 from hf_fsl.pictures import as_rgb
+from hf_fsl.zero_shot.class_token import class_token_only
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
 from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates, fill_templates
 
@@ -163,7 +164,8 @@ class ImageTextScorer:
         batch = {
             name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in batch.items()
         }
-        return normalize(self.model.get_image_features(**batch).pooler_output.float(), dim=-1)
+        with class_token_only(self.model):
+            return normalize(self.model.get_image_features(**batch).pooler_output.float(), dim=-1)
 
     @torch.no_grad()
     def compare(self, image_embeddings: Tensor, label_embeddings: Tensor) -> Tensor:
