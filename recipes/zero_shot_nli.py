@@ -26,7 +26,7 @@ from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.resources import portable
-from hf_fsl.zero_shot.evaluation import compare_methods, of_classes
+from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
 from hf_fsl.zero_shot.recording import build_record, spread, unlabelled_inputs, write_predictions
 from hf_fsl.zero_shot.templates import fill_templates
 
@@ -50,21 +50,16 @@ def main(config: ZeroShotNLIConfig) -> None:
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 
     with accelerator.main_process_first():
-        splits = load_splits(config.data)
+        splits = load_splits(config.data, zero_shot=True)
         nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator,
                             max_tokens=asked.batch_tokens)  # fmt: skip
         scorers = {"nli": spread(nli.evidence, asked, accelerator)}
         if config.bi_encoder is not None:
             near = load_pipeline(ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator)
             scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)
-    names = list(splits.task.label_names)
-    tuned = asked.validation_labels or names
-    validation = of_classes(splits.validation, splits.task, tuned)
-    test = of_classes(
-        splits.test, splits.task, [name for name in names if name not in asked.validation_labels] or names
-    )
+    validation, test = tuning_and_test(splits, asked)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} texts of {len(validation.names)} classes, "
-        f"tested on {len(test.inputs)} of {len(test.names)} others")  # fmt: skip
+        f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
 
     unlabelled = unlabelled_inputs(splits, asked.calibration_samples, config.data.split_seed)
     compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)

@@ -14,8 +14,8 @@ from hf_fsl.data.columns import row_list
 from hf_fsl.data.errors import DataError, listed
 
 
-def label_names(train: datasets.Dataset, config: DataConfig) -> list[str]:
-    """The names of the classes: from the column's type, from ``label_names``, or those that occur in training.
+def label_names(splits: Sequence[datasets.Dataset], config: DataConfig) -> list[str]:
+    """The names of the classes: from the column's type, from ``label_names``, or those that occur in the splits.
 
     ``label_names`` names the integers 0, 1, …; for labels that have names it puts them in order, and may leave out
     classes that do not occur.
@@ -27,7 +27,7 @@ def label_names(train: datasets.Dataset, config: DataConfig) -> list[str]:
     if given is not None and len(set(given)) < len(given):
         twice = [name for name, count in Counter(given).items() if count > 1]
         raise DataError(f"data.label_names: each name once, but {listed(twice)} is there more than once.")
-    own = _own_names(train)
+    own = _own_names(splits[0])
     strangers = [name for name in given or [] if own is not None and name not in own]
     if strangers:
         raise DataError(
@@ -37,7 +37,8 @@ def label_names(train: datasets.Dataset, config: DataConfig) -> list[str]:
     if own is not None:
         names = own if given is None else list(given)
     else:
-        values = {value for row in _label_lists(train, config) for value in row if not _missing(value)}
+        lists = [row for data in splits for row in _label_lists(data, config)]
+        values = {value for row in lists for value in row if not _missing(value)}
         occurring = [_name(value, None, config) for value in sorted(values)]
         names = occurring if given is None else list(given)
     if len(names) < 2 and not _multi(config):

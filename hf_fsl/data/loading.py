@@ -33,8 +33,11 @@ class Splits:
     record: DataRecord
 
 
-def load_splits(config: DataConfig) -> Splits:
+def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
     """Loads, maps, splits and checks a data set.
+
+    Args:
+        zero_shot: classes need no training examples; any split may have classes that the others do not have.
 
     Raises:
         DataError: whatever makes the data unusable; the message names what was found and the way out.
@@ -45,7 +48,7 @@ def load_splits(config: DataConfig) -> Splits:
         if name is not None:
             _require_split(source, name, config, role)
     splits = {role: _mapped(source, name, config) for role, name in named.items() if name is not None}
-    names = label_names(splits["train"], config)
+    names = label_names(list(splits.values()) if zero_shot else [splits["train"]], config)
     splits = {role: map_labels(data, named[role] or role, names, config) for role, data in splits.items()}
     keys = {role: example_keys(data, named[role] or role) for role, data in splits.items()}
     _set_aside(splits, keys, config)
@@ -58,7 +61,7 @@ def load_splits(config: DataConfig) -> Splits:
         if len(data) == 0:
             reason = f": all its {len(keys[role])} examples occur in a later split too" if keys[role] else ""
             raise DataError(f"The {role} split of {config.path} is empty{reason}. Name another split or add examples.")
-    least, seed = config.min_examples_per_class, config.split_seed
+    least, seed = 0 if zero_shot else config.min_examples_per_class, config.split_seed
     require_examples(class_counts(splits["train"]["label"][:], names), least)
 
     limits = {

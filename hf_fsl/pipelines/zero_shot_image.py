@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -99,6 +101,16 @@ class ZeroShotImagePipeline(Pipeline):
             return next(answers)
         return list(answers) if isinstance(image, (list, tuple)) else Answers(answers, image)
 
+    def evidence(self, images: Any, candidate_labels: Any = None, **options: Any) -> np.ndarray:
+        """Logits ``(N, C)`` that a call's scores are made from, in the order of the labels; arguments as in a call."""
+        if candidate_labels is not None:
+            options["candidate_labels"] = candidate_labels
+        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
+        _, embeddings = self._ask(settings)
+        size = _first(self._batch_size, IMAGES_PER_BATCH)
+        rows = self._logits(images, embeddings, size, _first(self._num_workers, 0), settings)
+        return torch.cat(list(rows)).cpu().numpy()
+
     def preprocess(self, input_: Any, **settings: Any) -> Any:
         """An image with its number -> what the image tower takes."""
         number, image = input_
@@ -116,7 +128,7 @@ class ZeroShotImagePipeline(Pipeline):
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:
         embeddings = self.scorer.embed_images(input_tensors["images"])
-        return {"scores": self.scorer.scores(self.scorer.compare(embeddings, input_tensors["labels"]))}
+        return {"logits": self.scorer.compare(embeddings, input_tensors["labels"])}
 
     def postprocess(self, model_outputs: Any, **_: Any) -> list[dict[str, Any]]:
         """Labels and their scores ``(C,)`` -> the answer."""
@@ -143,6 +155,14 @@ class ZeroShotImagePipeline(Pipeline):
     def _answers(
         self, images: Any, labels: list[str], embeddings: Tensor, size: int, workers: int, settings: dict[str, Any]
     ) -> Iterator[list[dict[str, Any]]]:
+        for logits in self._logits(images, embeddings, size, workers, settings):
+            for row in self.scorer.scores(logits):
+                yield self.postprocess((labels, row))
+
+    def _logits(
+        self, images: Any, embeddings: Tensor, size: int, workers: int, settings: dict[str, Any]
+    ) -> Iterator[Tensor]:
+        """Logits ``(B, C)`` of one batch after the other."""
         if not isinstance(images, Iterable):
             images = map(images.__getitem__, range(len(images)))
         total = len(images) if isinstance(images, Sized) else None
@@ -154,9 +174,7 @@ class ZeroShotImagePipeline(Pipeline):
             each = stack.enter_context(ThreadPoolExecutor(workers)).map if workers else map
             while window := list(itertools.islice(numbered, size)):
                 inputs = list(each(lambda one: self.preprocess(one, **settings), window))
-                scores = self.forward({"images": inputs, "labels": embeddings})["scores"]
-                for row in scores:
-                    yield self.postprocess((labels, row))
+                yield self.forward({"images": inputs, "labels": embeddings})["logits"]
                 bar.update(len(window))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 
-from hf_fsl.config import EvaluationConfig
+from hf_fsl.config import EvaluationConfig, ZeroShotConfig
+from hf_fsl.data import Splits
 from hf_fsl.metrics import bootstrap_interval, paired_difference
 from hf_fsl.records import Comparison, Measurement, MethodRecord
 from hf_fsl.tasks import Task
@@ -43,13 +44,8 @@ def of_classes(split: datasets.Dataset, task: Task, names: Sequence[str]) -> Lab
     """The examples of some classes.
 
     Raises:
-        ZeroShotError: a name that is none of the task's classes, or no example.
+        ZeroShotError: there is none.
     """
-    unknown = sorted(set(names) - set(task.label_names))
-    if unknown:
-        raise ZeroShotError(
-            f"validation_labels: the data has no class {', '.join(unknown)}; it has {', '.join(task.label_names)}."
-        )
     number = {task.label2id[name]: row for row, name in enumerate(names)}
     rows = [row for row, label in enumerate(split["label"]) if label in number]
     if not rows:
@@ -57,6 +53,39 @@ def of_classes(split: datasets.Dataset, task: Task, names: Sequence[str]) -> Lab
     kept = split.select(rows)
     labels = np.array([number[label] for label in kept["label"]])
     return LabelledInputs(list(kept[task.input_columns[0]]), labels, list(names))
+
+
+def tuning_and_test(splits: Splits, config: ZeroShotConfig) -> tuple[LabelledInputs, LabelledInputs]:
+    """What methods are chosen on, and what they are tested on.
+
+    The ``validation_labels`` are kept out of the test; without them both have the classes that occur in their split.
+
+    Raises:
+        ZeroShotError: names in the config that are no classes of the data, or no class left for the test.
+    """
+    task, aside = splits.task, config.validation_labels
+    _require_classes("validation_labels", aside, task)
+    _require_classes("label_descriptions", config.label_descriptions, task)
+    test = [name for name in _occurring(splits.test, task) if name not in aside]
+    if not test:
+        raise ZeroShotError(
+            "validation_labels: all classes of the test split are among them; leave some for the test."
+        )
+    chosen_on = aside or _occurring(splits.validation, task)
+    return of_classes(splits.validation, task, chosen_on), of_classes(splits.test, task, test)
+
+
+def _require_classes(setting: str, names: Iterable[str], task: Task) -> None:
+    unknown = sorted(set(names) - set(task.label_names))
+    if unknown:
+        raise ZeroShotError(
+            f"{setting}: the data has no class {', '.join(unknown)}; it has {', '.join(task.label_names)}."
+        )
+
+
+def _occurring(split: datasets.Dataset, task: Task) -> list[str]:
+    found = set(split["label"])
+    return [name for row, name in enumerate(task.label_names) if row in found]
 
 
 def compare_methods(

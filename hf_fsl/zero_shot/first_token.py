@@ -47,6 +47,7 @@ def _last_layer(model: Any) -> Any:
         or getattr(config, "add_cross_attention", False)
         or not isinstance(layers, nn.ModuleList)
         or not hasattr(layers[-1], "feed_forward_chunk")
+        or "forward" in vars(layers[-1])  # somebody else's
         or model.training
     ):
         return None

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as t
+from conftest import build_model, model_inputs, text_sizes
+
+from hf_fsl.zero_shot.first_token import first_token_only
+
+
+def build(kind: str):
+    if kind in ("bert", "roberta", "distilbert", "modernbert"):
+        return build_model(kind).eval()
+    torch.manual_seed(0)
+    sizes = text_sizes() | {"max_position_embeddings": 80}
+    if kind == "electra":
+        return t.ElectraForSequenceClassification(t.ElectraConfig(**sizes, embedding_size=32, num_labels=3)).eval()
+    config = t.XLMRobertaConfig(**sizes, num_labels=3, pad_token_id=0)
+    return t.XLMRobertaForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "electra"])
+def test_the_last_layer_computes_one_token_and_the_logits_stay(kind):
+    model, inputs, sizes = build(kind), model_inputs("bert"), []
+    layer = getattr(model, model.base_model_prefix).encoder.layer[-1]
+    layer.intermediate.register_forward_hook(lambda module, given, output: sizes.append(output.shape[1]))
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with first_token_only(model) as used:
+            assert used
+            got = model(**inputs).logits
+            unmasked = model(inputs["input_ids"]).logits
+        assert torch.equal(model(**inputs).logits, expected)
+        assert (unmasked - model(inputs["input_ids"]).logits).abs().max() < 1e-6
+    assert (got - expected).abs().max() < 1e-6
+    assert sizes == [9, 1, 1, 9, 9]
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
+def test_other_models_are_left_alone(kind):
+    model, inputs = build(kind), model_inputs("bert")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with first_token_only(model) as used:
+            assert not used
+            assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_a_layer_in_training_or_wrapped_by_others_is_left_alone():
+    model = build("bert")
+    with first_token_only(model.train()) as used:
+        assert not used
+    layer = model.eval().bert.encoder.layer[-1]
+    layer.forward = layer.forward
+    with first_token_only(model) as used:
+        assert not used
+    assert "forward" in vars(layer)
