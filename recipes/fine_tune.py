@@ -24,6 +24,7 @@ from hf_fsl.config import FineTuneConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
+from hf_fsl.hub.reference import reference_logits
 from hf_fsl.inputs import label_tensor
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.reporting import build_record, compare, sample_inputs, write_predictions
@@ -87,12 +88,13 @@ def main(config: FineTuneConfig) -> None:
         if isinstance(best.model, peft.PeftModel):
             adapter = output / "adapter"
             best.model.save_pretrained(adapter)
+        merged = merge_adapter(best.model)
         bundle = write_bundle(
-            output / "bundle", model=merge_adapter(best.model), processor=best.processor, record=record,
-            adapter_dir=adapter,
-        )  # fmt: skip
-        inputs = sample_inputs(splits.test, splits.task, VERIFIED)
-        result = publish(bundle, config.hub, inputs, best.outcome.logits[:VERIFIED])
+            output / "bundle", model=merged, processor=best.processor, record=record, adapter_dir=adapter
+        )
+        inputs, trained_logits = sample_inputs(splits.test, splits.task, VERIFIED), best.outcome.logits[:VERIFIED]
+        reference = reference_logits(merged, best.processor, inputs, trained_logits, accelerator.device.type)
+        result = publish(bundle, config.hub, inputs, reference)
         say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -11,8 +11,27 @@ from pathlib import Path
 from typing import Any
 
 
-def main(bundle: str, work: Path) -> None:
+def logits_one_by_one(model: Any, processor: Any, inputs: list[Any]) -> Any:
+    """Logits ``(N, C)`` in float32 on the CPU, every input (image, text, pair of texts) in a batch of its own.
+
+    The model is changed to float32: in half precision the same weights give other logits on other machines.
+    """
     import torch
+
+    model = model.to("cpu", torch.float32).eval()
+    rows = []
+    for given in inputs:
+        if model.main_input_name == "pixel_values":
+            encoded = processor(given, return_tensors="pt")
+        else:
+            pair = [given] if isinstance(given, str) else given
+            encoded = processor(*pair, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            rows.append(model(**encoded).logits[0])
+    return torch.stack(rows)
+
+
+def main(bundle: str, work: Path) -> None:
     import transformers
     from PIL import Image
     from safetensors.torch import save_file
@@ -20,21 +39,18 @@ def main(bundle: str, work: Path) -> None:
     given = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
     image = given["task"] == "image-classification"
     kind = "AutoModelForImageClassification" if image else "AutoModelForSequenceClassification"
-    model = getattr(transformers, kind).from_pretrained(bundle).eval()
+    model = getattr(transformers, kind).from_pretrained(bundle)
+    inputs: list[Any] = given["inputs"]
     questions: list[Any]
     if image:
-        pictures = [Image.open(work / name).convert("RGB") for name in given["inputs"]]
         processor = transformers.AutoImageProcessor.from_pretrained(bundle)
-        encoded = [processor(picture, return_tensors="pt") for picture in pictures]
-        questions = pictures[:2]
+        inputs = [Image.open(work / name).convert("RGB") for name in inputs]
+        questions = inputs[:2]
     else:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(bundle)
-        pairs = [text if isinstance(text, list) else [text] for text in given["inputs"]]
-        encoded = [tokenizer(*pair, truncation=True, return_tensors="pt") for pair in pairs]
+        processor = transformers.AutoTokenizer.from_pretrained(bundle)
+        pairs = [text if isinstance(text, list) else [text] for text in inputs]
         questions = [{"text": pair[0], "text_pair": pair[1]} if len(pair) == 2 else pair[0] for pair in pairs[:2]]
-    with torch.inference_mode():
-        rows = [model(**inputs).logits[0].float() for inputs in encoded]
-    save_file({"logits": torch.stack(rows)}, work / "logits.safetensors")
+    save_file({"logits": logits_one_by_one(model, processor, inputs)}, work / "logits.safetensors")
     pipe = transformers.pipeline(given["task"], model=bundle)
     options = {"top_k": 1} if image else {"top_k": 1, "truncation": True}
     answers = [pipe(question, **options) for question in questions]
@@ -42,6 +58,7 @@ def main(bundle: str, work: Path) -> None:
     foreign = sorted(name for name in sys.modules if name.partition(".")[0] in ("hf_fsl", "peft"))
     names = [name for _, name in sorted(model.config.id2label.items())]
     answer = {"labels": labels, "names": names, "problem_type": model.config.problem_type, "foreign": foreign}
+    answer |= {"dtype": str(pipe.model.dtype).removeprefix("torch."), "device": pipe.device.type}
     (work / "labels.json").write_text(json.dumps(answer), encoding="utf-8")
 
 

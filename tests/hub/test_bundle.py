@@ -122,6 +122,8 @@ NAMES = ["cat|dog", "film", "time of day"]
         ([2, 1, 0], [2, 1, 0], {"labels": ["film"]}, r"pipeline\(\) answers"),
         ([2, 1, 0], [2, 1, 0], {"foreign": ["peft"]}, "needs peft to load"),
         ([2, 1, 0], [2, 1, 0.00001], {}, None),
+        ([2, 1.9, 0], [2, 1.9, 0], {"labels": ["film"]}, r"pipeline\(\) answers 'film', the trained model cat.dog\."),
+        ([2, 1.9, 0], [2, 1.9, 0], {"labels": ["film"], "dtype": "bfloat16"}, None),
     ],
 )
 def test_every_disagreement_is_refused(
@@ -132,7 +134,8 @@ def test_every_disagreement_is_refused(
     bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = {"labels": NAMES[:1], "names": NAMES, "problem_type": None, "foreign": []} | changes
+    answer = {"labels": NAMES[:1], "names": NAMES, "problem_type": None, "foreign": []}
+    answer |= {"dtype": "float32", "device": "cpu"} | changes
 
     def stranger(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         work = Path(command[-1])
