@@ -25,10 +25,18 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
         task: what is classified.
         processor: the backbone's tokenizer or image processor.
         max_length: tokens a text may have; longer ones are cut. Ignored for images.
+        dtype: of the pixels: that of the model's weights.
     """
 
-    def __init__(self, data: datasets.Dataset, task: Task, processor: Any, max_length: int | None = None) -> None:
-        self.task, self.processor = task, processor
+    def __init__(
+        self,
+        data: datasets.Dataset,
+        task: Task,
+        processor: Any,
+        max_length: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.task, self.processor, self.dtype = task, processor, dtype
         self.labels = label_tensor(data["label"], task) if "label" in data.column_names else None
         self.lengths: list[int] | None = None
         self._images: datasets.Dataset | None = None
@@ -68,7 +76,8 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
         if index in self._cache:
             return self._cache[index]
         assert self._images is not None
-        pixels: Tensor = self.processor(as_rgb(self._images[index]["image"]), return_tensors="pt")["pixel_values"][0]
+        picture = as_rgb(self._images[index]["image"])
+        pixels: Tensor = self.processor(picture, return_tensors="pt")["pixel_values"][0].to(self.dtype)
         if pixels.nbytes * len(self) <= IMAGE_CACHE_BYTES:
             self._cache[index] = pixels
         return pixels

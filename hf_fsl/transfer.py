@@ -68,7 +68,7 @@ def fine_tune_seed(
     if limit is not None:
         classifier.processor.model_max_length = limit
     encoded = [
-        EncodedSplit(split, task, classifier.processor, limit)
+        EncodedSplit(split, task, classifier.processor, limit, classifier.model.dtype)
         for split in (splits.train, splits.validation, splits.test)
     ]
     train_split, validation_split, test_split = encoded

@@ -122,7 +122,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     split = load_split(data, options.split, task)
     accelerator = Accelerator()
     model.to(accelerator.device)
-    encoded = EncodedSplit(split, task, processor, longest_input(processor, model.config, None))
+    encoded = EncodedSplit(split, task, processor, longest_input(processor, model.config, None), model.dtype)
     logits = predict_logits(model, encoded, accelerator, options.batch_size, options.split)
     labels = label_tensor(split["label"], task).numpy()
     measured = measure(logits, labels, task, EvaluationConfig(metrics=options.metrics))
