@@ -1,14 +1,18 @@
-"""Pictures as every backbone takes them: RGB, what is transparent shown on white."""
+"""Pictures as every backbone takes them: upright, RGB, what is transparent shown on white."""
 
 from __future__ import annotations
 
 import hashlib
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """RGB. Under transparent pixels files often hold stray colours, which a plain conversion would bring to light."""
+    """RGB, turned as the file's EXIF orientation says, which is how ``transformers.pipeline`` opens pictures too.
+
+    Under transparent pixels files often hold stray colours, which a plain conversion would bring to light.
+    """
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB":
         return picture
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

@@ -8,7 +8,6 @@ from itertools import zip_longest
 from typing import Literal
 
 import datasets
-from PIL import ImageOps
 
 from hf_fsl.data.columns import image_progress, open_image, raw_images, unreadable_image
 from hf_fsl.data.errors import DataError
@@ -61,7 +60,7 @@ def example_keys(data: datasets.Dataset, split: str) -> list[str]:
     for row, example in enumerate(image_progress(raw_images(data), f"hashing {split}")):
         try:
             with open_image(example["image"]) as image:
-                keys.append(content_digest(ImageOps.exif_transpose(image)))
+                keys.append(content_digest(image))
         except Exception as error:
             raise unreadable_image(row, example["image"], split, error) from error
     return keys
