@@ -29,10 +29,14 @@ from hf_fsl.training import predict_logits, train
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A trained seed: the adapted model (adapter not merged), its processor, and what was measured."""
+    """A trained seed: the adapted model (adapter not merged), its processor, and what was measured.
+
+    ``base_commit`` is that of the backbone's repository, None for a folder.
+    """
 
     model: nn.Module
     processor: Any
+    base_commit: str | None
     architecture: str
     count: ParameterCount
     outcome: SeedOutcome
@@ -111,15 +115,15 @@ def fine_tune_seed(
         test=measure(logits, test_labels, task, config.evaluation),
     )
     architecture = type(classifier.model).__name__
-    return FineTuned(model, classifier.processor, architecture, count, SeedOutcome(record, logits))
+    outcome = SeedOutcome(record, logits)
+    return FineTuned(model, classifier.processor, classifier.commit, architecture, count, outcome)
 
 
 def model_record(config: FineTuneConfig, trained: FineTuned) -> ModelRecord:
     """What is known of the backbone and of the adapter it was given."""
-    settings: Any = trained.model.config
     return ModelRecord(
         base_model=config.model.model_name_or_path,
-        base_revision=getattr(settings, "_commit_hash", None) or config.model.revision,
+        base_revision=trained.base_commit,
         base_license=_license(config.model.model_name_or_path),
         architecture=trained.architecture,
         adapter={**to_dict(config.adapter), "peft": describe_adapter(trained.model)},

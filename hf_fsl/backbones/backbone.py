@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from hf_fsl.backbones.batching import token_batches
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
-from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.backbones.pooling import EmbeddingModules, Pooling, pool, read_modules
 from hf_fsl.pictures import as_rgb, content_digest
 
@@ -99,7 +99,7 @@ class Backbone:
         model.to(device)
         for layer in modules.dense:
             layer.to(device, model.dtype)
-        commit = getattr(config, "_commit_hash", None)
+        commit = loaded_commit(model_name_or_path, revision)
         return cls(model, tokenizer, image_processor=images, modules=modules, name=f"{model_name_or_path}@{commit}")
 
     @classmethod

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_fsl.config import ModelConfig
 from hf_fsl.errors import UserError
@@ -20,11 +22,15 @@ class BackboneError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A stock classification model, its tokenizer or image processor, and which of its modules are the head."""
+    """A stock classification model, its tokenizer or image processor, and which of its modules are the head.
+
+    ``commit`` is that of the repository they come from, None for a folder.
+    """
 
     model: PreTrainedModel
     processor: Any
     head: tuple[str, ...]
+    commit: str | None = None
 
 
 def load_classifier(config: ModelConfig, task: Task) -> Classifier:
@@ -68,7 +74,26 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
         ) from error
     if task.modality != "image":
         _ensure_padding(model, processor)
-    return Classifier(model, processor, head_modules(model, fresh))
+    commit = loaded_commit(config.model_name_or_path, config.revision)
+    return Classifier(model, processor, head_modules(model, fresh), commit)
+
+
+def loaded_commit(model_name_or_path: str, revision: str | None) -> str | None:
+    """The commit of a repository that was just loaded; None for a folder that is no snapshot of one.
+
+    transformers 5 no longer notes it in the config. The cache knows: its files lie in a folder named by the commit,
+    and without a look at the network it is the one that was loaded, even if somebody has pushed since.
+    """
+    path = cached_file(
+        model_name_or_path,
+        "config.json",
+        revision=revision,
+        local_files_only=True,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return extract_commit_hash(str(Path(path).absolute()), None) if path is not None else None
 
 
 def load_processor(config: ModelConfig, task: Task) -> Any:

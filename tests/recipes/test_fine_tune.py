@@ -29,7 +29,9 @@ def test_smoke_config_runs_publishes_and_loads_back(config, hub, hub_environment
     done = launch(hub_environment, tmp_path, config, "--hub.push_to_hub", "true", "--hub.hub_model_id", name)
     assert done.returncode == 0, done.stderr[-3000:]
     record = RunRecord.load(tmp_path / "run_record.json")
-    assert record.data.revision == HfApi(endpoint=hub, token="x").dataset_info(record.data.path).sha
+    api = HfApi(endpoint=hub, token="x")
+    assert record.data.revision == api.dataset_info(record.data.path).sha
+    assert record.model.base_revision == api.model_info(record.model.base_model).sha
     rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert len(rows) == record.data.splits["test"].rows * len(record.runs)
     published = [row for row in rows if row["seed"] == record.published_seed]
@@ -37,7 +39,7 @@ def test_smoke_config_runs_publishes_and_loads_back(config, hub, hub_environment
     assert share == pytest.approx(record.metrics["accuracy"].value)
     assert any("train/loss" in key for row in read_log(tmp_path / "metrics.jsonl") for key in row)
     require_verified(tmp_path / "bundle")
-    assert HfApi(endpoint=hub, token="x").model_info(name).pipeline_tag == Task.from_dict(record.task).pipeline_tag
+    assert api.model_info(name).pipeline_tag == Task.from_dict(record.task).pipeline_tag
 
 
 def test_predict_and_evaluate_a_published_model(hub_environment, tmp_path):

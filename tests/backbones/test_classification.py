@@ -1,0 +1,30 @@
+"""The classifier of a backbone, and where it was loaded from."""
+
+from __future__ import annotations
+
+import shutil
+
+from hf_fsl.backbones import Backbone
+from hf_fsl.backbones.classification import load_classifier
+from hf_fsl.config import ModelConfig
+from hf_fsl.tasks import Task
+
+TASK = Task(modality="text", label_names=("a", "b"))
+
+
+def test_the_commit_is_known_from_the_cache_and_a_folder_has_none(text_backbone, tmp_path, monkeypatch):
+    from transformers.utils import hub
+
+    assert load_classifier(ModelConfig(model_name_or_path=str(text_backbone)), TASK).commit is None
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--me--tiny"
+    shutil.copytree(text_backbone, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(hub, "TRANSFORMERS_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert load_classifier(ModelConfig(model_name_or_path="me/tiny"), TASK).commit == commit
+    assert Backbone.from_pretrained("me/tiny").name == f"me/tiny@{commit}"
+    snapshot = str(repo / "snapshots" / commit)
+    assert load_classifier(ModelConfig(model_name_or_path=snapshot), TASK).commit == commit
