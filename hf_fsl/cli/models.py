@@ -45,6 +45,10 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("--text-pair-column")
     evaluate.add_argument("--image-column", help="default for image models: image")
     evaluate.add_argument("--label-column", default="label")
+    evaluate.add_argument(
+        "--label-names", nargs="+", metavar="NAME",
+        help="names of the labels 0, 1, … of a data set that has numbers only; matched with the model's by name",
+    )  # fmt: skip
     evaluate.add_argument("--metrics", nargs="+", default=["accuracy", "macro_f1", "mcc", "ece"])
     evaluate.add_argument("--batch-size", type=int, default=64)
     evaluate.add_argument("--json", action="store_true")
@@ -117,6 +121,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         text_pair_column=options.text_pair_column,
         image_column=(options.image_column or "image") if image else None,
         label_column=options.label_column,
+        label_names=options.label_names,
         problem_type=task.problem_type,
     )
     split = load_split(data, options.split, task)

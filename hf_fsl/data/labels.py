@@ -105,7 +105,7 @@ def _unknown_labels(
     )
     ways = ["remove these examples"]
     if numbered and config.label_names is None and all(name.isdecimal() for name in unknown):
-        ways.append("name the numbers in data.label_names")
+        ways.append("name the numbers in data.label_names (hf-fsl evaluate: --label-names)")
     elif not of_model:
         ways.append("add them to data.label_names" if config.label_names else "give training examples of them")
     return DataError(

@@ -21,7 +21,6 @@ def test_the_commit_is_known_from_the_cache_and_a_folder_has_none(text_backbone,
     shutil.copytree(text_backbone, repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    monkeypatch.setattr(hub, "TRANSFORMERS_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     assert load_classifier(ModelConfig(model_name_or_path="me/tiny"), TASK).commit == commit
