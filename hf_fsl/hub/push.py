@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class PublishError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class PushResult:
-    """Where a bundle went. ``changed`` is False where the repository already held all of it."""
+    """Where a bundle went. ``changed`` is False where the repository, or an open pull request, already held it all."""
 
     url: str
     commit: str
@@ -37,7 +37,7 @@ class PushResult:
 
     def __str__(self) -> str:
         if self.pull_request:
-            return f"Opened {self.pull_request}"
+            return f"{'Opened' if self.changed else 'Nothing new for'} {self.pull_request}"
         return f"{'Pushed to' if self.changed else 'Nothing new for'} {self.url} ({self.commit[:12]})"
 
 
@@ -81,9 +81,13 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
 def _push(api: HfApi, repo: str, bundle: Path, card: bytes, message: str, hub: HubConfig) -> PushResult:
     url = str(api.create_repo(repo, private=hub.hub_private_repo, exist_ok=True))
     head = _head(api, repo, hub.revision)
-    operations = differences(api, repo, _files(bundle, card), revision=head)
+    files = _files(bundle, card)
+    operations = differences(api, repo, files, revision=head)
     if not operations:
         return PushResult(url, head, changed=False)
+    opened = _pull_request(api, repo, files, message) if hub.create_pr else None
+    if opened is not None:
+        return PushResult(url, opened[1], changed=False, pull_request=opened[0])
     commit = api.create_commit(
         repo,
         operations,
@@ -93,6 +97,20 @@ def _push(api: HfApi, repo: str, bundle: Path, card: bytes, message: str, hub: H
         parent_commit=head,
     )
     return PushResult(url, commit.oid, commit.oid != head, commit.pr_url)
+
+
+def _pull_request(api: HfApi, repo: str, files: Mapping[str, str | bytes], message: str) -> tuple[str, str] | None:
+    """URL and commit of an open pull request of this title that holds these files already, as after a lost answer."""
+    try:
+        pulls = list(api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open"))
+    except HfHubHTTPError:  # discussions are switched off, or this Hub has none
+        return None
+    title = message.partition("\n")[0]
+    for pull in pulls:
+        revision = pull.git_reference
+        if pull.title == title and revision and not differences(api, repo, files, revision=revision):
+            return pull.url, str(api.repo_info(repo, revision=revision).sha)
+    return None
 
 
 def _head(api: HfApi, repo: str, revision: str | None) -> str:

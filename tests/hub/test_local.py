@@ -189,6 +189,9 @@ def test_branches_tags_pull_requests_and_history(api: HfApi, tmp_path: Path):
     history = api.list_repo_commits("u/m", revision="refs/pr/1")
     assert [commit.title for commit in history] == ["fourth", "third", "first", "initial commit"]
     assert history[2].message == "why"
+    (listed,) = api.get_repo_discussions("u/m", discussion_type="pull_request", discussion_status="open")
+    assert (listed.title, listed.git_reference, listed.url) == ("third", "refs/pr/1", pull.pr_url)
+    assert list(api.get_repo_discussions("u/m", discussion_status="closed")) == []
 
     api.delete_tag("u/m", tag="v1")
     api.delete_branch("u/m", branch="feature/x")

@@ -119,6 +119,26 @@ def test_pull_request_leaves_the_branch_alone_and_can_be_pushed_to(bundle: Path,
     assert not push(bundle, endpoint, revision="refs/pr/1").changed
 
 
+def test_second_push_as_a_pull_request_finds_the_first(
+    bundle: Path, endpoint: str, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = push(bundle, endpoint, create_pr=True)
+    second = push(bundle, endpoint, create_pr=True)
+    assert second == PushResult(first.url, first.commit, False, first.pull_request)
+    assert str(second) == f"Nothing new for {first.pull_request}"
+    # Of another title, with other contents, or on a Hub that says nothing of its pull requests, a new one is opened.
+    assert push(bundle, endpoint, create_pr=True, commit_message="another").pull_request != first.pull_request
+    api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id=REPO, revision="refs/pr/1")
+    third = push(bundle, endpoint, create_pr=True)
+    assert third.changed and third.pull_request == f"{endpoint}/{REPO}/discussions/3"
+
+    def silent(self: HfApi, repo: str, **_: Any) -> Any:
+        return api.get_discussion_details(repo, 99)
+
+    monkeypatch.setattr(HfApi, "get_repo_discussions", silent)
+    assert push(bundle, endpoint, create_pr=True).pull_request == f"{endpoint}/{REPO}/discussions/4"
+
+
 def test_only_verified_bundles_are_pushed(bundle: Path, endpoint: str, api: HfApi) -> None:
     (bundle / "config.json").write_text("{}")
     with pytest.raises(BundleMismatch, match="changed after it was verified"):

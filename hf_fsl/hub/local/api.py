@@ -147,6 +147,8 @@ def _repo_api(call: Call, repo: Repo, rest: list[str]) -> Response:
         case "GET", ["commits", *revision]:
             rows = [views.commit_row(commit) for commit in repo.history(repo.resolve("/".join(revision)).oid)]
             return JSONResponse(rows, headers={"X-Total-Count": str(len(rows))})
+        case "GET", ["discussions"]:
+            return JSONResponse(views.discussions(repo, call.query.get("type", ""), call.query.get("status", "")))
         case "GET", ["auth-check"]:
             return JSONResponse({})
         case "GET", ["xet-read-token" | "xet-write-token", *_]:

@@ -81,6 +81,28 @@ def refs(repo: Repo) -> dict[str, Any]:
     return {"branches": listed("heads"), "tags": listed("tags"), "converts": [], "pullRequests": listed("pr")}
 
 
+def discussions(repo: Repo, kind: str, status: str) -> dict[str, Any]:
+    """Pull requests, the newest first, all open: this Hub neither merges nor closes them, and has no other talk."""
+    main = {commit.oid for commit in repo.history(repo.resolve("main").oid)}
+    rows = []
+    for number, oid in sorted(repo.refs("pr").items(), key=lambda pull: -int(pull[0])):
+        own = [commit for commit in repo.history(oid) if commit.oid not in main]
+        opening = own[-1] if own else repo.commit(oid)
+        rows.append(
+            {
+                "num": int(number),
+                "title": opening.title,
+                "status": "open",
+                "isPullRequest": True,
+                "createdAt": opening.date,
+                "author": {"name": "local"},
+                "repo": {"name": repo.id, "type": repo.kind.removesuffix("s")},
+            }
+        )
+    wanted = rows if kind != "discussion" and status != "closed" else []
+    return {"discussions": wanted, "count": len(wanted), "start": 0}
+
+
 def commit_row(commit: Commit) -> dict[str, Any]:
     return {"id": commit.oid, "title": commit.title, "message": commit.body, "date": commit.date, "authors": []}
 
