@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import transformers
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from hf_fsl.backbones.batching import token_batches
-from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
+from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError, loaded_commit
-from hf_fsl.backbones.pooling import EmbeddingModules, Pooling, pool, read_modules
-from hf_fsl.pictures import as_rgb, content_digest
+from hf_fsl.backbones.items import item_keys, read_items
+from hf_fsl.backbones.modules import EmbeddingModules, read_modules
+from hf_fsl.backbones.pooling import Pooling, pool, pooler_output
+from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
+from hf_fsl.pictures import as_rgb
 
 MAX_TOKENS = {"cpu": 1024}
 """Tokens a batch, padding included, by device: on a CPU larger batches fall out of its caches."""
 MAX_TOKENS_ACCELERATOR = 32768
 IMAGES_PER_BATCH = 32
-_CHUNK = 4096
-"""Texts tokenised at a time."""
 
 
 class Backbone:
@@ -47,6 +46,8 @@ class Backbone:
     ) -> None:
         self.model, self.tokenizer, self.image_processor = model.eval(), processor, image_processor
         self.modules = modules or EmbeddingModules()
+        if self.modules.lower_case:
+            self.tokenizer = lower_cased(processor)
         self.name = name
         self.padding_share = 0.0
         """Share of padding among the tokens of the last ``encode``."""
@@ -68,9 +69,9 @@ class Backbone:
 
         Args:
             pooling: token states -> embedding; None: as the repository's sentence-transformers modules say, else the
-                mean for texts, and the pooler (or the first token) for images.
+                mean for texts, and the pooler (or the first token) for images. The other modules stay as they are.
             normalize: embeddings of length 1; None: as the modules say.
-            max_length: tokens a text may have; None: as the modules or the tokenizer say.
+            max_length: tokens a text may have; None: as the modules say, else as many as tokenizer and model allow.
 
         Raises:
             BackboneError: the model cannot be loaded, or embeds through modules that are not supported.
@@ -87,9 +88,9 @@ class Backbone:
             images = AutoImageProcessor.from_pretrained(model_name_or_path, **source) if vision else None
         except (OSError, ValueError, KeyError) as error:
             raise BackboneError(f"{model_name_or_path} does not load as an encoder: {error}") from error
-        modules = (
-            read_modules(model_name_or_path, revision) if text and pooling is None else None
-        ) or EmbeddingModules()
+        if pooling is not None and hasattr(model, "get_text_features"):
+            raise BackboneError(f"pooling: {model_name_or_path} embeds texts and images by projections of its own.")
+        modules = (read_modules(model_name_or_path, revision, pooling) if text else None) or EmbeddingModules()
         modules.pooling = pooling or modules.pooling
         _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
         modules.normalize = modules.normalize if normalize is None else normalize
@@ -137,14 +138,16 @@ class Backbone:
             cache: embeddings found there are not computed again; new ones are added.
 
         Raises:
-            BackboneError: an empty text, something that is neither text nor image, or a modality that this model
-                does not have.
+            BackboneError: an empty text, something that is neither text nor image, an image that cannot be decoded,
+                or a modality that this model does not have.
         """
-        items = list(inputs)
+        items = read_items(inputs)
         if not items:
             return torch.empty(0, self.dimension)
-        text = self._is_text(items)
-        keys = [_key(item) for item in items]
+        text = isinstance(items[0], str)
+        if (self.tokenizer if text else self.image_processor) is None:
+            raise BackboneError(f"{self.name} encodes {'images, not texts' if text else 'texts, not images'}.")
+        keys = item_keys(items)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         prompt_text = self._prompt(prompt) if text else ""
         identity: dict[str, Any] = {}
@@ -173,33 +176,34 @@ class Backbone:
         for layer in reversed(self.modules.dense):
             return int(next(layer.parameters()).shape[0])
         config: Any = self.model.config
-        for name in ("projection_dim", "hidden_size"):
-            if isinstance(getattr(config, name, None), int):
-                return int(getattr(config, name))
+        text = getattr(config, "text_config", config)
+        names = [(config, "hidden_size"), (text, "hidden_size")]
+        if self.modules.pooling is None and hasattr(self.model, "get_text_features"):
+            names = [(config, "projection_dim"), (text, "projection_size"), *names]
+        for section, name in names:
+            if isinstance(getattr(section, name, None), int):
+                return int(getattr(section, name))
         return int(config.hidden_sizes[-1])
 
     def _encode_texts(self, texts: list[str], prompt: str, max_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
-        ids: list[list[int]] = []
-        for start in range(0, len(texts), _CHUNK):
-            ids += self.tokenizer(
-                [prompt + text for text in texts[start : start + _CHUNK]],
-                truncation=True,
-                max_length=self.modules.max_length,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )["input_ids"]
-        left = self.tokenizer.padding_side == "left"
-        always_masked = left or hasattr(self.model, "get_text_features")
+        limit = self.modules.max_length or token_limit(self.model, self.tokenizer)
+        ids = tokenise(self.tokenizer, [prompt + text for text in texts], limit)
+        length = padded_length(self.model)
+        skipped = 0 if self.modules.include_prompt else prompt_tokens(self.tokenizer, prompt, limit)
+        always_masked = length is None and hasattr(self.model, "get_text_features")
+        never_masked = length is not None and "attention_mask" not in self.tokenizer.model_input_names
         real = padded = 0
-        for batch in token_batches(ids, max_tokens, self.tokenizer.pad_token_id or 0, left):
+        for batch in token_batches(ids, max_tokens, self.tokenizer.pad_token_id or 0, length):
             real, padded = real + batch.tokens, padded + batch.ids.numel()
             inputs = {"input_ids": batch.ids.to(self.device)}
-            if batch.mask is not None:
-                inputs["attention_mask"] = batch.mask.to(self.device)
+            mask = batch.mask.to(self.device) if batch.mask is not None else None
+            if mask is not None and not never_masked:
+                inputs["attention_mask"] = mask
             elif always_masked:
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            mask = inputs["attention_mask"] if batch.mask is not None else None
+            if skipped:
+                mask = mask.clone() if mask is not None else torch.ones_like(inputs["input_ids"])
+                mask[:, :skipped] = 0
             yield batch.rows, self._finish(self._embed_text(inputs, mask))
         self.padding_share = 1 - real / padded if padded else 0.0
 
@@ -215,7 +219,7 @@ class Backbone:
             return _pooled(self._tower("text")(**inputs))
         output = self.model(**inputs)
         if pooling == "pooler":
-            return _require_pooler(output)
+            return pooler_output(output)
         return pool(output.last_hidden_state, mask, pooling or "mean")
 
     def _embed_image(self, pixels: Tensor) -> Tensor:
@@ -225,7 +229,7 @@ class Backbone:
         output = self.model(pixel_values=pixels)
         pooler = getattr(output, "pooler_output", None)
         if pooling == "pooler" or (pooling is None and pooler is not None):
-            return _require_pooler(output).flatten(1)
+            return pooler_output(output).flatten(1)
         return pool(output.last_hidden_state, None, pooling or "cls")
 
     def _tower(self, kind: str) -> Any:
@@ -236,28 +240,6 @@ class Backbone:
             embeddings = layer(embeddings)
         return nn.functional.normalize(embeddings, dim=-1) if self.modules.normalize else embeddings
 
-    def _is_text(self, items: Sequence[Any]) -> bool:
-        wrong = [
-            row
-            for row, item in enumerate(items)
-            if not isinstance(item, type(items[0]))
-            and not (isinstance(item, Image.Image) and isinstance(items[0], Image.Image))
-        ]
-        if not isinstance(items[0], (str, Image.Image)) or wrong:
-            row = wrong[0] if wrong else 0
-            raise BackboneError(
-                "encode takes texts (str) or images (PIL.Image), not mixed; "
-                f"input {row} is {type(items[row]).__name__}."
-            )
-        text = isinstance(items[0], str)
-        if text:
-            empty = [row for row, item in enumerate(items) if not item.strip()]
-            if empty:
-                raise BackboneError(f"Input {empty[0]} is an empty text ({len(empty)} are). Fill or remove it.")
-        if (self.tokenizer if text else self.image_processor) is None:
-            raise BackboneError(f"{self.name} encodes {'images, not texts' if text else 'texts, not images'}.")
-        return text
-
     def _prompt(self, prompt: str | None) -> str:
         if prompt is None:
             default = self.modules.default_prompt
@@ -267,21 +249,17 @@ class Backbone:
     def _identity(self, prompt: str, text: bool) -> dict[str, Any]:
         return {
             "weights": weights_fingerprint(self.model),
+            "processor": processor_fingerprint(self.tokenizer if text else self.image_processor),
             "pooling": self.modules.pooling,
-            "dense": [weights_fingerprint(layer) for layer in self.modules.dense],
+            "dense": [[weights_fingerprint(layer), str(layer)] for layer in self.modules.dense],
             "normalize": self.modules.normalize,
             "max_length": self.modules.max_length,
             "prompt": prompt,
+            "include_prompt": self.modules.include_prompt,
             "text": text,
             "dtype": str(next(self.model.parameters()).dtype),
             "transformers": transformers.__version__,
         }
-
-
-def _key(item: Any) -> str:
-    if isinstance(item, str):
-        return hashlib.sha256(item.encode()).hexdigest()
-    return content_digest(item)
 
 
 def _pooled(features: Any) -> Tensor:
@@ -298,10 +276,3 @@ def _drop_random_pooler(model: Any, missing: set[str], name: str) -> None:
         )
     if pooler:
         model.pooler = None
-
-
-def _require_pooler(output: Any) -> Tensor:
-    pooler = getattr(output, "pooler_output", None)
-    if pooler is None:
-        raise BackboneError("pooling: this model has no pooler; use cls, mean or last.")
-    return pooler

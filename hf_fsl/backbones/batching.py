@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TokenBatch(NamedTuple):
-    """A padded batch; ``mask`` is None where there is no padding, for attention is faster without one."""
+    """A batch, padded on the right; ``mask`` is None where there is no padding: attention is faster without one."""
 
     rows: list[int]
     ids: Tensor
@@ -19,26 +19,30 @@ class TokenBatch(NamedTuple):
     """Without the padding."""
 
 
-def token_batches(ids: Sequence[Sequence[int]], max_tokens: int, pad: int, left: bool) -> Iterator[TokenBatch]:
+def token_batches(
+    ids: Sequence[Sequence[int]], max_tokens: int, pad: int, length: int | None = None
+) -> Iterator[TokenBatch]:
     """Batches of at most ``max_tokens`` tokens, padding included, the longest sequences first.
+
+    Padding is on the right whatever the tokenizer's side: learned absolute positions then start at the first token,
+    and with a mask, or causally, no token attends to it.
 
     Args:
         ids: token ids of each sequence.
         pad: the padding token's id.
-        left: whether padding goes before the tokens.
+        length: pads every sequence to this length; None: to the longest of its batch.
     """
     order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
     start = 0
     while start < len(order):
-        longest = len(ids[order[start]])
+        longest = max(len(ids[order[start]]), length or 0)
         rows = order[start : start + max(1, max_tokens // longest)]
         batch = torch.full((len(rows), longest), pad)
         mask = torch.zeros_like(batch) if len(ids[rows[-1]]) < longest else None
         for line, row in enumerate(rows):
             size = len(ids[row])
-            place = slice(longest - size, longest) if left else slice(0, size)
-            batch[line, place] = torch.tensor(ids[row])
+            batch[line, :size] = torch.tensor(ids[row])
             if mask is not None:
-                mask[line, place] = 1
+                mask[line, :size] = 1
         yield TokenBatch(rows, batch, mask, sum(len(ids[row]) for row in rows))
         start += len(rows)

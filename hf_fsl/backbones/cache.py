@@ -43,10 +43,21 @@ class EmbeddingCache:
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A digest that changes when any parameter does: names, shapes, and sums of the values."""
+    """A digest that changes when any parameter does: names, types, shapes and all bytes of the values."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        total = value.double().sum().item() if value.is_floating_point() else int(value.sum())
-        first = value.flatten()[:4].tolist()
-        digest.update(repr((name, tuple(value.shape), total, first)).encode())
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def processor_fingerprint(processor: Any) -> str:
+    """A digest that changes when a tokenizer, or an image processor, treats its inputs otherwise."""
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is None:
+        settings = processor.to_dict() if hasattr(processor, "to_dict") else {"vocabulary": processor.get_vocab()}
+    else:
+        # How the last call padded and cut is noted in there too.
+        settings = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        settings["pad"] = processor.pad_token_id
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

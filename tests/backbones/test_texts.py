@@ -1,0 +1,82 @@
+"""How long texts may be, how they are padded, and what comes of it with models that are particular about either."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import WORDS, build_model, image_sizes, text_sizes, write_tokenizer
+from PIL import Image
+from transformers import (
+    CLIPImageProcessor,
+    GPT2Config,
+    GPT2Model,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
+
+from hf_fsl.backbones import Backbone, BackboneError
+from hf_fsl.backbones.texts import token_limit
+
+TEXTS = ["the cat sleeps", "a good film", "the red house and the big tree", "rain"]
+LONG = " ".join(WORDS * 5)
+
+
+def endless_tokenizer(folder):
+    """A tokenizer that names no limit, as many on the Hub do."""
+    tokenizer = write_tokenizer(folder)
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bert", 64), ("roberta", 80 - 1), ("distilbert", 512)])
+def test_position_embeddings_limit_texts_where_the_tokenizer_does_not(kind, limit, tmp_path):
+    model = build_model(kind)
+    getattr(model, model.base_model_prefix).save_pretrained(tmp_path)
+    endless_tokenizer(tmp_path)
+    backbone = Backbone.from_pretrained(str(tmp_path))
+    assert token_limit(backbone.model, backbone.tokenizer) == limit
+    cut = Backbone.from_pretrained(str(tmp_path), max_length=limit)
+    torch.testing.assert_close(backbone.encode([LONG, "cat"]), cut.encode([LONG, "cat"]))
+    backbone.tokenizer.model_max_length = 20
+    assert token_limit(backbone.model, backbone.tokenizer) == 20
+
+
+def test_learned_positions_start_at_the_first_token_whatever_side_the_tokenizer_pads(tmp_path):
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=40)).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    for pooling in ("last", "mean", "cls"):
+        backbone = Backbone.from_pretrained(str(tmp_path), pooling=pooling)
+        backbone.tokenizer.padding_side = "left"
+        alone = torch.cat([backbone.encode([text]) for text in TEXTS])
+        torch.testing.assert_close(backbone.encode(TEXTS), alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_siglip_texts_are_padded_to_the_full_length(masked, tmp_path):
+    text = text_sizes() | {"max_position_embeddings": 16, "pad_token_id": 0}
+    torch.manual_seed(0)
+    SiglipModel(SiglipConfig(text_config=text, vision_config=image_sizes())).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    backbone = Backbone.from_pretrained(str(tmp_path))
+    # Published SigLIP tokenizers give no mask: the padding is attended to, as it was in training.
+    backbone.tokenizer.model_input_names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
+    padded = {"padding": "max_length", "max_length": 16, "truncation": True}
+    inputs = backbone.tokenizer([*TEXTS, LONG], **padded, return_tensors="pt")
+    assert ("attention_mask" in inputs) == masked
+    wanted = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    with torch.inference_mode():
+        expected = backbone.model.get_text_features(**wanted).pooler_output
+    torch.testing.assert_close(backbone.encode([*TEXTS, LONG], max_tokens=40), expected, atol=1e-5, rtol=1e-4)
+    assert backbone.dimension == 32 == backbone.encode([Image.new("RGB", (16, 16))]).shape[1]
+
+
+def test_a_pooling_for_a_dual_encoder_is_refused(tmp_path):
+    SiglipModel(SiglipConfig(text_config=text_sizes(), vision_config=image_sizes())).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    CLIPImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="by projections of its own"):
+        Backbone.from_pretrained(str(tmp_path), pooling="mean")
