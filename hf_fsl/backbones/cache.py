@@ -55,9 +55,11 @@ def processor_fingerprint(processor: Any) -> str:
     """A digest that changes when a tokenizer, or an image processor, treats its inputs otherwise."""
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is None:
-        settings = processor.to_dict() if hasattr(processor, "to_dict") else {"vocabulary": processor.get_vocab()}
+        settings = processor.to_dict() if hasattr(processor, "to_dict") else processor.get_vocab()
+        text = json.dumps(settings, sort_keys=True, default=str)
     else:
-        # How the last call padded and cut is noted in there too.
-        settings = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
-        settings["pad"] = processor.pad_token_id
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        # How the last call cut and padded is kept in there; every call says it anew.
+        backend.no_truncation()
+        backend.no_padding()
+        text = f"{processor.pad_token_id}\n{backend.to_str()}"
+    return hashlib.sha256(text.encode()).hexdigest()

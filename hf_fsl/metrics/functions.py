@@ -34,8 +34,7 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Unweighted mean of the F1 of the classes that occur in labels or predictions, as scikit-learn averages it."""
     if labels.ndim == 2:
         return float(f1_from_counts((predictions * labels).sum(0), predictions.sum(0), labels.sum(0)).mean())
-    matrix = confusion_matrix(labels, predictions, int(max(labels.max(), predictions.max())) + 1)
-    return float(macro_f1_of(matrix[None])[0])
+    return float(macro_f1_of(*class_counts(predictions, labels)))
 
 
 def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -46,8 +45,7 @@ def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
     """
     if labels.ndim == 2:
         raise ValueError("mcc is not defined for multi-label tasks; leave it out of evaluation.metrics.")
-    matrix = confusion_matrix(labels, predictions, int(max(labels.max(), predictions.max())) + 1)
-    return float(mcc_of(matrix[None])[0])
+    return float(mcc_of(*class_counts(predictions, labels)))
 
 
 CLASSIFICATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -63,28 +61,33 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
     return flat.reshape(num_classes, num_classes)
 
 
+def class_counts(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each class ``(C,)``: how often it was predicted rightly, was predicted, and occurs."""
+    size = int(max(labels.max(), predictions.max())) + 1
+    hits = np.bincount(labels[predictions == labels], minlength=size)
+    return hits, np.bincount(predictions, minlength=size), np.bincount(labels, minlength=size)
+
+
 def f1_from_counts(hits: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """F1 of each class; 0 where a class is neither predicted nor present."""
     total = predicted + actual
     return np.divide(2.0 * hits, total, out=np.zeros(np.shape(total)), where=total > 0)
 
 
-def macro_f1_of(matrices: np.ndarray) -> np.ndarray:
-    """Macro-F1 of confusion matrices ``(B, C, C)``: ``(B,)``, over the classes that occur in each."""
-    predicted, actual = matrices.sum(1), matrices.sum(2)
-    f1 = f1_from_counts(np.diagonal(matrices, axis1=1, axis2=2), predicted, actual)
+def macro_f1_of(hits: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Macro-F1 from counts of classes ``(…, C)``: ``(…)``, over the classes that occur in each row."""
+    f1 = f1_from_counts(hits, predicted, actual)
     result: np.ndarray = f1.sum(-1) / np.maximum((predicted + actual > 0).sum(-1), 1)
     return result
 
 
-def mcc_of(matrices: np.ndarray) -> np.ndarray:
-    """Matthews correlation of confusion matrices ``(B, C, C)``: ``(B,)``."""
-    counts = matrices.astype(float)
-    total, hits = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
-    predicted, actual = counts.sum(1), counts.sum(2)
-    covariance = hits * total - (predicted * actual).sum(-1)
+def mcc_of(hits: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Matthews correlation from counts of classes ``(…, C)``: ``(…)``."""
+    right, predicted, actual = hits.sum(-1, dtype=float), predicted.astype(float), actual.astype(float)
+    total = actual.sum(-1)
+    covariance = right * total - (predicted * actual).sum(-1)
     spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (actual**2).sum(-1))
-    return np.divide(covariance, np.sqrt(spread), out=np.zeros(len(counts)), where=spread > 0)
+    return np.divide(covariance, np.sqrt(spread), out=np.zeros(np.shape(total)), where=spread > 0)
 
 
 def calibration_bins(confidences: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from hf_fsl.errors import UserError
 from hf_fsl.metrics import functions as f
@@ -14,7 +14,9 @@ from hf_fsl.records import Measurement
 
 OURS = ("accuracy", "macro_f1", "mcc", "ece", "loss")
 _CHUNK = 200
-"""Bootstrap resamples computed at a time: bounds the memory."""
+"""Bootstrap resamples computed at a time,"""
+_DRAWS = 1 << 24
+"""and examples drawn for them, whichever are fewer: both bound the memory."""
 
 
 class MetricError(UserError, ValueError):
@@ -32,7 +34,8 @@ def compute_metrics(
         labels: ``(N,)`` indices, or ``(N, C)`` multi-hot.
 
     Raises:
-        MetricError: no examples, shapes that do not fit, or a metric that cannot be loaded or computed.
+        MetricError: no examples, shapes or labels that do not fit, NaN among the logits, or a metric that cannot be
+            loaded or computed.
     """
     _check(logits, labels, multi_label)
     labels = labels.astype(int)
@@ -49,7 +52,7 @@ def compute_metrics(
             except ValueError as error:
                 raise MetricError(str(error)) from error
         else:
-            values |= _from_evaluate(name, predictions, labels)
+            values |= _from_evaluate(name, predictions, labels, logits.shape[1])
     return values
 
 
@@ -122,24 +125,20 @@ def _resampler(
     if labels.ndim == 2:
         hits, predicted, actual = predictions * labels, predictions, labels
         return lambda weights: f.f1_from_counts(weights @ hits, weights @ predicted, weights @ actual).mean(-1)
-    classes = logits.shape[-1]
-    cells = np.zeros((size, classes * classes), dtype=np.float32)
-    cells[np.arange(size), labels * classes + predictions] = 1
-    used = cells.any(0)
+    classes, right = logits.shape[-1], predictions == labels
+    hits, predicted, actual = (
+        sparse.csr_array((kept.astype(float), (np.arange(size), group)), shape=(size, classes))
+        for kept, group in ((right, labels), (np.ones(size), predictions), (np.ones(size), labels))
+    )
     of = f.macro_f1_of if metric == "macro_f1" else f.mcc_of
-
-    def from_confusion(weights: np.ndarray) -> np.ndarray:
-        matrices = np.zeros((len(weights), classes * classes))
-        matrices[:, used] = weights.astype(np.float32) @ cells[:, used]
-        return of(matrices.reshape(-1, classes, classes))
-
-    return from_confusion
+    return lambda weights: of(weights @ hits, weights @ predicted, weights @ actual)
 
 
 def _weights(size: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(seed)
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
+    chunk = max(1, min(_CHUNK, _DRAWS // size))
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
         drawn = generator.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
         yield np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size).astype(float)
 
@@ -151,16 +150,42 @@ def _check(logits: np.ndarray, labels: np.ndarray, multi_label: bool) -> None:
             f"Metrics need logits (N, C) with N above 0 and labels {'(N, C)' if multi_label else '(N,)'}; "
             f"got logits {logits.shape} and labels {labels.shape}."
         )
+    broken = np.flatnonzero(np.isnan(logits).any(-1))
+    if len(broken):
+        raise MetricError(
+            f"The logits of {len(broken)} of {len(logits)} examples are NaN, the first of example {broken[0]}. After "
+            "training this means that it diverged: lower learning_rate, or do without float16."
+        )
+    classes = 2 if multi_label else logits.shape[1]
+    values = labels.astype(float).reshape(len(labels), -1)
+    wrong = np.flatnonzero(~np.isin(values, np.arange(classes)).all(-1))
+    if len(wrong):
+        allowed = "multi-hot (0 or 1)" if multi_label else f"class indices from 0 to {classes - 1}"
+        raise MetricError(
+            f"Labels are {allowed}, as many classes as logits; example {wrong[0]} has {labels[wrong[0]]} "
+            f"({len(wrong)} such examples). Map labels to the classes of the model first."
+        )
 
 
-def _from_evaluate(name: str, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _from_evaluate(name: str, predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
+    import datasets
     import evaluate
 
+    multi_label = labels.ndim == 2
     options: dict[str, Any] = {}
-    if name in ("f1", "precision", "recall") and labels.ndim == 1 and labels.max(initial=0) > 1:
+    if name in ("f1", "precision", "recall") and (multi_label or classes > 2):
         options["average"] = "macro"
     try:
-        result = evaluate.load(name).compute(predictions=predictions, references=labels, **options)
+        metric = evaluate.load(name, "multilabel") if multi_label else evaluate.load(name)
+        taken = metric.features if isinstance(metric.features, list) else [metric.features]
+        if multi_label and not any(isinstance(given.get("predictions"), datasets.List) for given in taken):
+            raise MetricError(
+                f"evaluation.metrics: {name!r} of evaluate does not take the multi-hot predictions of a multi-label "
+                "task. Use accuracy, macro_f1, ece or loss, or f1, precision or recall of evaluate."
+            )
+        result = metric.compute(predictions=predictions, references=labels, **options)
+    except MetricError:
+        raise
     except Exception as error:
         raise MetricError(
             f"evaluation.metrics: {name!r} is neither one of {', '.join(OURS)} nor could evaluate.load give it "

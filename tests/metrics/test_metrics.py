@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import datasets
 import evaluate
 import numpy as np
 import pytest
@@ -153,3 +156,81 @@ def test_bad_input_is_named():
         compute_metrics(["accuracy"], logits[:0], labels[:0])
     with pytest.raises(MetricError, match="'no_such_metric' is neither one of accuracy"):
         compute_metrics(["no_such_metric"], logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"), [([0, 5, 1], "example 1 has 5"), ([0, 1, -1], "example 2 has -1"), ([0.5, 1, 1], "has 0.5")]
+)
+def test_labels_that_are_no_class_are_refused(labels, found):
+    with pytest.raises(MetricError, match=rf"class indices from 0 to 4.*{found}"):
+        compute_metrics(["loss"], np.zeros((3, 5)), np.array(labels))
+
+
+def test_multi_label_labels_are_multi_hot():
+    with pytest.raises(MetricError, match=r"multi-hot \(0 or 1\).*example 1 has \[0 2\] \(1 such"):
+        compute_metrics(["accuracy"], np.zeros((2, 2)), np.array([[0, 1], [0, 2]]), multi_label=True)
+
+
+def test_nan_among_logits_is_refused():
+    logits, labels = sample(n=10)
+    logits[3, 1] = np.nan
+    with pytest.raises(MetricError, match="1 of 10 examples are NaN, the first of example 3.*learning_rate"):
+        bootstrap_interval("macro_f1", logits, labels)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mcc"])
+def test_the_bootstrap_of_many_classes_and_examples_takes_little_memory(metric):
+    logits, labels = sample(n=3000, classes=400, strength=3)
+    bootstrap_interval(metric, logits[:50], labels[:50], resamples=100)  # what is imported on first use does not count
+    tracemalloc.start()
+    try:
+        bootstrap_interval(metric, logits, labels, resamples=200)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6  # (N, C²) alone would be 1.9 GB
+
+
+def test_how_many_are_drawn_at_a_time_changes_nothing(monkeypatch):
+    from hf_fsl.metrics import measuring
+
+    logits, labels = sample(n=120)
+    whole = bootstrap_interval("macro_f1", logits, labels, resamples=300, seed=1)
+    monkeypatch.setattr(measuring, "_DRAWS", 1000)
+    assert bootstrap_interval("macro_f1", logits, labels, resamples=300, seed=1) == whole
+
+
+class OfEvaluate(evaluate.Metric):
+    """Takes what the script of evaluate's f1 takes: multi-hot rows under its configuration "multilabel" alone."""
+
+    def _info(self):
+        kind = datasets.Value("int32")
+        if self.config_name == "multilabel" and self.takes_rows:
+            kind = datasets.List(kind)
+        features = datasets.Features({"predictions": kind, "references": kind})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references, average="binary"):
+        return {"f1": sk.f1_score(references, predictions, average=average, zero_division=0)}
+
+
+@pytest.mark.parametrize("takes_rows", [True, False])
+def test_a_metric_of_evaluate_is_right_for_multi_label_tasks_or_refused(takes_rows, monkeypatch):
+    monkeypatch.setattr(OfEvaluate, "takes_rows", takes_rows, raising=False)
+    monkeypatch.setattr(evaluate, "load", lambda name, config=None: OfEvaluate(config_name=config))
+    generator = np.random.default_rng(0)
+    labels, logits = generator.integers(2, size=(50, 4)), generator.normal(size=(50, 4))
+    if takes_rows:
+        values = compute_metrics(["f1"], logits, labels, multi_label=True)
+        assert values["f1"] == pytest.approx(sk.f1_score(labels, logits > 0, average="macro"))
+    else:
+        with pytest.raises(MetricError, match="'f1' of evaluate does not take the multi-hot predictions"):
+            compute_metrics(["f1"], logits, labels, multi_label=True)
+
+
+def test_f1_of_evaluate_is_macro_even_where_only_two_of_three_classes_occur(monkeypatch):
+    monkeypatch.setattr(OfEvaluate, "takes_rows", False, raising=False)
+    monkeypatch.setattr(evaluate, "load", lambda name, config=None: OfEvaluate(config_name=config))
+    labels, logits = np.array([0, 1, 1]), np.eye(3)
+    expected = sk.f1_score(labels, [0, 1, 2], average="macro", zero_division=0)
+    assert compute_metrics(["f1"], logits, labels)["f1"] == pytest.approx(expected)
