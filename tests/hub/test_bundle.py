@@ -107,6 +107,12 @@ def test_other_weights_are_refused_and_stay_unverified(bundle: Path, text_case: 
         require_verified(bundle)
 
 
+def test_a_bundle_that_does_not_load_is_refused(bundle: Path, text_case: Any) -> None:
+    (bundle / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(BundleMismatch, match=r"(?s)does not load in a fresh process:.*SafetensorError"):
+        verify_bundle(bundle, text_case.inputs, text_case.logits)
+
+
 NAMES = ["cat|dog", "film", "time of day"]
 
 
@@ -182,6 +188,7 @@ def test_new_bundle_replaces_the_old_one_whole(
     write_bundle(folder, model=tiny, processor=Processor("new.json"), record=make_record(confusion_matrix=None))
     names = set(files(folder))
     assert "new.json" in names and not names & {"old.json", "figures/confusion_matrix.png"}
+    assert not any(name.startswith("adapter/") for name in names)  # none was given
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -109,6 +109,8 @@ def test_branches_are_made_where_they_are_missing(bundle: Path, endpoint: str, a
     assert len(titles(api, "experiments/one")) == 2
     assert not push(bundle, endpoint, revision="experiments/one").changed
     assert push(bundle, endpoint).changed and len(titles(api)) == 2
+    assert not push(bundle, endpoint, revision="v2").changed  # it starts from main, which holds it all
+    assert {ref.name for ref in api.list_repo_refs(REPO).branches} == {"main", "experiments/one", "v2"}
 
 
 def test_pull_request_leaves_the_branch_alone_and_can_be_pushed_to(bundle: Path, endpoint: str, api: HfApi) -> None:
