@@ -24,6 +24,7 @@ from hf_fsl.config import ModelConfig, ZeroShotNLIConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
+from hf_fsl.hub.reference import reference_logits
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.resources import portable
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
@@ -80,13 +81,13 @@ def main(config: ZeroShotNLIConfig) -> None:
         for row in record.comparisons:
             say(f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}")
 
-        nli.model.to("cpu")
         bundle = write_bundle(output / "bundle", model=nli.model, processor=nli.tokenizer, record=record)
         texts = test.inputs[:VERIFIED]
         hypotheses = fill_templates(test.names, asked.templates[:1])[0]
         pairs = [(text, hypotheses[row % len(hypotheses)]) for row, text in enumerate(texts)]
-        logits = np.stack([nli.scorer.logits([text], [hypothesis])[0, 0] for text, hypothesis in pairs])
-        result = publish(bundle, config.hub, pairs, logits)
+        measured = np.stack([nli.scorer.logits([text], [hypothesis])[0, 0] for text, hypothesis in pairs])
+        reference = reference_logits(nli.model, nli.tokenizer, pairs, measured, accelerator.device.type)
+        result = publish(bundle, config.hub, pairs, reference)
         say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
     accelerator.wait_for_everyone()
     accelerator.end_training()

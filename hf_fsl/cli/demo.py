@@ -16,12 +16,19 @@ from hf_fsl.errors import UserError
 from hf_fsl.resources import recipes_folder
 
 MODEL = "demo/supersense-minilm-lora"
+NLI = "demo/minilm-wordnet-nli"
+LABELS = "animal,feeling,food,time"
 SENTENCES = [
     "a small furry animal that hunts mice at night",
     "the feeling of being pleased with what one has achieved",
     "a sweet pastry filled with fruit and baked in an oven",
     "the hour before the sun goes down",
 ]
+_SHORT = [
+    "--adapter.method", "lora", "--training.learning_rate", "2e-3", "--training.max_steps", "120",
+    "--data.max_eval_samples", "300",
+]  # fmt: skip
+"""A minute's training of the NLI model, for which its config takes half an hour."""
 _LOAD = """
 import sys
 from transformers import pipeline
@@ -33,13 +40,16 @@ for text in sys.argv[2:]:
 """
 
 
+_PREDICT = [sys.executable, "-c", "import sys; from hf_fsl.cli.main import main; sys.exit(main())", "predict"]
+
+
 def add_commands(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
-        help="fine-tune MiniLM on supersenses, publish to a Hub on this machine, load it back",
-        description="Starts a local Hub on a free port, seeds it, runs the fine_tune recipe through accelerate "
-        "launch, pushes the model, loads it back in a fresh process and predicts. Further --section.field value "
-        "arguments override the config.",
+        help="labels for no examples and for thousands, published to a Hub on this machine, loaded back",
+        description="Starts a local Hub on a free port, seeds it, classifies from label names alone, runs the "
+        "fine_tune recipe through accelerate launch, pushes the model, loads it back in a fresh process and predicts. "
+        "Further --section.field value arguments override the config of the main run.",
     )
     demo.add_argument("--folder", default=".demo", help="where everything goes (default .demo); emptied first")
     demo.set_defaults(run=_demo, takes_overrides=True)
@@ -47,14 +57,13 @@ def add_commands(commands: Any) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     from hf_fsl.hub.local import running
-    from hf_fsl.hub.seed import seed
+    from hf_fsl.hub.seed import MINILM, seed
 
     started, folder = time.perf_counter(), Path(options.folder).resolve()
     if folder.exists() and any(folder.iterdir()) and not (folder / "hub").is_dir():
         raise UserError(f"{folder} holds something that is not a demo. Give another --folder.")
     shutil.rmtree(folder, ignore_errors=True)
     with running(folder / "hub") as endpoint:
-        print(f"1. A Hub on this machine: {endpoint}")
         environment = {
             **os.environ,
             "HF_ENDPOINT": endpoint,
@@ -64,15 +73,31 @@ def _demo(options: argparse.Namespace) -> int:
             "TOKENIZERS_PARALLELISM": "false",
         }
         environment.pop("HF_HUB_OFFLINE", None)
-        print("2. Put into it:", flush=True)
+
+        def run(*command: str) -> None:
+            subprocess.run(command, env=environment, check=True)
+
+        def train(config: str, model: str, *overrides: str) -> None:
+            output = str(folder / model.rpartition("/")[2])
+            push = ["--hub.push_to_hub", "true", "--hub.hub_model_id", model, "--output_dir", output]
+            run(*launch_command("fine_tune", config, "cpu", [*push, *overrides]))
+
+        _say(f"1. A Hub on this machine: {endpoint}. Put into it:")
         seed(endpoint, token="demo", recipes=recipes_folder(), log=lambda line: print(f"   {line}"))
-        overrides = ["--hub.push_to_hub", "true", "--hub.hub_model_id", MODEL, "--output_dir", str(folder / "run")]
-        command = launch_command("fine_tune", "supersense", "cpu", [*overrides, *options.rest])
-        print("3. Fine-tune, evaluate, write the card, push:", flush=True)
-        subprocess.run(command, env=environment, check=True)
-        print(f'4. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")', flush=True)
+        _say(f"2. No labels: the nearest label name by {MINILM}")
+        run(*_PREDICT, MINILM, "--labels", LABELS, "--template", "{}", *SENTENCES)
+        _say("3. No labels: an NLI model, trained for a minute on other classes, then asked about these")
+        train("wordnet_nli", NLI, *_SHORT)
+        run(*_PREDICT, NLI, "--labels", LABELS, "--template", "This is about {}.", *SENTENCES)
+        _say("4. Two hundred labels a class: fine-tune, evaluate, write the card, push")
+        train("supersense", MODEL, *options.rest)
+        _say(f'5. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
         # -I: isolated, so that hf_fsl could not even be found in the working folder.
-        loading = [sys.executable, "-I", "-c", _LOAD, MODEL, *SENTENCES]
-        subprocess.run(loading, env=environment, check=True)
-    print(f"Done in {time.perf_counter() - started:.0f} s. The card: {folder / 'run' / 'bundle' / 'README.md'}")
+        run(sys.executable, "-I", "-c", _LOAD, MODEL, *SENTENCES)
+    card = folder / MODEL.rpartition("/")[2] / "bundle" / "README.md"
+    print(f"Done in {time.perf_counter() - started:.0f} s. The card: {card}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"\n{line}", flush=True)
