@@ -8,7 +8,7 @@ import transformers as t
 from conftest import WORDS, image_sizes, text_sizes, write_tokenizer
 from PIL import Image
 
-KINDS = ("clip", "siglip", "dual")
+KINDS = ("clip", "siglip", "siglip2", "dual")
 
 
 def image_text_model(kind, seed=0):
@@ -19,6 +19,9 @@ def image_text_model(kind, seed=0):
         model = t.CLIPModel(t.CLIPConfig(**sizes, projection_dim=16))
     elif kind == "siglip":
         model = t.SiglipModel(t.SiglipConfig(**sizes))
+    elif kind == "siglip2":
+        sizes["vision_config"] |= {"num_patches": 16}
+        model = t.Siglip2Model(t.Siglip2Config(**sizes))
     else:
         assert kind == "dual"
         vision, text = t.ViTConfig(**image_sizes()), t.BertConfig(**text_sizes())
@@ -37,6 +40,8 @@ def processors(kind, folder):
     tokenizer = write_tokenizer(folder)
     if kind != "dual":
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if kind == "siglip2":  # keeps the aspect ratio: as many patches as fit, and a mask
+        return {"tokenizer": tokenizer, "image_processor": t.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)}
     return {"tokenizer": tokenizer, "image_processor": t.ViTImageProcessor(size={"height": 16, "width": 16})}
 
 

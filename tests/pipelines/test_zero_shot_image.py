@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import itertools
 import weakref
 
@@ -58,6 +59,20 @@ def test_the_answers_are_those_of_the_stock_pipeline(pipes, tmp_path):
     path = tmp_path / "picture.png"
     pictures[0].convert("RGBA").save(path)
     assert_same([ours(str(path), LABELS), *ours([path], LABELS)], [stock(str(path), LABELS)] * 2)
+
+
+def test_texts_that_stand_for_images_and_the_timeout_reach_the_loader(ours, tmp_path, monkeypatch):
+    picture = images(1)[0]
+    picture.save(tmp_path / "picture.png")
+    encoded = base64.b64encode((tmp_path / "picture.png").read_bytes()).decode()
+    assert ours(f"data:image/png;base64,{encoded}", LABELS) == ours(picture, LABELS)
+    asked = []
+    monkeypatch.setattr(
+        "hf_fsl.pipelines.zero_shot_image.load_image",
+        lambda *args, **options: asked.append((args, options)) or picture,
+    )
+    assert ours("http://127.0.0.1:9/cat.png", LABELS, timeout=3.0) == ours(picture, LABELS)
+    assert asked[0] == (("http://127.0.0.1:9/cat.png",), {"timeout": 3.0})
 
 
 def test_templates_and_label_counts_as_in_the_stock_pipeline(pipes):

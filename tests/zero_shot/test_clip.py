@@ -37,8 +37,7 @@ def test_logits_are_those_of_the_model(kind, scorer_of):
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert logits.std() > 0.01  # the labels are told apart: a wrong one would show
     scores = scorer.scores(logits)
-    assert (scores.sum(1) - 1).abs().max() < 1e-6 or kind == "siglip"
-    torch.testing.assert_close(scores, expected.sigmoid() if kind == "siglip" else expected.softmax(1))
+    torch.testing.assert_close(scores, expected.sigmoid() if "siglip" in kind else expected.softmax(1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,7 +46,7 @@ def test_many_labels_are_encoded_in_chunks_of_a_token_budget(kind, scorer_of, mo
     calls = count_calls(monkeypatch, scorer.model, "get_text_features")
     embeddings = scorer.label_embeddings(names, "the {}")
     assert sum(calls) == 300
-    assert max(calls) * (64 if kind == "siglip" else 3) <= 1024
+    assert max(calls) * (64 if "siglip" in kind else 3) <= 1024
     expected = model_logits(scorer, images(1), [f"the {name}" for name in names])
     logits = scorer.compare(scorer.image_embeddings(images(1)), embeddings)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
