@@ -52,7 +52,7 @@ def content(api: HfApi, name: str, cache: Path, repo: str = REPO) -> bytes:
 def test_push_is_one_commit_of_the_whole_bundle(bundle: Path, endpoint: str, api: HfApi, tmp_path: Path) -> None:
     result = push(bundle, endpoint, hub_private_repo=True)
     assert result.changed and result.pull_request is None and result.url == f"{endpoint}/{REPO}"
-    assert titles(api) == ["Upload text-classification model fine-tuned with hf_fsl", "initial commit"]
+    assert titles(api) == ["Upload text-classification model made with hf_fsl", "initial commit"]
     info = api.model_info(REPO)
     assert info.sha == result.commit and info.private
     assert (info.pipeline_tag, info.library_name) == ("text-classification", "transformers")
