@@ -11,9 +11,9 @@ PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
     {"errors", "files", "__init__"},
     {"config", "tasks", "records", "environment", "resources", "pictures"},
-    {"data", "inputs", "metrics", "backbones", "adapters", "losses", "episodes"},
+    {"data", "inputs", "metrics", "backbones", "adapters", "losses", "contrastive_losses", "episodes"},
     {"modeling", "training", "hub", "reporting", "baselines"},
-    {"heads", "zero_shot", "transfer"},
+    {"heads", "zero_shot", "transfer", "contrastive"},
     {"classifier", "search", "pipelines"},
     {"auto", "cli"},
 ]

@@ -3,6 +3,14 @@
 from typing import Any
 
 from hf_fsl.config.command_line import config_from_command_line, run_recipe
+from hf_fsl.config.contrastive import (
+    AugmentationConfig,
+    ContrastiveConfig,
+    ContrastiveLossConfig,
+    DualEncoderConfig,
+    PairsConfig,
+    TowerConfig,
+)
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml, to_dict
 from hf_fsl.config.sections import (
     AdapterConfig,
@@ -17,6 +25,7 @@ from hf_fsl.config.zero_shot import ZeroShotClipConfig, ZeroShotConfig, ZeroShot
 
 RECIPES: dict[str, type[Any]] = {
     "fine_tune": FineTuneConfig,
+    "train_contrastive": ContrastiveConfig,
     "zero_shot_nli": ZeroShotNLIConfig,
     "zero_shot_clip": ZeroShotClipConfig,
 }
@@ -25,12 +34,18 @@ RECIPES: dict[str, type[Any]] = {
 __all__ = [
     "RECIPES",
     "AdapterConfig",
+    "AugmentationConfig",
     "ConfigError",
+    "ContrastiveConfig",
+    "ContrastiveLossConfig",
     "DataConfig",
+    "DualEncoderConfig",
     "EvaluationConfig",
     "FineTuneConfig",
     "HubConfig",
     "ModelConfig",
+    "PairsConfig",
+    "TowerConfig",
     "TrainingConfig",
     "ZeroShotClipConfig",
     "ZeroShotConfig",

@@ -8,8 +8,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +20,6 @@ from tqdm import tqdm
 
 from hf_fsl.config import TrainingConfig
 from hf_fsl.errors import UserError
-from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.records import goodness
 from hf_fsl.training.batches import TrainingBatches
@@ -33,7 +33,20 @@ from hf_fsl.training.checkpoints import (
 from hf_fsl.training.update import Batch, Update, make_optimizer, make_scheduler
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
+MakeUpdate = Callable[[nn.Module, Any], Callable[[Sequence[Batch]], tuple[torch.Tensor, torch.Tensor | None, int]]]
 Log = Callable[[dict[str, float], int], None]
+
+
+class TrainingSplit(Protocol):
+    """What is trained on: examples of which batches are made. ``index`` is among what a batch holds."""
+
+    lengths: list[int] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def collate(self, items: Sequence[Any]) -> Batch: ...
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -63,10 +76,10 @@ class Progress:
 
 def train(
     model: nn.Module,
-    split: EncodedSplit,
+    split: TrainingSplit,
     config: TrainingConfig,
     accelerator: Accelerator,
-    loss: ClassificationLoss,
+    loss: ClassificationLoss | MakeUpdate,
     *,
     seed: int,
     folder: Path,
@@ -80,6 +93,9 @@ def train(
     Args:
         model: gives ``.logits``; afterwards holds the best weights on validation (``load_best_model_at_end``), else
             the last.
+        split: of one that has ``start_epoch``, it is called with the number of the epoch before the epoch's batches.
+        loss: of ``.logits``; or, where a step is made in another way, what makes the step of the prepared model and
+            optimiser: called with a group of batches it gives loss, norm of the gradient, and number of examples.
         seed: of the data order. Seed torch for dropout before the model is built.
         folder: where this run's checkpoints go; a run that does not resume replaces those of an earlier one.
         head: modules trained with ``head_learning_rate``.
@@ -94,8 +110,9 @@ def train(
         len(split), config.per_device_train_batch_size, seed,
         split.lengths if config.train_sampling_strategy == "group_by_length" else None,
     )  # fmt: skip
+    examples_of: Any = split
     loader = DataLoader(
-        split, batch_sampler=order, collate_fn=split.collate, num_workers=config.dataloader_num_workers,
+        examples_of, batch_sampler=order, collate_fn=split.collate, num_workers=config.dataloader_num_workers,
         generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
     if config.gradient_checkpointing:
@@ -116,7 +133,10 @@ def train(
     elif accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
-    step_update = Update(wrapped, stepper, loss, accelerator, config)
+    plain = isinstance(loss, ClassificationLoss)
+    make_update: Any = partial(Update, loss=loss, accelerator=accelerator, config=config) if plain else loss
+    step_update = make_update(wrapped, stepper)
+    begin_epoch: Callable[[int], None] | None = getattr(split, "start_epoch", None)
     started = time.perf_counter() - progress.wall_seconds
     window = torch.tensor(progress.window_loss, device=accelerator.device)
     last_saved = progress.step if resumed is not None else -1
@@ -150,6 +170,8 @@ def train(
     )
     while progress.step < total and not progress.stopped:
         order.start_epoch(progress.epoch)
+        if begin_epoch is not None:
+            begin_epoch(progress.epoch)
         seen, clock = 0, time.perf_counter()
         rest = accelerator.skip_first_batches(loader, progress.batches_done) if progress.batches_done else loader
         for group in _groups(rest, config.gradient_accumulation_steps):

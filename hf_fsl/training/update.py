@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -21,18 +22,11 @@ from hf_fsl.losses import ClassificationLoss
 Batch = dict[str, Tensor]
 
 
-class Update:
+class Step(ABC):
     """One optimiser step over a group of batches; cuts batches up when the memory does not suffice."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Any,
-        loss: ClassificationLoss,
-        accelerator: Accelerator,
-        config: TrainingConfig,
-    ) -> None:
-        self.model, self.optimizer, self.loss = model, optimizer, loss
+    def __init__(self, model: nn.Module, optimizer: Any, accelerator: Accelerator, config: TrainingConfig) -> None:
+        self.model, self.optimizer = model, optimizer
         self.accelerator, self.config, self.pieces = accelerator, config, 1
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -40,10 +34,10 @@ class Update:
         """Mean loss, norm of the gradient before clipping, number of examples over all processes."""
         while True:
             try:
-                value = self._backward(group)
+                value = self.backward(group)
                 break
             except RuntimeError as error:
-                largest = max(len(batch["labels"]) for batch in group)
+                largest = max(len(batch["index"]) for batch in group)
                 can_cut = self.config.auto_find_batch_size and self.pieces < largest
                 if not (should_reduce_batch_size(error) and can_cut and self.accelerator.num_processes == 1):
                     raise
@@ -58,10 +52,29 @@ class Update:
             norm = self.accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return value, norm, sum(len(batch["labels"]) for batch in group) * self.accelerator.num_processes
+        return value, norm, sum(len(batch["index"]) for batch in group) * self.accelerator.num_processes
 
-    def _backward(self, group: Sequence[Batch]) -> Tensor:
-        pieces = [piece for batch in group for piece in _cut(batch, self.pieces)]
+    @abstractmethod
+    def backward(self, group: Sequence[Batch]) -> Tensor:
+        """Adds up the gradients of a group, each of its batches in ``self.pieces`` pieces. Returns its mean loss."""
+
+
+class Update(Step):
+    """The step of a loss of single examples."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        loss: ClassificationLoss,
+        accelerator: Accelerator,
+        config: TrainingConfig,
+    ) -> None:
+        super().__init__(model, optimizer, accelerator, config)
+        self.loss = loss
+
+    def backward(self, group: Sequence[Batch]) -> Tensor:
+        pieces = [piece for batch in group for piece in cut(batch, self.pieces)]
         denominator = sum(self.loss.denominator(piece["labels"]) for piece in pieces)
         total = torch.zeros((), device=self.accelerator.device)
         for number, piece in enumerate(pieces, start=1):
@@ -74,12 +87,13 @@ class Update:
         return self.accelerator.reduce(total, reduction="mean") if self.accelerator.num_processes > 1 else total
 
 
-def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
+def cut(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """A batch in so many pieces of like size."""
     if pieces == 1:
         yield batch
         return
-    size = math.ceil(len(batch["labels"]) / pieces)
-    for start in range(0, len(batch["labels"]), size):
+    size = math.ceil(len(batch["index"]) / pieces)
+    for start in range(0, len(batch["index"]), size):
         yield {name: value[start : start + size] for name, value in batch.items()}
 
 

@@ -1,0 +1,1 @@
+"""Image-text contrastive training: towers, augmentation, gradient caching, zero-shot evaluation, publishing."""

@@ -1,0 +1,229 @@
+"""A dual encoder as it is trained: two towers, each frozen, trained in full, or adapted; published as a stock model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+from hf_fsl.adapters import attach_adapter, merge_adapter
+from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.config import AdapterConfig, DualEncoderConfig, TowerConfig
+from hf_fsl.config.contrastive import ContrastiveLossConfig
+from hf_fsl.contrastive.mean_pooling import with_mean_pooling
+
+LARGEST_SCALE = math.log(100)
+"""CLIP never lets its logits be more than 100 times the cosines."""
+_IMAGE_INPUTS = ("pixel_values", "image_features")
+
+
+class Embedded(NamedTuple):
+    """Embeddings ``(B, D)`` of length 1, and what turns their cosines into logits."""
+
+    images: Tensor
+    texts: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+
+class DualEncoder(nn.Module):
+    """A stock dual encoder (``.model``) with features of frozen towers taken as inputs in place of what they are of.
+
+    Args:
+        model: ``VisionTextDualEncoderModel``, ``CLIPModel``, ``SiglipModel``, or one of the same parts.
+        frozen: ``image`` and ``text`` as far as they are; they stay in evaluation mode.
+    """
+
+    def __init__(self, model: Any, frozen: frozenset[str]) -> None:
+        super().__init__()
+        self.model, self.frozen = model, frozen
+
+    @property
+    def image_tower(self) -> Any:
+        return self.model.vision_model
+
+    @property
+    def text_tower(self) -> Any:
+        return self.model.text_model
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Pooled features ``(B, D_image)``, before the projection."""
+        return self.image_tower(pixel_values=pixel_values).pooler_output
+
+    def text_features(self, **tokens: Tensor) -> Tensor:
+        """Pooled features ``(B, D_text)``, before the projection."""
+        return self.text_tower(**tokens).pooler_output
+
+    def embed_images(self, features: Tensor) -> Tensor:
+        """Features to embeddings ``(B, D)`` of length 1."""
+        return nn.functional.normalize(getattr(self.model, "visual_projection", nn.Identity())(features), dim=-1)
+
+    def embed_texts(self, features: Tensor) -> Tensor:
+        """Features to embeddings ``(B, D)`` of length 1."""
+        return nn.functional.normalize(getattr(self.model, "text_projection", nn.Identity())(features), dim=-1)
+
+    def forward(self, **inputs: Tensor) -> Embedded:
+        """``pixel_values`` or ``image_features``, and token inputs or ``text_features``."""
+        tokens = {name: value for name, value in inputs.items() if name not in (*_IMAGE_INPUTS, "text_features")}
+        given = inputs.get("image_features")
+        images = self.image_features(inputs["pixel_values"]) if given is None else given
+        known = inputs.get("text_features")
+        texts = self.text_features(**tokens) if known is None else known
+        bias = getattr(self.model, "logit_bias", None)
+        return Embedded(
+            self.embed_images(images), self.embed_texts(texts), self.model.logit_scale.exp().squeeze(),
+            bias.squeeze() if bias is not None else None,
+        )  # fmt: skip
+
+    def train(self, mode: bool = True) -> DualEncoder:
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, f"{name}_tower").eval()
+        return self
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        for name in {"image", "text"} - self.frozen:
+            getattr(self, f"{name}_tower").gradient_checkpointing_enable(**options)
+
+    def merged(self) -> Any:
+        """The stock model, adapters merged into its weights."""
+        self.model.vision_model = merge_adapter(self.model.vision_model)
+        self.model.text_model = merge_adapter(self.model.text_model)
+        return self.model
+
+
+@dataclass(frozen=True)
+class LoadedTowers:
+    """A dual encoder ready to be trained, and what prepares its inputs."""
+
+    encoder: DualEncoder
+    tokenizer: Any
+    image_processor: Any
+    max_length: int | None
+    pad_to: int | None
+    """Length that every text is padded to (the SigLIP family); None: the longest of a batch."""
+
+    def tokenize(self, texts: list[str]) -> dict[str, Any]:
+        """Token ids and what else the text tower takes; not padded but for ``pad_to``."""
+        padding: Any = "max_length" if self.pad_to else False
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.pad_to or self.max_length, padding=padding)
+        return dict(encoded)
+
+
+def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> LoadedTowers:
+    """Loads or assembles the dual encoder and makes trainable what the config says.
+
+    Seed torch before the call: projections, and towers from a config alone, start from random weights.
+
+    Raises:
+        BackboneError: a tower does not exist, or is none.
+        AdapterError: an adapter cannot be attached.
+    """
+    if config.model_name_or_path is not None:
+        model, tokenizer, images = _whole(config, config.model_name_or_path)
+    else:
+        model, tokenizer, images = _assembled(config)
+    if not all(hasattr(model, part) for part in ("vision_model", "text_model", "logit_scale")):
+        raise BackboneError(
+            f"{config.model_name_or_path} is a {type(model).__name__}, not a dual encoder like CLIP, SigLIP or "
+            "VisionTextDualEncoder. Name one of these, or two towers (model.image, model.text)."
+        )
+    _start(model, loss)
+    model.requires_grad_(True)
+    for attribute, tower in (("vision_model", config.image), ("text_model", config.text)):
+        setattr(model, attribute, _made_trainable(getattr(model, attribute), tower))
+    if config.text_projection == "identity":
+        model.text_projection.requires_grad_(False)
+    if loss.name == "clip" and getattr(model, "logit_bias", None) is not None:
+        model.logit_bias.requires_grad_(False)
+    frozen = frozenset(name for name in ("image", "text") if getattr(config, name).method == "frozen")
+    siglip = "siglip" in model.config.model_type
+    limit = getattr(model.config.text_config, "max_position_embeddings", None)
+    known = [one for one in (config.max_length, tokenizer.model_max_length, limit) if one and one < 1_000_000]
+    longest = min(known, default=None)
+    return LoadedTowers(DualEncoder(model, frozen), tokenizer, images, longest, longest if siglip else None)
+
+
+def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any]:
+    try:
+        return (
+            AutoModel.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype)),
+            AutoTokenizer.from_pretrained(name, revision=config.revision),
+            AutoImageProcessor.from_pretrained(name, revision=config.revision),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f"model.model_name_or_path: {name} does not load as a dual encoder: {error}") from error
+
+
+def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any]:
+    image, images = _tower(config.image, "image", config.dtype)
+    text, tokenizer = _tower(config.text, "text", config.dtype)
+    if config.text.pooling == "mean":
+        text = with_mean_pooling(text)
+    if getattr(image.config, "hidden_size", None) is None:
+        # A hierarchy of stages has no one size; the stock class asks for that of what it pools.
+        image.config.hidden_size = image.config.hidden_sizes[-1]
+    for tower in (image, text):
+        tower.config._name_or_path = ""
+    settings = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        image.config, text.config, projection_dim=config.projection_dim
+    )
+    model: Any = transformers.VisionTextDualEncoderModel(config=settings, vision_model=image, text_model=text)
+    if config.text_projection == "identity":
+        if config.projection_dim != text.config.hidden_size:
+            raise BackboneError(
+                f"model.text_projection: identity needs projection_dim {text.config.hidden_size}, the size of the "
+                f"text tower, got {config.projection_dim}."
+            )
+        nn.init.eye_(model.text_projection.weight)
+    return model.to(getattr(torch, config.dtype)), tokenizer, images
+
+
+def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any]:
+    name, source = str(config.model_name_or_path), {"revision": config.revision}
+    try:
+        settings = AutoConfig.from_pretrained(name, **source)
+        part = {"image": "vision_config", "text": "text_config"}[kind]
+        if config.from_config:
+            model = AutoModel.from_config(settings)
+        elif hasattr(settings, part):
+            whole = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), **source)
+            model = whole.vision_model if kind == "image" else whole.text_model
+        else:
+            model = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), **source)
+        processor: Any = AutoImageProcessor if kind == "image" else AutoTokenizer
+        return model, processor.from_pretrained(name, **source)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            f"model.{kind}.model_name_or_path: {name} (revision {config.revision or 'main'}) does not load as an "
+            f"{kind} tower: {error}"
+        ) from error
+
+
+def _made_trainable(tower: Any, config: TowerConfig) -> Any:
+    if config.method == "full":
+        return tower
+    if config.method == "frozen":
+        return tower.requires_grad_(False)
+    adapter = AdapterConfig(
+        method="lora", r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+    )  # fmt: skip
+    return attach_adapter(tower, adapter)
+
+
+def _start(model: Any, loss: ContrastiveLossConfig) -> None:
+    """Temperature and bias to start from."""
+    with torch.no_grad():
+        if loss.temperature is not None:
+            model.logit_scale.fill_(-math.log(loss.temperature))
+        if loss.name == "siglip" and getattr(model, "logit_bias", None) is None:
+            # Not part of the stock class: softmax and ranking are the same without it.
+            model.logit_bias = nn.Parameter(torch.tensor(-10.0))
+        if loss.bias is not None:
+            model.logit_bias.fill_(loss.bias)
