@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from hf_fsl.adapters import ParameterCount, attach_adapter, count_parameters, describe_adapter
+from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import load_classifier
 from hf_fsl.config import FineTuneConfig, to_dict
 from hf_fsl.data import Splits
@@ -124,20 +122,12 @@ def model_record(config: FineTuneConfig, trained: FineTuned) -> ModelRecord:
     return ModelRecord(
         base_model=config.model.model_name_or_path,
         base_revision=trained.base_commit,
-        base_license=_license(config.model.model_name_or_path),
+        base_license=model_license(config.model.model_name_or_path),
         architecture=trained.architecture,
         adapter={**to_dict(config.adapter), "peft": describe_adapter(trained.model)},
         total_parameters=trained.count.total,
         trainable_parameters=trained.count.trainable,
     )
-
-
-def _license(model: str) -> str | None:
-    """The licence that a model's card names; None where that cannot be known."""
-    try:
-        return ModelCard.load(model).data.get("license")
-    except (OSError, ValueError, HfHubHTTPError, httpx2.HTTPError):
-        return None
 
 
 def _identity(config: FineTuneConfig) -> dict[str, Any]:

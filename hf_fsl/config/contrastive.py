@@ -227,4 +227,4 @@ class ContrastiveConfig:
         if training.train_sampling_strategy != "random":
             yield "training.train_sampling_strategy: random; which pairs are compared must not depend on their length"
         if self.model.image.method == "frozen" and self.augmentation.active:
-            yield "augmentation: a frozen image tower is computed once, so its pictures cannot be changed; leave it out"
+            yield "augmentation: a frozen image tower is computed once, its pictures never change; leave it out"

@@ -1,4 +1,4 @@
-"""A dual encoder as it is trained: two towers, each frozen, trained in full, or adapted; published as a stock model."""
+"""A dual encoder as it is trained: two towers, each frozen, in full, or adapted; published as a stock model."""
 
 from __future__ import annotations
 
@@ -107,6 +107,8 @@ class LoadedTowers:
     max_length: int | None
     pad_to: int | None
     """Length that every text is padded to (the SigLIP family); None: the longest of a batch."""
+    revisions: dict[str, str | None]
+    """Commit that each tower came from, where there is one."""
 
     def tokenize(self, texts: list[str]) -> dict[str, Any]:
         """Token ids and what else the text tower takes; not padded but for ``pad_to``."""
@@ -125,9 +127,9 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
         AdapterError: an adapter cannot be attached.
     """
     if config.model_name_or_path is not None:
-        model, tokenizer, images = _whole(config, config.model_name_or_path)
+        model, tokenizer, images, revisions = _whole(config, config.model_name_or_path)
     else:
-        model, tokenizer, images = _assembled(config)
+        model, tokenizer, images, revisions = _assembled(config)
     if not all(hasattr(model, part) for part in ("vision_model", "text_model", "logit_scale")):
         raise BackboneError(
             f"{config.model_name_or_path} is a {type(model).__name__}, not a dual encoder like CLIP, SigLIP or "
@@ -146,23 +148,23 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
     limit = getattr(model.config.text_config, "max_position_embeddings", None)
     known = [one for one in (config.max_length, tokenizer.model_max_length, limit) if one and one < 1_000_000]
     longest = min(known, default=None)
-    return LoadedTowers(DualEncoder(model, frozen), tokenizer, images, longest, longest if siglip else None)
+    return LoadedTowers(DualEncoder(model, frozen), tokenizer, images, longest, longest if siglip else None, revisions)
 
 
-def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any]:
+def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any, dict[str, str | None]]:
     try:
-        return (
-            AutoModel.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype)),
-            AutoTokenizer.from_pretrained(name, revision=config.revision),
-            AutoImageProcessor.from_pretrained(name, revision=config.revision),
-        )
+        model = AutoModel.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype))
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision)
+        images = AutoImageProcessor.from_pretrained(name, revision=config.revision)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"model.model_name_or_path: {name} does not load as a dual encoder: {error}") from error
+    return model, tokenizer, images, dict.fromkeys(("image", "text"), _commit(model, config.revision))
 
 
-def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any]:
+def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any, dict[str, str | None]]:
     image, images = _tower(config.image, "image", config.dtype)
     text, tokenizer = _tower(config.text, "text", config.dtype)
+    revisions = {"image": _commit(image, config.image.revision), "text": _commit(text, config.text.revision)}
     if config.text.pooling == "mean":
         text = with_mean_pooling(text)
     if getattr(image.config, "hidden_size", None) is None:
@@ -181,7 +183,7 @@ def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any]:
                 f"text tower, got {config.projection_dim}."
             )
         nn.init.eye_(model.text_projection.weight)
-    return model.to(getattr(torch, config.dtype)), tokenizer, images
+    return model.to(getattr(torch, config.dtype)), tokenizer, images, revisions
 
 
 def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any]:
@@ -203,6 +205,10 @@ def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any]:
             f"model.{kind}.model_name_or_path: {name} (revision {config.revision or 'main'}) does not load as an "
             f"{kind} tower: {error}"
         ) from error
+
+
+def _commit(model: Any, asked: str | None) -> str | None:
+    return getattr(model.config, "_commit_hash", None) or asked
 
 
 def _made_trainable(tower: Any, config: TowerConfig) -> Any:

@@ -2,5 +2,6 @@
 
 from hf_fsl.data.errors import DataError
 from hf_fsl.data.loading import Splits, load_split, load_splits
+from hf_fsl.data.pairs import Pairs, PairSplit, load_pairs
 
-__all__ = ["DataError", "Splits", "load_split", "load_splits"]
+__all__ = ["DataError", "PairSplit", "Pairs", "Splits", "load_pairs", "load_split", "load_splits"]

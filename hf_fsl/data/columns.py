@@ -47,7 +47,7 @@ def map_columns(data: datasets.Dataset, split: str, config: DataConfig) -> datas
     for column in ("text", "text_pair"):
         if column in names:
             _check_texts(mapped[column][:], column, split, config)
-    return _check_images(mapped, split, config) if "image" in names else mapped
+    return check_images(mapped, split, config) if "image" in names else mapped
 
 
 def raw_images(data: datasets.Dataset) -> datasets.Dataset:
@@ -93,7 +93,8 @@ def _check_texts(texts: Sequence[Any], column: str, split: str, config: DataConf
         )
 
 
-def _check_images(data: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
+def check_images(data: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
+    """The split with its column ``image`` decoded as it is read. Raises DataError for what is no picture."""
     kind = data.features["image"]
     try:
         # also an image column that was switched to raw bytes decodes again

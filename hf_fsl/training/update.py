@@ -98,7 +98,7 @@ def cut(batch: Batch, pieces: int) -> Iterator[Batch]:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; no weight decay on biases and norms.
+    """AdamW over the trainable parameters; no weight decay on biases, norms and temperatures.
 
     Raises:
         UserError: nothing is trainable.
@@ -108,7 +108,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             in_head = config.head_learning_rate is not None and any(f".{part}." in f".{name}" for part in head)
-            groups.setdefault((in_head, name in decayed), []).append(parameter)
+            groups.setdefault((in_head, name in decayed and parameter.numel() > 1), []).append(parameter)
     if not groups:
         raise UserError("Nothing to train: no parameter of the model requires a gradient.")
     return torch.optim.AdamW(
