@@ -106,11 +106,11 @@ class Backbone:
     @classmethod
     def of_model(cls, model: Any, tokenizer: Any) -> Backbone:
         """A loaded text encoder, pooled as the repository it came from says."""
-        source, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
-        modules = (read_modules(source, commit) if source else None) or EmbeddingModules()
+        source = model.config._name_or_path
+        modules = (read_modules(source, None) if source else None) or EmbeddingModules()
         for layer in modules.dense:
             layer.to(model.device, model.dtype)
-        return cls(model, tokenizer, modules=modules, name=f"{source}@{commit}")
+        return cls(model, tokenizer, modules=modules, name=source)
 
     @property
     def device(self) -> torch.device:

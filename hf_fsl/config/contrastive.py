@@ -107,8 +107,9 @@ class DualEncoderConfig:
     text: TowerConfig = TowerConfig()
     projection_dim: int = 512
     """Of two towers put together."""
-    text_projection: Literal["trained", "identity"] = "trained"
-    """``identity``, of two towers: pictures are mapped into the text tower's own space."""
+    text_projection: Literal["trained", "identity", "centered"] = "trained"
+    """Of two towers; ``identity``: pictures are mapped into the text tower's own space; ``centered``: into that space
+    without what all training captions have in common (needs a frozen text tower)."""
     max_length: int | None = None
     """Tokens a text may have (longer ones are cut); ``null``: the text tower's own limit."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -126,6 +127,8 @@ class DualEncoderConfig:
                     yield f"{tower}: from_config, pooling and revision are for towers named on their own"
             if self.text_projection != "trained":
                 yield "text_projection: of a whole dual encoder it is the model's own; leave it out"
+        if self.text_projection == "centered" and self.text.method != "frozen":
+            yield f"text_projection: centered needs text.method: frozen, got {self.text.method}"
         if self.image.pooling != "pooler":
             yield "image.pooling: pooler; the mean is for text towers"
         yield from _at_least(self, 2, "projection_dim")

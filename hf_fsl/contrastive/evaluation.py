@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from hf_fsl.contrastive.inputs import TextFeatures, encoded_pictures, image_outputs
-from hf_fsl.contrastive.record import ZeroShotMeasurement
 from hf_fsl.contrastive.towers import DualEncoder, LoadedTowers
+from hf_fsl.contrastive_record import ZeroShotMeasurement
 from hf_fsl.data import PairSplit
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.metrics import bootstrap_interval

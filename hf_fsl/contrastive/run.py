@@ -22,10 +22,10 @@ from hf_fsl.contrastive.inputs import (
     encoded_pictures,
     image_outputs,
 )
-from hf_fsl.contrastive.record import TowerRecord, ZeroShotMeasurement
 from hf_fsl.contrastive.towers import LoadedTowers, load_towers
 from hf_fsl.contrastive.update import ContrastiveUpdate
 from hf_fsl.contrastive_losses import ContrastiveLoss
+from hf_fsl.contrastive_record import TowerRecord, ZeroShotMeasurement
 from hf_fsl.data import Pairs
 from hf_fsl.training import Progress, train
 
@@ -65,6 +65,8 @@ def train_towers(
     image, text = (tower_record(config, towers, name) for name in ("image", "text"))
     texts, size = TextFeatures(encoder, towers), training.per_device_eval_batch_size
     text_features = texts(distinct_captions(pairs.train)) if "text" in encoder.frozen else None
+    if text_features is not None and config.model.text_projection == "centered":
+        encoder.center_texts(text_features)
     image_features = None
     if "image" in encoder.frozen:
         pictures = encoded_pictures(pairs.train, towers)

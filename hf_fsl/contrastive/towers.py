@@ -90,6 +90,16 @@ class DualEncoder(nn.Module):
         for name in {"image", "text"} - self.frozen:
             getattr(self, f"{name}_tower").gradient_checkpointing_enable(**options)
 
+    def center_texts(self, features: Tensor) -> None:
+        """Takes the mean direction of these features ``(N, D)`` out of every text embedding.
+
+        Embeddings of captions have much in common; pictures would first, and with few of them only, learn that.
+        """
+        weight = self.model.text_projection.weight
+        common = nn.functional.normalize(nn.functional.normalize(features, dim=-1).mean(0), dim=0).to(weight)
+        with torch.no_grad():
+            weight.copy_(torch.eye(len(common), device=weight.device) - torch.outer(common, common))
+
     def merged(self) -> Any:
         """The stock model, adapters merged into its weights."""
         self.model.vision_model = merge_adapter(self.model.vision_model)
@@ -139,7 +149,7 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
     model.requires_grad_(True)
     for attribute, tower in (("vision_model", config.image), ("text_model", config.text)):
         setattr(model, attribute, _made_trainable(getattr(model, attribute), tower))
-    if config.text_projection == "identity":
+    if config.text_projection != "trained":
         model.text_projection.requires_grad_(False)
     if loss.name == "clip" and getattr(model, "logit_bias", None) is not None:
         model.logit_bias.requires_grad_(False)
@@ -175,12 +185,16 @@ def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any, dict[str, str 
     settings = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         image.config, text.config, projection_dim=config.projection_dim
     )
+    weights = [{name: value.clone() for name, value in tower.state_dict().items()} for tower in (image, text)]
     model: Any = transformers.VisionTextDualEncoderModel(config=settings, vision_model=image, text_model=text)
-    if config.text_projection == "identity":
+    # The stock class initialises again whatever did not come straight out of from_pretrained.
+    for tower, state in zip((model.vision_model, model.text_model), weights, strict=True):
+        tower.load_state_dict(state)
+    if config.text_projection != "trained":
         if config.projection_dim != text.config.hidden_size:
             raise BackboneError(
-                f"model.text_projection: identity needs projection_dim {text.config.hidden_size}, the size of the "
-                f"text tower, got {config.projection_dim}."
+                f"model.text_projection: {config.text_projection} needs projection_dim {text.config.hidden_size}, the "
+                f"size of the text tower, got {config.projection_dim}."
             )
         nn.init.eye_(model.text_projection.weight)
     return model.to(getattr(torch, config.dtype)), tokenizer, images, revisions

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,11 @@ def write_bundle(
         UserError: the model or its processor would save a pickle. An earlier bundle is left as it was.
     """
     folder = Path(folder)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
+    with whole_folder(folder) as building:
         model.save_pretrained(building)
         processor.save_pretrained(building)
         if adapter_dir is not None:
-            _copy_adapter(adapter_dir, building / "adapter", record.model.base_model)
+            copy_adapter(adapter_dir, building / "adapter", record.model.base_model)
         record.save(building / "run_record.json")
         results = eval_results(record)
         if results is not None:
@@ -56,17 +56,27 @@ def write_bundle(
             (building / "figures").mkdir(exist_ok=True)
             (building / "figures" / "methods.png").write_bytes(methods_figure(record.methods))
         write_text(building / "README.md", render_card(record))
+    return folder
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder``, which takes its place when the block ends well. Raises UserError for pickles."""
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        yield building
         pickles = [path.name for path in building.rglob("*") if path.suffix.lower() in _PICKLES]
         if pickles:
             raise UserError(f"A bundle holds no pickles, but this model saves {', '.join(pickles)}.")
         _replace(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
-def _copy_adapter(source: Path, target: Path, base_model: str) -> None:
-    target.mkdir()
+def copy_adapter(source: Path, target: Path, base_model: str) -> None:
+    """A saved PEFT adapter, without the path that its base model was loaded from on this machine."""
+    target.mkdir(parents=True)
     shutil.copy(source / "adapter_model.safetensors", target)
     settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     if is_hub_id(base_model):

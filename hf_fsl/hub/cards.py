@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateNotFound
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateNotFound
 
 from hf_fsl.errors import UserError
 from hf_fsl.records import LOWER_IS_BETTER, Comparison, Measurement, RunRecord, goodness
@@ -45,21 +45,7 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     repo_id = repo_id or hub.get("hub_model_id")
     output = Path(record.config.get("output_dir", "."))
     task = Task.from_dict(record.task)
-    environment = Environment(
-        loader=FileSystemLoader(templates_folder()),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        autoescape=False,
-    )
-    environment.filters |= _FILTERS
-    try:
-        template = environment.get_template(f"{record.recipe}.md.jinja")
-    except TemplateNotFound as error:
-        known = ", ".join(sorted(path.name for path in templates_folder().glob("[!_]*.md.jinja")))
-        raise UserError(f"There is no card template {error.name} for this record; there are {known}.") from None
-    body = template.render(
+    body = card_template(record.recipe).render(
         record=record,
         task=task,
         title=repo_id.rpartition("/")[2] if repo_id else output.name,
@@ -74,6 +60,24 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         lower=[METRIC_NAMES[name] for name in LOWER_IS_BETTER if name in record.metrics],
     )
     return f"---\n{card_data(record, repo_id).to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def card_template(recipe: str) -> Template:
+    """The template of a recipe's cards. Raises UserError where there is none."""
+    environment = Environment(
+        loader=FileSystemLoader(templates_folder()),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,
+    )
+    environment.filters |= _FILTERS
+    try:
+        return environment.get_template(f"{recipe}.md.jinja")
+    except TemplateNotFound as error:
+        known = ", ".join(sorted(path.name for path in templates_folder().glob("[!_]*.md.jinja")))
+        raise UserError(f"There is no card template {error.name} for this record; there are {known}.") from None
 
 
 def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:

@@ -15,11 +15,9 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Revisio
 
 from hf_fsl.config import HubConfig
 from hf_fsl.errors import UserError
-from hf_fsl.hub.cards import render_card
+from hf_fsl.hub.any_record import AnyRecord, load_record, pipeline_tag, render
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
 from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
-from hf_fsl.records import RunRecord
-from hf_fsl.tasks import Task
 
 
 class PublishError(UserError, RuntimeError):
@@ -64,12 +62,9 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
     verification = require_verified(bundle)
     if hub.hub_model_id is None:
         raise PublishError("hub.hub_model_id: where to? Give user/name.")
-    record = RunRecord.load(bundle / "run_record.json")
+    record = load_record(bundle / "run_record.json")
     card = _card(bundle, record, verification, hub.hub_model_id)
-    message = (
-        hub.commit_message
-        or f"Upload {record.pipeline_tag or Task.from_dict(record.task).pipeline_tag} model made with hf_fsl"
-    )
+    message = hub.commit_message or f"Upload {pipeline_tag(record)} model made with hf_fsl"
     api = HfApi(endpoint=endpoint, token=token)
     try:
         with lfs_where_xet_is_not(api.endpoint):
@@ -132,12 +127,12 @@ def _files(bundle: Path, card: bytes) -> dict[str, str | bytes]:
     return files | {"README.md": card}
 
 
-def _card(bundle: Path, record: RunRecord, verification: Verification, repo: str) -> bytes:
+def _card(bundle: Path, record: AnyRecord, verification: Verification, repo: str) -> bytes:
     """The bundle's card: as somebody edited it, else rendered again, so that its snippet names the repository."""
     path = bundle / "README.md"
     if path.is_file() and card_digest(bundle) != verification.card:
         return path.read_bytes()
-    return render_card(record, repo_id=repo).encode()
+    return render(record, repo_id=repo).encode()
 
 
 def _translated(error: BaseException, bundle: Path, hub: HubConfig) -> PublishError:

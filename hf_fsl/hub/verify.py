@@ -67,7 +67,7 @@ def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Ve
     task = Task.from_dict(RunRecord.load(bundle / "run_record.json").task)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        names = [_portable(value, work, number) for number, value in enumerate(inputs)]
+        names = [portable_input(value, work, number) for number, value in enumerate(inputs)]
         text = json.dumps({"task": task.pipeline_tag, "inputs": names}, ensure_ascii=False)
         (work / "inputs.json").write_text(text, encoding="utf-8")
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -106,7 +106,12 @@ def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Ve
         expected = [task.label_names[number] for number in np.flatnonzero(row >= row.max() - near)]
         if label not in expected:
             raise BundleMismatch(f"{bundle}: pipeline() answers {label!r}, the trained model {' or '.join(expected)}.")
-    result = Verification(difference, scale, len(logits), bundle_digest(bundle), card_digest(bundle))
+    return note_verified(bundle, difference, scale, len(logits))
+
+
+def note_verified(bundle: Path, difference: float, scale: float, examples: int) -> Verification:
+    """Writes beside a bundle that it gives what was trained."""
+    result = Verification(difference, scale, examples, bundle_digest(bundle), card_digest(bundle))
     write_text(_note(bundle), json.dumps(asdict(result), indent=2) + "\n")
     return result
 
@@ -155,7 +160,8 @@ def _note(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.verified.json")
 
 
-def _portable(value: Any, work: Path, number: int) -> Any:
+def portable_input(value: Any, work: Path, number: int) -> Any:
+    """An input as JSON takes it; of a picture the name of a file written into ``work``."""
     if isinstance(value, Image.Image):
         name = f"{number}.png"
         as_rgb(value).save(work / name)

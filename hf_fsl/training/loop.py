@@ -133,8 +133,9 @@ def train(
     elif accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
-    plain = isinstance(loss, ClassificationLoss)
-    make_update: Any = partial(Update, loss=loss, accelerator=accelerator, config=config) if plain else loss
+    make_update: Any = loss
+    if isinstance(loss, ClassificationLoss):
+        make_update = partial(Update, loss=loss, accelerator=accelerator, config=config)
     step_update = make_update(wrapped, stepper)
     begin_epoch: Callable[[int], None] | None = getattr(split, "start_epoch", None)
     started = time.perf_counter() - progress.wall_seconds
