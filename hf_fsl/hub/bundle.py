@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def write_bundle(
 
     Args:
         model: the stock model, adapter merged, with the label names in its config.
-        processor: its tokenizer or image processor.
+        processor: its tokenizer or image processor, or both.
         record: what the run did; card, figures and ``.eval_results/`` are made from it.
         adapter_dir: a saved PEFT adapter, to go into ``adapter/``.
 
@@ -41,7 +41,8 @@ def write_bundle(
     folder = Path(folder)
     with whole_folder(folder) as building:
         model.save_pretrained(building)
-        processor.save_pretrained(building)
+        for part in processor if isinstance(processor, Sequence) else [processor]:
+            part.save_pretrained(building)
         if adapter_dir is not None:
             copy_adapter(adapter_dir, building / "adapter", record.model.base_model)
         record.save(building / "run_record.json")

@@ -1,0 +1,88 @@
+"""Zero-shot image classification with CLIP and its kin: choose templates and calibration, measure, publish.
+
+    accelerate launch recipes/zero_shot_clip.py --config recipes/configs/zero_shot_clip/emoji.yaml
+
+Templates, one by one and together, plain and calibrated, are compared on validation classes; what is chosen there is
+measured once on the test classes. Writes to output_dir: bundle/ (the repository as it is pushed: the stock model, with
+a card that names templates and labels), run_record.json and predictions.parquet. The header of each config says what
+it cost and gave when last run.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from accelerate import Accelerator
+from transformers import pipeline
+
+from hf_fsl.config import ZeroShotClipConfig, run_recipe, to_dict
+from hf_fsl.data import load_splits
+from hf_fsl.hub.bundle import write_bundle
+from hf_fsl.hub.contrastive import DualEncoderSample, verify_dual_encoder
+from hf_fsl.hub.push import push_bundle
+from hf_fsl.pipelines import ZeroShotImagePipeline
+from hf_fsl.resources import portable
+from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
+from hf_fsl.zero_shot.recording import build_record, spread, unlabelled_inputs, write_predictions
+
+VERIFIED = 16
+"""Images of which the bundle, loaded by a fresh process, must give the model's embeddings."""
+
+
+def main(config: ZeroShotClipConfig) -> None:
+    started = time.perf_counter()
+    output, asked = Path(config.output_dir), config.zero_shot
+    accelerator = Accelerator()
+    say = accelerator.print
+    say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
+
+    with accelerator.main_process_first():
+        splits = load_splits(config.data, zero_shot=True)
+        model = config.model
+        pipe = pipeline(
+            "zero-shot-image-classification", model=model.model_name_or_path, revision=model.revision,
+            trust_remote_code=model.trust_remote_code, dtype=model.dtype, device=accelerator.device,
+            pipeline_class=ZeroShotImagePipeline,
+        )  # fmt: skip
+    validation, test = tuning_and_test(splits, asked)
+    say(f"{config.data.path}: chosen on {len(validation.inputs)} images of {len(validation.names)} classes, "
+        f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
+
+    unlabelled = unlabelled_inputs(splits, asked.calibration_samples, config.data.split_seed)
+    scorers = {"image-text": spread(pipe.evidence, asked, accelerator)}
+    compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)
+
+    if accelerator.is_main_process:
+        command = "accelerate launch " + shlex.join(map(portable, sys.argv))
+        record = build_record(
+            config, command, splits, pipe.model, compared, "image-text", test, time.perf_counter() - started,
+            accelerator.num_processes, "zero-shot-image-classification",
+        )  # fmt: skip
+        record.save(output / "run_record.json")
+        write_predictions(output / "predictions.parquet", test, compared)
+        for method in record.methods:
+            low, high = method.test.ci95 or (float("nan"), float("nan"))
+            mark = " <- chosen" if method.chosen else ""
+            say(f"{method.label}: validation {method.validation.value:.4f}, test {method.test.value:.4f} "
+                f"[{low:.4f}, {high:.4f}]{mark}")  # fmt: skip
+
+        pipe.model.to("cpu")
+        pipe.device = pipe.model.device
+        processors = [pipe.tokenizer, pipe.image_processor]
+        bundle = write_bundle(output / "bundle", model=pipe.model, processor=processors, record=record)
+        pictures, template = test.inputs[:VERIFIED], asked.templates[0]
+        embeddings = pipe.scorer.image_embeddings(pictures), pipe.scorer.label_embeddings(test.names, template)
+        verify_dual_encoder(bundle, DualEncoderSample(pictures, test.names, template, *map(np.asarray, embeddings)))
+        result = push_bundle(bundle, config.hub) if config.hub.push_to_hub else None
+        say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_recipe(main, ZeroShotClipConfig, __doc__)
