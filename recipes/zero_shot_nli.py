@@ -28,7 +28,7 @@ from hf_fsl.hub.reference import reference_logits
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.resources import portable
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
-from hf_fsl.zero_shot.recording import build_record, spread, unlabelled_inputs, write_predictions
+from hf_fsl.zero_shot.recording import build_record, mean_of_templates, spread, unlabelled_inputs, write_predictions
 from hf_fsl.zero_shot.templates import fill_templates
 
 VERIFIED = 16
@@ -54,7 +54,7 @@ def main(config: ZeroShotNLIConfig) -> None:
         splits = load_splits(config.data, zero_shot=True)
         nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator,
                             max_tokens=asked.batch_tokens)  # fmt: skip
-        scorers = {"nli": spread(nli.evidence, asked, accelerator)}
+        scorers = {"nli": mean_of_templates(spread(nli.evidence, asked, accelerator))}
         if config.bi_encoder is not None:
             near = load_pipeline(ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator)
             scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)

@@ -46,6 +46,23 @@ def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelera
     return run
 
 
+def mean_of_templates(evidence: EvidenceOf) -> EvidenceOf:
+    """The same for a scorer whose evidence from several templates is their mean: each template is looked at once."""
+    known: dict[tuple[int, tuple[str, ...], str], tuple[Sequence[Any], np.ndarray]] = {}
+
+    def run(inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        for template in templates:
+            key = (id(inputs), tuple(labels), template)
+            if key not in known:
+                known[key] = (
+                    inputs,
+                    evidence(inputs, labels, [template]),
+                )  # with the inputs, or their id could come again
+        return np.mean([known[id(inputs), tuple(labels), template][1] for template in templates], axis=0)
+
+    return run
+
+
 def unlabelled_inputs(splits: Splits, count: int, seed: int) -> list[Any]:
     """Training inputs without their labels, drawn at random: of every class, whatever it is called."""
     rows = np.random.default_rng(seed).permutation(len(splits.train))[:count]
