@@ -138,8 +138,9 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
     """
     if config.model_name_or_path is not None:
         model, tokenizer, images, revisions = _whole(config, config.model_name_or_path)
+        fresh: dict[str, list[str]] = {"image": [], "text": []}
     else:
-        model, tokenizer, images, revisions = _assembled(config)
+        model, tokenizer, images, revisions, fresh = _assembled(config)
     if not all(hasattr(model, part) for part in ("vision_model", "text_model", "logit_scale")):
         raise BackboneError(
             f"{config.model_name_or_path} is a {type(model).__name__}, not a dual encoder like CLIP, SigLIP or "
@@ -147,8 +148,8 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
         )
     _start(model, loss)
     model.requires_grad_(True)
-    for attribute, tower in (("vision_model", config.image), ("text_model", config.text)):
-        setattr(model, attribute, _made_trainable(getattr(model, attribute), tower))
+    model.vision_model = _made_trainable(model.vision_model, config.image, fresh["image"])
+    model.text_model = _made_trainable(model.text_model, config.text, fresh["text"])
     if config.text_projection != "trained":
         model.text_projection.requires_grad_(False)
     if loss.name == "clip" and getattr(model, "logit_bias", None) is not None:
@@ -171,9 +172,11 @@ def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any, dict[st
     return model, tokenizer, images, dict.fromkeys(("image", "text"), _commit(model, config.revision))
 
 
-def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any, dict[str, str | None]]:
-    image, images = _tower(config.image, "image", config.dtype)
-    text, tokenizer = _tower(config.text, "text", config.dtype)
+def _assembled(
+    config: DualEncoderConfig,
+) -> tuple[Any, Any, Any, dict[str, str | None], dict[str, list[str]]]:
+    image, images, new_in_image = _tower(config.image, "image", config.dtype)
+    text, tokenizer, new_in_text = _tower(config.text, "text", config.dtype)
     revisions = {"image": _commit(image, config.image.revision), "text": _commit(text, config.text.revision)}
     if config.text.pooling == "mean":
         text = with_mean_pooling(text)
@@ -193,39 +196,49 @@ def _assembled(config: DualEncoderConfig) -> tuple[Any, Any, Any, dict[str, str 
     if config.text_projection != "trained":
         if config.projection_dim != text.config.hidden_size:
             raise BackboneError(
-                f"model.text_projection: {config.text_projection} needs projection_dim {text.config.hidden_size}, the "
-                f"size of the text tower, got {config.projection_dim}."
+                f"model.text_projection: {config.text_projection} needs projection_dim "
+                f"{text.config.hidden_size}, the size of the text tower, got {config.projection_dim}."
             )
         nn.init.eye_(model.text_projection.weight)
-    return model.to(getattr(torch, config.dtype)), tokenizer, images, revisions
+    fresh = {"image": new_in_image, "text": new_in_text}
+    return model.to(getattr(torch, config.dtype)), tokenizer, images, revisions, fresh
 
 
-def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any]:
+def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any, list[str]]:
+    """The tower, what prepares its inputs, and which of its modules start from random weights."""
     name, source = str(config.model_name_or_path), {"revision": config.revision}
     try:
         settings = AutoConfig.from_pretrained(name, **source)
         part = {"image": "vision_config", "text": "text_config"}[kind]
-        if config.from_config:
-            model = AutoModel.from_config(settings)
-        elif hasattr(settings, part):
-            whole = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), **source)
-            model = whole.vision_model if kind == "image" else whole.text_model
-        else:
-            model = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), **source)
         processor: Any = AutoImageProcessor if kind == "image" else AutoTokenizer
-        return model, processor.from_pretrained(name, **source)
+        if config.from_config:
+            return AutoModel.from_config(settings), processor.from_pretrained(name, **source), []
+        model, info = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), output_loading_info=True, **source)
+        prepares = processor.from_pretrained(name, **source)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
             f"model.{kind}.model_name_or_path: {name} (revision {config.revision or 'main'}) does not load as an "
             f"{kind} tower: {error}"
         ) from error
+    if hasattr(settings, part):
+        return model.vision_model if kind == "image" else model.text_model, prepares, []
+    missing = sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
+    if config.pooling == "mean":
+        missing = [module for module in missing if not module.startswith("pooler")]
+    if missing and config.method == "frozen":
+        raise BackboneError(
+            f"model.{kind}: {name} has no weights for {', '.join(missing)}, which a frozen tower would never learn. "
+            f"Set model.{kind}.method to lora or full{', or text.pooling to mean' if kind == 'text' else ''}."
+        )
+    return model, prepares, missing
 
 
 def _commit(model: Any, asked: str | None) -> str | None:
     return getattr(model.config, "_commit_hash", None) or asked
 
 
-def _made_trainable(tower: Any, config: TowerConfig) -> Any:
+def _made_trainable(tower: Any, config: TowerConfig, fresh: list[str]) -> Any:
+    """The tower as its config says; modules that start from random weights are trained in full with an adapter."""
     if config.method == "full":
         return tower
     if config.method == "frozen":
@@ -234,7 +247,7 @@ def _made_trainable(tower: Any, config: TowerConfig) -> Any:
         method="lora", r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
         target_modules=config.target_modules,
     )  # fmt: skip
-    return attach_adapter(tower, adapter)
+    return attach_adapter(tower, adapter, fresh)
 
 
 def _start(model: Any, loss: ContrastiveLossConfig) -> None:
