@@ -136,9 +136,8 @@ class TextFeatures:
 
     def embeddings(self, texts: Sequence[str]) -> Tensor:
         """``(N, D)``, of length 1, on the CPU."""
-        weight = self.encoder.model.logit_scale
         with torch.no_grad():
-            features = self(texts).to(weight.device, next(self.encoder.text_tower.parameters()).dtype)
+            features = self(texts).to(self.encoder.model.logit_scale.device)
             return self.encoder.embed_texts(features).float().cpu()
 
 
@@ -158,7 +157,7 @@ class _Images(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> SimpleNamespace:
         pooled = self.encoder.image_features(pixel_values)
-        return SimpleNamespace(logits=pooled if self.features else self.encoder.embed_images(pooled))
+        return SimpleNamespace(logits=pooled.float() if self.features else self.encoder.embed_images(pooled))
 
 
 def _padded(towers: LoadedTowers, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class DualEncoder(nn.Module):
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Pooled features ``(B, D_image)``, before the projection."""
-        return self.image_tower(pixel_values=pixel_values).pooler_output
+        return self.image_tower(pixel_values=pixel_values.to(self.model.logit_scale.dtype)).pooler_output
 
     def text_features(self, **tokens: Tensor) -> Tensor:
         """Pooled features ``(B, D_text)``, before the projection."""
@@ -61,11 +61,15 @@ class DualEncoder(nn.Module):
 
     def embed_images(self, features: Tensor) -> Tensor:
         """Features to embeddings ``(B, D)`` of length 1."""
-        return nn.functional.normalize(getattr(self.model, "visual_projection", nn.Identity())(features), dim=-1)
+        return self._embed("visual_projection", features)
 
     def embed_texts(self, features: Tensor) -> Tensor:
         """Features to embeddings ``(B, D)`` of length 1."""
-        return nn.functional.normalize(getattr(self.model, "text_projection", nn.Identity())(features), dim=-1)
+        return self._embed("text_projection", features)
+
+    def _embed(self, projection: str, features: Tensor) -> Tensor:
+        features = features.to(self.model.logit_scale.dtype)
+        return nn.functional.normalize(getattr(self.model, projection, nn.Identity())(features), dim=-1)
 
     def forward(self, **inputs: Tensor) -> Embedded:
         """``pixel_values`` or ``image_features``, and token inputs or ``text_features``."""

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import datasets
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hf_fsl.config import AugmentationConfig, ConfigError, ContrastiveConfig, PairsConfig, load_config
 from hf_fsl.contrastive.augmentation import DRAWS, augment
 from hf_fsl.contrastive.evaluation import Scores, found_within, measurements, quick_metrics
 from hf_fsl.data import DataError, load_pairs
 
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_pairs as tiny  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A data set of three splits; each picture has a name, a class and a list of sentences."""
-    path, generator = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
-    for split, count in (("train", 6), ("validation", 4), ("test", 5)):
-        pictures = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(count)]
-        data = datasets.Dataset.from_dict(
-            {
-                "image": pictures,
-                "name": [f"{split} {row}" for row in range(count)],
-                "kind": [row % 2 for row in range(count)],
-                "said": [["one", f"two {row}"] if row else ["", "only"] for row in range(count)],
-            },
-            features=datasets.Features(
-                image=datasets.Image(), name=datasets.Value("string"),
-                kind=datasets.ClassLabel(names=["food-fruit", "sky_blue"]),
-                said=datasets.List(datasets.Value("string")),
-            ),
-        )  # fmt: skip
-        data.to_parquet(path / f"{split}-00000-of-00001.parquet")
+    path = tmp_path_factory.mktemp("pairs")
+    tiny.write_pairs(path)
     return path
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import datasets
+import numpy as np
 import torch
 import transformers as t
 from conftest import WORDS, image_sizes, text_sizes
+from PIL import Image
 
 from hf_fsl.contrastive.towers import DualEncoder
 
@@ -41,3 +46,24 @@ def pairs(count: int, seed: int = 0) -> dict[str, torch.Tensor]:
 def cut(batch: dict[str, torch.Tensor], sizes: list[int]) -> list[dict[str, torch.Tensor]]:
     rows = torch.arange(len(batch["text"])).split(sizes)
     return [{name: value[part] for name, value in batch.items()} for part in rows]
+
+
+def write_pairs(path: Path) -> None:
+    """A data set of three splits; each picture has a name, a class and a list of sentences."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("validation", 4), ("test", 5)):
+        pictures = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(count)]
+        data = datasets.Dataset.from_dict(
+            {
+                "image": pictures,
+                "name": [f"{split} {row}" for row in range(count)],
+                "kind": [row % 2 for row in range(count)],
+                "said": [["one", f"two {row}"] if row else ["", "only"] for row in range(count)],
+            },
+            features=datasets.Features(
+                image=datasets.Image(), name=datasets.Value("string"),
+                kind=datasets.ClassLabel(names=["food-fruit", "sky_blue"]),
+                said=datasets.List(datasets.Value("string")),
+            ),
+        )  # fmt: skip
+        data.to_parquet(path / f"{split}-00000-of-00001.parquet")
