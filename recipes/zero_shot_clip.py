@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 from accelerate import Accelerator
-from transformers import pipeline
 
 from hf_fsl.config import ZeroShotClipConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
@@ -26,6 +25,7 @@ from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.contrastive import DualEncoderSample, verify_dual_encoder
 from hf_fsl.hub.push import push_bundle
 from hf_fsl.pipelines import ZeroShotImagePipeline
+from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
 from hf_fsl.zero_shot.recording import build_record, spread, unlabelled_inputs, write_predictions
@@ -43,12 +43,7 @@ def main(config: ZeroShotClipConfig) -> None:
 
     with accelerator.main_process_first():
         splits = load_splits(config.data, zero_shot=True)
-        model = config.model
-        pipe = pipeline(
-            "zero-shot-image-classification", model=model.model_name_or_path, revision=model.revision,
-            trust_remote_code=model.trust_remote_code, dtype=model.dtype, device=accelerator.device,
-            pipeline_class=ZeroShotImagePipeline,
-        )  # fmt: skip
+        pipe = load_pipeline(ZeroShotImagePipeline, "zero-shot-image-classification", config.model, accelerator.device)
     validation, test = tuning_and_test(splits, asked)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} images of {len(validation.names)} classes, "
         f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip

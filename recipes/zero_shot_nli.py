@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 from accelerate import Accelerator
-from transformers import pipeline
 
-from hf_fsl.config import ModelConfig, ZeroShotNLIConfig, run_recipe, to_dict
+from hf_fsl.config import ZeroShotNLIConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
+from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
 from hf_fsl.zero_shot.recording import build_record, mean_of_templates, spread, unlabelled_inputs, write_predictions
@@ -33,14 +33,6 @@ from hf_fsl.zero_shot.templates import fill_templates
 
 VERIFIED = 16
 """Pairs on which the bundle, loaded by a fresh process, must give the model's logits."""
-
-
-def load_pipeline(kind: type, task: str, model: ModelConfig, accelerator: Accelerator, **options: object) -> object:
-    """A zero-shot pipeline on this process's device."""
-    return pipeline(
-        task, model=model.model_name_or_path, revision=model.revision, trust_remote_code=model.trust_remote_code,
-        dtype=model.dtype, device=accelerator.device, pipeline_class=kind, **options,
-    )  # fmt: skip
 
 
 def main(config: ZeroShotNLIConfig) -> None:
@@ -52,11 +44,13 @@ def main(config: ZeroShotNLIConfig) -> None:
 
     with accelerator.main_process_first():
         splits = load_splits(config.data, zero_shot=True)
-        nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator,
+        nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator.device,
                             max_tokens=asked.batch_tokens)  # fmt: skip
         scorers = {"nli": mean_of_templates(spread(nli.evidence, asked, accelerator))}
         if config.bi_encoder is not None:
-            near = load_pipeline(ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator)
+            near = load_pipeline(
+                ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator.device
+            )
             scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)
     validation, test = tuning_and_test(splits, asked)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} texts of {len(validation.names)} classes, "

@@ -70,6 +70,7 @@ def test_bad_input_is_refused_before_anything_is_measured(hub_environment, nli_m
         ([*model, "--zero_shot.validation_labels", "[food, foood]"], "no class foood"),
         ([*model, "--zero_shot.templates", "[no place]"], "one place {}"),
         (["--model.model_name_or_path", str(text_backbone)], "one class for entailment"),
+        (["--model.model_name_or_path", "me/nowhere"], "me/nowhere does not load for zero-shot-classification"),
     ):
         done = launch(hub_environment, tmp_path, CONFIG, *overrides, recipe="zero_shot_nli")
         assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]

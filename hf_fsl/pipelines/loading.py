@@ -1,0 +1,34 @@
+"""A pipeline of ours for a configured model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import pipeline
+
+from hf_fsl.config import ModelConfig
+from hf_fsl.zero_shot.templates import ZeroShotError
+
+
+def load_pipeline(kind: type, task: str, model: ModelConfig, device: torch.device, **options: Any) -> Any:
+    """The pipeline ``kind``, with the model loaded as the stock ``task`` loads it.
+
+    Raises:
+        ZeroShotError: the model does not load for this task, or ``kind`` cannot work with it.
+    """
+    try:
+        return pipeline(  # type: ignore[call-overload]
+            task,
+            model=model.model_name_or_path,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=model.dtype,
+            device=device,
+            pipeline_class=kind,
+            **options,
+        )
+    except ZeroShotError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise ZeroShotError(f"{model.model_name_or_path} does not load for {task}: {error}") from error
