@@ -17,6 +17,7 @@ from hf_fsl.data import PairSplit
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.metrics import bootstrap_interval
 from hf_fsl.metrics.functions import example_losses
+from hf_fsl.records import Measurement
 
 RANKS = (1, 5)
 
@@ -81,6 +82,7 @@ def measurements(scores: Scores, resamples: int) -> dict[str, ZeroShotMeasuremen
         count = scores.by_class.shape[1]
         hits = scores.by_class.argmax(1) == scores.labels
         measured["accuracy"] = _measurement(hits, 1 / count, count, resamples)
+        measured["balanced_accuracy"] = _balanced(hits, scores.labels, count, resamples)
     count = scores.by_text.shape[1]
     for rank in RANKS:
         chance = min(rank / count, 1.0)
@@ -93,6 +95,20 @@ def found_within(scores: Scores, rank: int) -> np.ndarray:
     own = scores.by_text[np.arange(len(scores.targets)), scores.targets]
     found: np.ndarray = (scores.by_text >= own[:, None]).sum(1) <= rank
     return found
+
+
+def _balanced(hits: np.ndarray, labels: np.ndarray, classes: int, resamples: int) -> ZeroShotMeasurement:
+    """Mean recall over the classes: always answering one of them gives no more than chance."""
+    recalls = [hits[labels == label] for label in range(classes)]
+    # Drawing n pictures of a class again is drawing n times with its recall.
+    generator = np.random.default_rng(0)
+    draws = np.mean([generator.binomial(len(one), one.mean(), resamples) / len(one) for one in recalls], axis=0)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    value = Measurement(
+        value=float(np.mean([one.mean() for one in recalls])), ci95=(float(low), float(high)), n=len(hits),
+        over="examples of each class (bootstrap)",
+    )  # fmt: skip
+    return ZeroShotMeasurement(measurement=value, chance=1 / classes, candidates=classes)
 
 
 def _measurement(hits: np.ndarray, chance: float, candidates: int, resamples: int) -> ZeroShotMeasurement:

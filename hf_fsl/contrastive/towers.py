@@ -121,8 +121,6 @@ class LoadedTowers:
     max_length: int | None
     pad_to: int | None
     """Length that every text is padded to (the SigLIP family); None: the longest of a batch."""
-    revisions: dict[str, str | None]
-    """Commit that each tower came from, where there is one."""
 
     def tokenize(self, texts: list[str]) -> dict[str, Any]:
         """Token ids and what else the text tower takes; not padded but for ``pad_to``."""
@@ -141,10 +139,10 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
         AdapterError: an adapter cannot be attached.
     """
     if config.model_name_or_path is not None:
-        model, tokenizer, images, revisions = _whole(config, config.model_name_or_path)
+        model, tokenizer, images = _whole(config, config.model_name_or_path)
         fresh: dict[str, list[str]] = {"image": [], "text": []}
     else:
-        model, tokenizer, images, revisions, fresh = _assembled(config)
+        model, tokenizer, images, fresh = _assembled(config)
     if not all(hasattr(model, part) for part in ("vision_model", "text_model", "logit_scale")):
         raise BackboneError(
             f"{config.model_name_or_path} is a {type(model).__name__}, not a dual encoder like CLIP, SigLIP or "
@@ -163,25 +161,24 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
     limit = getattr(model.config.text_config, "max_position_embeddings", None)
     known = [one for one in (config.max_length, tokenizer.model_max_length, limit) if one and one < 1_000_000]
     longest = min(known, default=None)
-    return LoadedTowers(DualEncoder(model, frozen), tokenizer, images, longest, longest if siglip else None, revisions)
+    return LoadedTowers(DualEncoder(model, frozen), tokenizer, images, longest, longest if siglip else None)
 
 
-def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any, dict[str, str | None]]:
+def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any]:
     try:
         model = AutoModel.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype))
         tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision)
         images = AutoImageProcessor.from_pretrained(name, revision=config.revision)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"model.model_name_or_path: {name} does not load as a dual encoder: {error}") from error
-    return model, tokenizer, images, dict.fromkeys(("image", "text"), _commit(model, config.revision))
+    return model, tokenizer, images
 
 
 def _assembled(
     config: DualEncoderConfig,
-) -> tuple[Any, Any, Any, dict[str, str | None], dict[str, list[str]]]:
+) -> tuple[Any, Any, Any, dict[str, list[str]]]:
     image, images, new_in_image = _tower(config.image, "image", config.dtype)
     text, tokenizer, new_in_text = _tower(config.text, "text", config.dtype)
-    revisions = {"image": _commit(image, config.image.revision), "text": _commit(text, config.text.revision)}
     if config.text.pooling == "mean":
         text = with_mean_pooling(text)
     if getattr(image.config, "hidden_size", None) is None:
@@ -205,7 +202,7 @@ def _assembled(
             )
         nn.init.eye_(model.text_projection.weight)
     fresh = {"image": new_in_image, "text": new_in_text}
-    return model.to(getattr(torch, config.dtype)), tokenizer, images, revisions, fresh
+    return model.to(getattr(torch, config.dtype)), tokenizer, images, fresh
 
 
 def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any, list[str]]:
@@ -235,10 +232,6 @@ def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any, list[s
             f"Set model.{kind}.method to lora or full{', or text.pooling to mean' if kind == 'text' else ''}."
         )
     return model, prepares, missing
-
-
-def _commit(model: Any, asked: str | None) -> str | None:
-    return getattr(model.config, "_commit_hash", None) or asked
 
 
 def _made_trainable(tower: Any, config: TowerConfig, fresh: list[str]) -> Any:

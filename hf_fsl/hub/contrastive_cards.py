@@ -14,6 +14,7 @@ from hf_fsl.hub.cards import card_template, is_hub_id
 PIPELINE_TAG = "zero-shot-image-classification"
 MEASURED = {
     "accuracy": "classified into {n} classes by name",
+    "balanced_accuracy": "the same, mean of the recalls of {n} classes",
     "retrieval_at_1": "own text first of {n}",
     "retrieval_at_5": "own text among the first 5 of {n}",
 }
@@ -36,6 +37,7 @@ def render_contrastive_card(record: ContrastiveRecord, *, repo_id: str | None = 
         hub=hub,
         on_hub=is_hub_id,
         measured=MEASURED,
+        seen=sorted(set(record.data.splits["train"].class_counts) & set(record.data.splits["test"].class_counts)),
         template=record.config["data"]["label_templates"][0],
         config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
     )

@@ -84,7 +84,7 @@ def test_colour_changes_keep_white_and_shift_moves_by_pixels():
 
 
 def test_measurements_have_chance_and_intervals_around_the_value():
-    by_class = np.eye(3)[[0, 1, 2, 0]]
+    by_class = np.eye(2)[[0, 1, 0, 0]]
     by_text = np.array([[3.0, 1, 0, 0, 0, 0], [3, 2, 0, 0, 0, 0], [0, 0, 9, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
     scores = Scores(by_class, np.array([0, 1, 1, 0]), by_text, np.array([0, 1, 2, 3]))
     # picture 3 scores everything alike: a tie is no find
@@ -93,8 +93,10 @@ def test_measurements_have_chance_and_intervals_around_the_value():
     quick = quick_metrics(scores)
     assert (quick["accuracy"], quick["retrieval_at_1"], quick["retrieval_at_5"]) == (0.75, 0.5, 0.75)
     measured = measurements(scores, 300)
-    assert measured["accuracy"].chance == pytest.approx(1 / 3)
+    assert measured["accuracy"].chance == pytest.approx(1 / 2)
     assert measured["retrieval_at_5"].chance == pytest.approx(5 / 6)
+    balanced = measured.pop("balanced_accuracy")
+    assert balanced.measurement.value == pytest.approx((1 + 0.5) / 2) and balanced.chance == pytest.approx(1 / 2)
     for name, row in measured.items():
         low, high = row.measurement.ci95
         assert low < row.measurement.value == quick[name] < high

@@ -65,5 +65,5 @@ def test_frozen_towers_computed_once_train_as_if_computed_every_time(backbones, 
     tower = frozen.towers.encoder.image_tower.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in tower.items())
     assert frozen.image.trainable_parameters == 0
-    assert set(frozen.tests["test"]) == {"accuracy", "retrieval_at_1", "retrieval_at_5"}
+    assert set(frozen.tests["test"]) == {"accuracy", "balanced_accuracy", "retrieval_at_1", "retrieval_at_5"}
     assert dataclasses.asdict(frozen.progress)["step"] == 6

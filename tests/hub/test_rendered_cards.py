@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_fsl.hub.cards import render_card
-from hf_fsl.records import RunRecord
+from hf_fsl.hub.any_record import load_record, render
 
 RECORDS = sorted((Path(__file__).parents[2] / "model_cards").glob("*/run_record.json"))
 
@@ -18,4 +17,4 @@ def test_there_is_a_rendered_card():
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
 def test_rendered_card_is_up_to_date(path):
-    assert path.with_name("README.md").read_text(encoding="utf-8") == render_card(RunRecord.load(path))
+    assert path.with_name("README.md").read_text(encoding="utf-8") == render(load_record(path))

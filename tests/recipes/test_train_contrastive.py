@@ -50,7 +50,7 @@ def test_smoke_config_runs_publishes_and_loads_in_the_stock_pipeline(hub, hub_en
     assert record.data.revision == HfApi(endpoint=hub, token="x").dataset_info(record.data.path).sha
     assert set(record.tests) == {"test", "twemoji"}
     for rows in record.tests.values():
-        assert set(rows) == {"accuracy", "retrieval_at_1", "retrieval_at_5"}
+        assert set(rows) == {"accuracy", "balanced_accuracy", "retrieval_at_1", "retrieval_at_5"}
         for row in rows.values():
             low, high = row.measurement.ci95
             assert low <= row.measurement.value <= high and 0 < row.chance < 1
