@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_fsl.environment import hardware, versions
 from hf_fsl.files import write_text
@@ -42,6 +43,7 @@ def ratio(numerator: list[float], denominator: list[float], resamples: int = 500
 
 def write_result(name: str, values: dict[str, Any]) -> None:
     """Writes ``results/<name>.json`` with versions and hardware, and prints it."""
-    text = json.dumps({"benchmark": name, **values, "versions": versions(), "hardware": hardware()}, indent=2)
+    about = {"threads": torch.get_num_threads(), "versions": versions(), "hardware": hardware()}
+    text = json.dumps({"benchmark": name, **values, **about}, indent=2)
     write_text(RESULTS / f"{name}.json", text + "\n")
     print(text)

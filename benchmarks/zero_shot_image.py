@@ -150,7 +150,6 @@ def main(count: int, rounds: int, label_counts: list[int], threads: int | None) 
             "model": "CLIP-B/32, random weights",
             "image_preprocessing": "in every contestant's time; images in memory, 500 x 375",
             "stock_scaled": "measured on the number of images given, divided by it",
-            "threads": torch.get_num_threads(),
             "label_tokens": {"mean": float(np.mean(lengths)), "least": min(lengths), "most": max(lengths)},
             "by_labels": {
                 str(labels): compare(stock, ours, images, labels, rounds) for labels in label_counts
