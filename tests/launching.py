@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 def launch(environment, output, config, *overrides, recipe="fine_tune", preset="cpu"):
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", f"recipes/accelerate_configs/{preset}.yaml", f"recipes/{recipe}.py",
-        "--config", str(config), "--output_dir", str(output), *overrides,
+        "--config_file", f"recipes/accelerate_configs/{preset}.yaml", "--main_process_port", "0",
+        f"recipes/{recipe}.py", "--config", str(config), "--output_dir", str(output), *overrides,
     ]  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 

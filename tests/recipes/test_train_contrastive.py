@@ -6,18 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from launching import ROOT
+from launching import launch as launch_recipe
 from safetensors.torch import load_file
 
 from hf_fsl.contrastive_record import ContrastiveRecord
 from hf_fsl.hub.verify import BundleMismatch, require_verified
 from hf_fsl.training import read_log
 
-ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "recipes" / "configs" / "train_contrastive" / "emoji.smoke.yaml"
 
 STRANGER = """
@@ -31,12 +31,7 @@ assert "hf_fsl" not in sys.modules and type(pipe.model).__name__ == sys.argv[2]
 
 
 def launch(environment, output, *overrides, preset="cpu", config=SMOKE):
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", f"recipes/accelerate_configs/{preset}.yaml", "recipes/train_contrastive.py",
-        "--config", str(config), "--output_dir", str(output), *overrides,
-    ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return launch_recipe(environment, output, config, *overrides, recipe="train_contrastive", preset=preset)
 
 
 def losses(folder):
