@@ -10,7 +10,8 @@ import hf_fsl
 PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
     {"errors", "files", "__init__"},
-    {"config", "tasks", "records", "contrastive_record", "environment", "resources", "pictures"},
+    {"config", "tasks", "records", "environment", "resources", "pictures"},
+    {"contrastive_record"},
     {"data", "inputs", "metrics", "backbones", "adapters", "losses", "contrastive_losses", "episodes"},
     {"modeling", "training", "hub", "reporting", "baselines"},
     {"heads", "zero_shot", "transfer", "contrastive"},
