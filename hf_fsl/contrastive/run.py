@@ -12,7 +12,8 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from hf_fsl.adapters import ParameterCount, count_parameters, describe_adapter
-from hf_fsl.backbones.cards import model_license, model_revision
+from hf_fsl.backbones.cards import model_license
+from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import ContrastiveConfig, to_dict
 from hf_fsl.contrastive.evaluation import ZeroShotSplit, measurements, quick_metrics
 from hf_fsl.contrastive.inputs import (
@@ -113,7 +114,7 @@ def tower_record(config: ContrastiveConfig, towers: LoadedTowers, name: str) -> 
     source = section.model_name_or_path or str(config.model.model_name_or_path)
     return TowerRecord(
         source=source,
-        revision=model_revision(source, section.revision or config.model.revision),
+        revision=loaded_commit(source, section.revision or config.model.revision),
         license=model_license(source),
         architecture=type(plain).__name__,
         method="trained from random weights" if section.from_config else section.method,

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from hf_fsl import environment
+from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig, to_dict
 from hf_fsl.data import Splits
@@ -104,6 +105,7 @@ def build_record(
         model=ModelRecord(
             base_model=config.model.model_name_or_path,
             base_revision=loaded_commit(config.model.model_name_or_path, config.model.revision),
+            base_license=model_license(config.model.model_name_or_path),
             architecture=type(model).__name__,
             adapter={"method": "none"},
             total_parameters=total,
