@@ -20,21 +20,27 @@ def templates_folder() -> Path:
     return _first_existing(_PACKAGE / "_model_cards", _PACKAGE.parent / "model_cards")
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, recipe: str | None = None) -> Path:
     """A config file: the path as given, else below the recipes folder, else ``configs/<recipe>/<name>.yaml`` there.
 
+    Args:
+        recipe: whose config it is; None: any recipe's, if only one has a config of that name.
+
     Raises:
-        UserError: there is none; the message lists what is there.
+        UserError: there is none, or more than one; the message lists what is there.
     """
     folder = recipes_folder() / "configs"
     wanted = [Path(name), recipes_folder() / name, folder / name]
     found = next((path for path in wanted if path.is_file()), None)
     if found is None:
-        matches = sorted(folder.rglob(f"{name}.yaml")) or sorted(folder.glob(f"*/{name}"))
+        matches = sorted((folder / recipe if recipe else folder).rglob(f"{name}.yaml")) or sorted(
+            folder.glob(f"{recipe or '*'}/{name}")
+        )
         if len(matches) == 1:
             return matches[0]
-        known = ", ".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*.yaml")))
-        raise UserError(f"There is no config {name!r}. Give a file, or one that comes with hf_fsl: {known}.")
+        known = ", ".join(str(path.relative_to(folder)) for path in matches or sorted(folder.rglob("*.yaml")))
+        found_some = f"Several recipes have a config {name!r}" if matches else f"There is no config {name!r}"
+        raise UserError(f"{found_some}. Give a file, or one that comes with hf_fsl: {known}.")
     return found
 
 

@@ -16,7 +16,6 @@ from hf_fsl.errors import UserError
 from hf_fsl.resources import recipes_folder
 
 MODEL = "demo/supersense-minilm-lora"
-NLI = "demo/minilm-wordnet-nli"
 LABELS = "animal,feeling,food,time"
 SENTENCES = [
     "a small furry animal that hunts mice at night",
@@ -24,23 +23,6 @@ SENTENCES = [
     "a sweet pastry filled with fruit and baked in an oven",
     "the hour before the sun goes down",
 ]
-TOWER = "demo/emoji-tower"
-PICTURE_LABELS = "bird,fruit,heart,vehicle"
-_SHORT_NLI = [
-    "--adapter.method", "lora", "--training.learning_rate", "2e-3", "--training.max_steps", "80",
-    "--data.max_eval_samples", "300",
-]  # fmt: skip
-_SHORT_TOWER = ["--training.max_steps", "25", "--training.eval_steps", "25"]
-"""Half a minute's training each; the configs themselves train until it is good."""
-_PICTURES = """
-import sys
-from datasets import load_dataset
-rows = load_dataset("hf-fsl/emoji", "noto-subcategory", split="novel")
-names = rows.features["subcategory"].names
-for kind in ("animal-bird", "food-fruit", "heart", "transport-ground"):
-    row = next(row for row in rows if names[row["subcategory"]] == kind)
-    row["image"].save(f"{sys.argv[1]}/{row['name']}.png")
-"""
 _LOAD = """
 import sys
 from transformers import pipeline
@@ -50,8 +32,6 @@ for text in sys.argv[2:]:
     best = classify(text)[0]
     print(f"  {text:<60} {best['label']} ({best['score']:.2f})")
 """
-
-
 _PREDICT = [sys.executable, "-c", "import sys; from hf_fsl.cli.main import main; sys.exit(main())", "predict"]
 
 
@@ -89,32 +69,17 @@ def _demo(options: argparse.Namespace) -> int:
         def run(*command: str) -> None:
             subprocess.run(command, env=environment, check=True)
 
-        def train(recipe: str, config: str, model: str, *overrides: str) -> None:
-            output = str(folder / model.rpartition("/")[2])
-            push = ["--hub.push_to_hub", "true", "--hub.hub_model_id", model, "--output_dir", output]
-            run(*launch_command(recipe, config, "cpu", [*push, *overrides]))
-
         _say(f"1. A Hub on this machine: {endpoint}. Put into it:")
         seed(endpoint, token="demo", recipes=recipes_folder(), log=lambda line: print(f"   {line}"))
         _say(f"2. No labels: the nearest label name by {MINILM}")
         run(*_PREDICT, MINILM, "--labels", LABELS, "--template", "{}", *SENTENCES)
-        _say("3. No labels: an NLI model, trained for half a minute on other classes, then asked about these")
-        train("fine_tune", "wordnet_nli", NLI, *_SHORT_NLI)
-        run(*_PREDICT, NLI, "--labels", LABELS, "--template", "This is about {}.", *SENTENCES)
-        _say(
-            "4. No labels for pictures: an image tower, taught by MiniLM for half a minute, with names of other emoji"
-        )
-        train("train_contrastive", "emoji", TOWER, *_SHORT_TOWER)
-        run(sys.executable, "-c", _PICTURES, str(folder))
-        pictures = sorted(str(path) for path in folder.glob("*.png"))
-        run(*_PREDICT, TOWER, "--labels", PICTURE_LABELS, "--template", "an emoji of {}", *pictures)
-        _say("5. Two hundred labels a class: fine-tune, evaluate, write the card, push")
-        train("fine_tune", "supersense", MODEL, "--training.num_train_epochs", "2", *options.rest)
-        _say(f'6. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
+        _say("3. Two hundred labels a class: fine-tune, evaluate, write the card, push")
+        push = ["--hub.push_to_hub", "true", "--hub.hub_model_id", MODEL, "--output_dir", str(folder / "run")]
+        run(*launch_command("fine_tune", "supersense", "cpu", [*push, *options.rest]))
+        _say(f'4. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
         # -I: isolated, so that hf_fsl could not even be found in the working folder.
         run(sys.executable, "-I", "-c", _LOAD, MODEL, *SENTENCES)
-    card = folder / MODEL.rpartition("/")[2] / "bundle" / "README.md"
-    print(f"Done in {time.perf_counter() - started:.0f} s. The card: {card}")
+    print(f"Done in {time.perf_counter() - started:.0f} s. The card: {folder / 'run' / 'bundle' / 'README.md'}")
     return 0
 
 

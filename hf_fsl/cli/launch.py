@@ -47,7 +47,7 @@ def launch_command(recipe: str, config: str | None, accelerate_config: str | Non
         command += ["--config_file", str(preset if preset.is_file() else accelerate_config)]
     command.append(str(recipes_folder() / f"{recipe}.py"))
     if config is not None:
-        command += ["--config", str(find_config(config))]
+        command += ["--config", str(find_config(config, recipe))]
     return command + overrides
 
 
