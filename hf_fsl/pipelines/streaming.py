@@ -76,11 +76,9 @@ class StreamedZeroShot(Pipeline):
         Raises:
             ZeroShotError: no labels, the same label twice, a template without a place, an empty text.
         """
-        if candidate_labels is not None:
-            options["candidate_labels"] = candidate_labels
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens
             options.pop(compatible, None)
-        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
+        settings = self._settings(candidate_labels, options)
         single = isinstance(sequences, str)
         answers = self._answers([sequences] if single else sequences, settings)
         if single:
@@ -97,9 +95,7 @@ class StreamedZeroShot(Pipeline):
             ``(N, C)`` in the order of the labels: logits whose softmax says which label it is, or log-odds where each
             is on its own.
         """
-        if candidate_labels is not None:
-            options["candidate_labels"] = candidate_labels
-        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
+        settings = self._settings(candidate_labels, options)
         rows = [evidence.values for _, evidence in self._examined(texts, settings)]
         if not rows:
             raise ZeroShotError("There is no text to look at.")
@@ -112,9 +108,7 @@ class StreamedZeroShot(Pipeline):
             texts: unlabelled, of the kind that will be classified.
             candidate_labels, hypothesis_template, multi_label, label_descriptions: as in a call.
         """
-        if candidate_labels is not None:
-            options["candidate_labels"] = candidate_labels
-        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
+        settings = self._settings(candidate_labels, options)
         rows, question = [], None
         for asked, evidence in self._examined(texts, settings):
             question = asked.question
@@ -164,6 +158,12 @@ class StreamedZeroShot(Pipeline):
         if isinstance(kwargs.get("label_descriptions", {}), Mapping):
             return kwargs, {}, {}
         raise ZeroShotError("label_descriptions: a mapping, label -> words that stand for it.")
+
+    def _settings(self, candidate_labels: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """The options of a call over those of the pipeline."""
+        if candidate_labels is not None:
+            options = {**options, "candidate_labels": candidate_labels}
+        return {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
 
     def _answers(self, sequences: Any, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for examined in self._examined(sequences, settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +10,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hf_fsl.backbones import Backbone
+from hf_fsl.zero_shot.label_cache import RecentTensors
 from hf_fsl.zero_shot.scores import Question
 from hf_fsl.zero_shot.templates import fill_templates
 
 _NOTHING = "something"
 """Stands for any label: how near a text is to a template whatever the label."""
-_KEPT = 64
-"""Label sets whose embeddings are kept."""
 
 
 class LabelEncoder:
@@ -29,7 +27,7 @@ class LabelEncoder:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+        self._kept = RecentTensors()
 
     def label_embeddings(self, question: Question) -> Tensor:
         """Embeddings ``(C, D)`` of length 1: the mean over the templates of the normalised embeddings."""
@@ -54,10 +52,9 @@ class LabelEncoder:
 
     def _mean(self, filled: Sequence[Sequence[str]]) -> Tensor:
         key = tuple(text for row in filled for text in row) + (str(len(filled)),)
-        if key not in self._kept:
+
+        def computed() -> Tensor:
             vectors = normalize(self.backbone.encode([text for row in filled for text in row]), dim=-1)
-            self._kept[key] = normalize(torch.stack(vectors.split(len(filled[0]))).mean(0), dim=-1)
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+            return normalize(torch.stack(vectors.split(len(filled[0]))).mean(0), dim=-1)
+
+        return self._kept.get(key, computed)

@@ -6,13 +6,14 @@ Keys and values of all patches are needed, but query, attention output and feed-
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from hf_fsl.zero_shot.first_token import computing
 
 
 @contextmanager
@@ -21,15 +22,8 @@ def class_token_only(model: Any) -> Iterator[bool]:
 
     Gives whether it does. The model is left as it was.
     """
-    layer = _last_layer(model)
-    if layer is None:
-        yield False
-        return
-    layer.forward = types.MethodType(_forward, layer)
-    try:
-        yield True
-    finally:
-        del layer.forward
+    with computing(_last_layer(model), _forward) as used:
+        yield used
 
 
 def _last_layer(model: Any) -> Any:

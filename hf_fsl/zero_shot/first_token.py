@@ -7,7 +7,7 @@ Keys and values of all tokens are needed, but query, attention output and feed-f
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,11 +24,20 @@ def first_token_only(model: Any) -> Iterator[bool]:
 
     Gives whether it does. The model is left as it was.
     """
-    layer = _last_layer(model)
+    with computing(_last_layer(model), _forward) as used:
+        yield used
+
+
+@contextmanager
+def computing(layer: Any, forward: Callable[..., Tensor]) -> Iterator[bool]:
+    """Within the block a layer computes ``forward`` instead of its own; without a layer nothing changes.
+
+    Gives whether there is one.
+    """
     if layer is None:
         yield False
         return
-    layer.forward = types.MethodType(_forward, layer)
+    layer.forward = types.MethodType(forward, layer)
     try:
         yield True
     finally:

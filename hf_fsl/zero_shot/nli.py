@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hf_fsl.backbones.backbone import MAX_TOKENS, MAX_TOKENS_ACCELERATOR
 from hf_fsl.zero_shot.first_token import first_token_only
@@ -94,7 +93,6 @@ class EntailmentScorer:
         pairs: np.ndarray | None = None,
         *,
         forward: Callable[[dict[str, Tensor]], Tensor] | None = None,
-        bar: tqdm[Any] | None = None,
     ) -> np.ndarray:
         """Logits of pairs, float32.
 
@@ -103,7 +101,6 @@ class EntailmentScorer:
             hypotheses: ``H``.
             pairs: ``(P, 2)``, row of the text and row of the hypothesis; None: every text with every hypothesis.
             forward: model inputs -> logits, in place of the model's own call.
-            bar: moved on by the number of pairs.
 
         Returns:
             ``(P, K)`` for the K classes of the model, or ``(N, H, K)`` without ``pairs``.
@@ -128,8 +125,6 @@ class EntailmentScorer:
                     result = np.empty((len(pairs), logits.shape[-1]), np.float32)
                 result[rows] = logits
                 real, padded = real + tokens, padded + inputs["input_ids"].numel()
-                if bar is not None:
-                    bar.update(len(rows))
         assert result is not None
         self.padding_share = 1 - real / padded
         return result.reshape(len(texts), len(hypotheses), -1) if grid else result
