@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from accelerate import Accelerator
 
 from hf_fsl.config import ZeroShotNLIConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
@@ -27,6 +26,7 @@ from hf_fsl.hub.reference import reference_logits
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
+from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
 from hf_fsl.zero_shot.recording import build_record, mean_of_templates, spread, unlabelled_inputs, write_predictions
 from hf_fsl.zero_shot.templates import fill_templates
@@ -38,7 +38,7 @@ VERIFIED = 16
 def main(config: ZeroShotNLIConfig) -> None:
     started = time.perf_counter()
     output, asked = Path(config.output_dir), config.zero_shot
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
     say = accelerator.print
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 

@@ -1,6 +1,6 @@
 """The training loop, its checkpoints and trackers, and prediction over a split."""
 
-from hf_fsl.training.accelerators import start_accelerator
+from hf_fsl.training.accelerators import make_accelerator, start_accelerator
 from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints
 from hf_fsl.training.loop import Progress, train
 from hf_fsl.training.prediction import predict_logits
@@ -13,6 +13,7 @@ __all__ = [
     "list_checkpoints",
     "predict_logits",
     "read_log",
+    "make_accelerator",
     "start_accelerator",
     "train",
 ]

@@ -13,6 +13,14 @@ from hf_fsl.errors import UserError
 from hf_fsl.training.trackers import JSONLTracker
 
 
+def make_accelerator(**options: Any) -> Accelerator:
+    """An Accelerator whose processes are one group on CPUs too.
+
+    Without an accelerator Accelerate's multi-process launch must be told so; else each process takes itself for all.
+    """
+    return Accelerator(cpu=not torch.accelerator.is_available(), **options)
+
+
 def start_accelerator(config: TrainingConfig, folder: Path, project: str, settings: dict[str, Any]) -> Accelerator:
     """An Accelerator that logs to ``folder/metrics.jsonl`` and to the trackers of ``config.log_with``.
 
@@ -33,9 +41,7 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
             f"training.log_with: {', '.join(missing)} cannot be imported. Install it "
             '(pip install "hf_fsl[tracking]") or leave it out; metrics.jsonl is written in any case.'
         )
-    accelerator = Accelerator(
-        # Without an accelerator Accelerate's multi-process launch must be told so here.
-        cpu=not torch.accelerator.is_available(),
+    accelerator = make_accelerator(
         mixed_precision=config.mixed_precision,
         log_with=[JSONLTracker(folder / "metrics.jsonl"), *config.log_with],
         project_dir=str(folder),

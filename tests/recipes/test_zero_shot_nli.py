@@ -61,6 +61,7 @@ def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment
     two = launch(hub_environment, tmp_path / "two", CONFIG, *model, recipe="zero_shot_nli", preset="cpu_2proc")
     assert two.returncode == 0, two.stderr[-3000:]
     again = RunRecord.load(tmp_path / "two" / "run_record.json")
+    assert again.cost.processes == 2
     assert [vars(row.test) for row in again.methods] == [vars(row.test) for row in record.methods]
 
 
