@@ -24,10 +24,10 @@ from datasets import Dataset
 from encode import mixed_texts
 from transformers import pipeline
 
+from hf_fsl.backbones.batching import token_budget
 from hf_fsl.hub.seed import minilm_folder
 from hf_fsl.metrics import paired_difference
 from hf_fsl.pipelines import ZeroShotTextPipeline
-from hf_fsl.zero_shot.nli import MAX_TOKENS
 from hf_fsl.zero_shot.pairs import PairEncoder
 
 DATA = Path(__file__).parents[1] / "recipes" / "data" / "wordnet_nli" / "data"
@@ -55,7 +55,7 @@ def floor(pipe: Any, texts: list[str], labels: list[str]) -> Any:
     """The bare forward passes: everything but the model's own call is done beforehand."""
     pairs = np.stack(np.meshgrid(range(len(texts)), range(len(labels)), indexing="ij"), -1).reshape(-1, 2)
     encoder = PairEncoder(pipe.tokenizer, texts, [TEMPLATE.format(label) for label in labels])
-    batches = [inputs for _, inputs, _ in encoder.batches(pairs, MAX_TOKENS["cpu"])]
+    batches = [inputs for _, inputs, _ in encoder.batches(pairs, token_budget(pipe.model.device))]
 
     def run() -> None:
         with torch.inference_mode():

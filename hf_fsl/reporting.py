@@ -113,13 +113,18 @@ def build_record(
         comparisons=comparisons,
         confusion_matrix=matrix,
         examples=_examples(splits, published.logits),
-        cost=CostRecord(
-            wall_seconds=wall_seconds,
-            peak_memory_bytes=environment.peak_memory_bytes(),
-            hardware=environment.hardware(),
-            processes=processes,
-        ),
+        cost=measured_cost(wall_seconds, processes),
         environment=environment.versions(),
+    )
+
+
+def measured_cost(wall_seconds: float, processes: int) -> CostRecord:
+    """What this process took so far, on this machine."""
+    return CostRecord(
+        wall_seconds=wall_seconds,
+        peak_memory_bytes=environment.peak_memory_bytes(),
+        hardware=environment.hardware(),
+        processes=processes,
     )
 
 

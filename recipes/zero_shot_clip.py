@@ -28,7 +28,7 @@ from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
 from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
-from hf_fsl.zero_shot.recording import build_record, spread, unlabelled_inputs, write_predictions
+from hf_fsl.zero_shot.recording import build_record, report, spread, unlabelled_inputs, write_predictions
 
 VERIFIED = 16
 """Images of which the bundle, loaded by a fresh process, must give the model's embeddings."""
@@ -60,11 +60,8 @@ def main(config: ZeroShotClipConfig) -> None:
         )  # fmt: skip
         record.save(output / "run_record.json")
         write_predictions(output / "predictions.parquet", test, compared)
-        for method in record.methods:
-            low, high = method.test.ci95 or (float("nan"), float("nan"))
-            mark = " <- chosen" if method.chosen else ""
-            say(f"{method.label}: validation {method.validation.value:.4f}, test {method.test.value:.4f} "
-                f"[{low:.4f}, {high:.4f}]{mark}")  # fmt: skip
+        for line in report(record):
+            say(line)
 
         pipe.model.to("cpu")
         pipe.device = pipe.model.device

@@ -28,7 +28,14 @@ from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
 from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
-from hf_fsl.zero_shot.recording import build_record, mean_of_templates, spread, unlabelled_inputs, write_predictions
+from hf_fsl.zero_shot.recording import (
+    build_record,
+    mean_of_templates,
+    report,
+    spread,
+    unlabelled_inputs,
+    write_predictions,
+)
 from hf_fsl.zero_shot.templates import fill_templates
 
 VERIFIED = 16
@@ -67,13 +74,8 @@ def main(config: ZeroShotNLIConfig) -> None:
         )  # fmt: skip
         record.save(output / "run_record.json")
         write_predictions(output / "predictions.parquet", test, compared)
-        for method in record.methods:
-            low, high = method.test.ci95 or (float("nan"), float("nan"))
-            mark = " <- chosen" if method.chosen else ""
-            say(f"{method.label}: validation {method.validation.value:.4f}, test {method.test.value:.4f} "
-                f"[{low:.4f}, {high:.4f}]{mark}")  # fmt: skip
-        for row in record.comparisons:
-            say(f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}")
+        for line in report(record):
+            say(line)
 
         bundle = write_bundle(output / "bundle", model=nli.model, processor=nli.tokenizer, record=record)
         texts = test.inputs[:VERIFIED]

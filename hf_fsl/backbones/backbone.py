@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from hf_fsl.backbones.batching import token_batches
+from hf_fsl.backbones.batching import token_batches, token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.backbones.items import item_keys, read_items
@@ -20,9 +20,6 @@ from hf_fsl.backbones.pooling import Pooling, pool, pooler_output
 from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
 from hf_fsl.pictures import as_rgb
 
-MAX_TOKENS = {"cpu": 1024}
-"""Tokens a batch, padding included, by device: on a CPU larger batches fall out of its caches."""
-MAX_TOKENS_ACCELERATOR = 32768
 IMAGES_PER_BATCH = 32
 
 
@@ -157,7 +154,7 @@ class Backbone:
             known = cache.load(identity)
         fresh = [key for key in dict.fromkeys(keys) if key not in known]
         values = [items[first[key]] for key in fresh]
-        max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS_ACCELERATOR)
+        max_tokens = max_tokens or token_budget(self.device)
         encoded = self._encode_texts(values, prompt_text, max_tokens) if text else self._encode_images(values)
         with torch.inference_mode(), tqdm(total=len(values), unit="ex", disable=not progress, leave=False) as bar:
             computed: dict[str, Tensor] = {}

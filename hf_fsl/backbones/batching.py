@@ -19,6 +19,16 @@ class TokenBatch(NamedTuple):
     """Without the padding."""
 
 
+MAX_TOKENS = {"cpu": 1024}
+"""Tokens a batch, padding included, by device: on a CPU larger batches fall out of its caches."""
+MAX_TOKENS_ACCELERATOR = 32768
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens a batch that suit a device."""
+    return MAX_TOKENS.get(device.type, MAX_TOKENS_ACCELERATOR)
+
+
 def token_batches(
     ids: Sequence[Sequence[int]], max_tokens: int, pad: int, length: int | None = None
 ) -> Iterator[TokenBatch]:

@@ -13,7 +13,7 @@ from hf_fsl.contrastive.run import TrainedTowers
 from hf_fsl.contrastive_record import ContrastiveRecord
 from hf_fsl.data import Pairs, PairSplit
 from hf_fsl.hub.contrastive import DualEncoderSample
-from hf_fsl.records import CostRecord
+from hf_fsl.reporting import measured_cost
 from hf_fsl.resources import portable
 
 
@@ -36,12 +36,7 @@ def build_contrastive_record(
         tests=trained.tests,
         temperature=1 / float(trained.towers.encoder.model.logit_scale.detach().exp()),
         candidate_labels=candidate_labels(pairs.tests["test"]),
-        cost=CostRecord(
-            wall_seconds=wall_seconds,
-            peak_memory_bytes=environment.peak_memory_bytes(),
-            hardware=environment.hardware(),
-            processes=processes,
-        ),
+        cost=measured_cost(wall_seconds, processes),
         environment=environment.versions(),
     )
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from hf_fsl.backbones.backbone import IMAGES_PER_BATCH, MAX_TOKENS, MAX_TOKENS_ACCELERATOR
+from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
+from hf_fsl.backbones.batching import token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
 from hf_fsl.pictures import as_rgb
 from hf_fsl.zero_shot.class_token import class_token_only
@@ -213,7 +214,7 @@ class ImageTextScorer:
         """Token ids ``(T, L)`` -> embeddings ``(T, D)`` of length 1, in batches that a token budget allows."""
         lengths = self._lengths(tokens)
         order = lengths.argsort(descending=True, stable=True)
-        budget = MAX_TOKENS.get(self.model.device.type, MAX_TOKENS_ACCELERATOR)
+        budget = token_budget(self.model.device)
         parts, start = [], 0
         while start < len(order):
             longest = int(lengths[order[start]])

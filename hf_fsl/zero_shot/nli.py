@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.backbones.backbone import MAX_TOKENS, MAX_TOKENS_ACCELERATOR
+from hf_fsl.backbones.batching import token_budget
 from hf_fsl.zero_shot.first_token import first_token_only
 from hf_fsl.zero_shot.pairs import PairEncoder
 from hf_fsl.zero_shot.templates import ZeroShotError
@@ -115,7 +115,7 @@ class EntailmentScorer:
         if pairs is None:
             pairs = np.stack(np.meshgrid(range(len(texts)), range(len(hypotheses)), indexing="ij"), -1).reshape(-1, 2)
         encoder = PairEncoder(self.tokenizer, texts, hypotheses)
-        budget = self.max_tokens or MAX_TOKENS.get(self.model.device.type, MAX_TOKENS_ACCELERATOR)
+        budget = self.max_tokens or token_budget(self.model.device)
         result: np.ndarray | None = None
         real = padded = 0
         with first_token_only(self.model), torch.inference_mode():

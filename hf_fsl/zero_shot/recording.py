@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig,
 from hf_fsl.data import Splits
 from hf_fsl.files import replaced
 from hf_fsl.metrics import confusion_matrix
-from hf_fsl.records import CostRecord, ModelRecord, RunRecord
-from hf_fsl.reporting import measure
+from hf_fsl.records import ModelRecord, RunRecord
+from hf_fsl.reporting import measure, measured_cost
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Modality, Task
 from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs
@@ -125,14 +125,20 @@ def build_record(
             }
             for row in range(min(_SHOWN, len(test.inputs)))
         ],  # fmt: skip
-        cost=CostRecord(
-            wall_seconds=wall_seconds,
-            peak_memory_bytes=environment.peak_memory_bytes(),
-            hardware=environment.hardware(),
-            processes=processes,
-        ),
+        cost=measured_cost(wall_seconds, processes),
         environment=environment.versions(),
     )
+
+
+def report(record: RunRecord) -> Iterator[str]:
+    """The methods and comparisons, a line each."""
+    for method in record.methods:
+        low, high = method.test.ci95 or (float("nan"), float("nan"))
+        mark = " <- chosen" if method.chosen else ""
+        values = f"validation {method.validation.value:.4f}, test {method.test.value:.4f} [{low:.4f}, {high:.4f}]"
+        yield f"{method.label}: {values}{mark}"
+    for row in record.comparisons:
+        yield f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}"
 
 
 def write_predictions(path: Path, test: LabelledInputs, compared: Compared) -> Path:
