@@ -24,7 +24,8 @@ def load_pipeline(kind: type, task: str, model: ModelConfig, device: torch.devic
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             dtype=model.dtype,
-            device=device,
+            # Not ``device=``: in a process group the stock pipeline leaves the model where it was loaded.
+            device_map={"": device},
             pipeline_class=kind,
             **options,
         )
