@@ -16,7 +16,7 @@ from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weight
 from hf_fsl.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.backbones.modules import EmbeddingModules, read_modules
-from hf_fsl.backbones.pooling import Pooling, pool, pooler_output
+from hf_fsl.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
 from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
 from hf_fsl.pictures import as_rgb
 
@@ -67,6 +67,7 @@ class Backbone:
         Args:
             pooling: token states -> embedding; None: as the repository's sentence-transformers modules say, else the
                 mean for texts, and the pooler (or the first token) for images. The other modules stay as they are.
+                Of CLIP and SigLIP any other than None means the image tower alone.
             normalize: embeddings of length 1; None: as the modules say.
             max_length: tokens a text may have; None: as the modules say, else as many as tokenizer and model allow.
 
@@ -86,7 +87,11 @@ class Backbone:
         except (OSError, ValueError, KeyError) as error:
             raise BackboneError(f"{model_name_or_path} does not load as an encoder: {error}") from error
         if pooling is not None and hasattr(model, "get_text_features"):
-            raise BackboneError(f"pooling: {model_name_or_path} embeds texts and images by projections of its own.")
+            if not hasattr(model, "vision_model"):
+                raise BackboneError(f"pooling: {model_name_or_path} embeds by projections of its own.")
+            model, tokenizer, text = model.vision_model, None, False
+        if pooling in PATCH_POOLINGS and text:
+            raise BackboneError(f"pooling={pooling!r} is of image encoders; {model_name_or_path} encodes texts.")
         modules = (read_modules(model_name_or_path, revision, pooling) if text else None) or EmbeddingModules()
         modules.pooling = pooling or modules.pooling
         _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
@@ -179,7 +184,7 @@ class Backbone:
             names = [(config, "projection_dim"), (text, "projection_size"), *names]
         for section, name in names:
             if isinstance(getattr(section, name, None), int):
-                return int(getattr(section, name))
+                return int(getattr(section, name)) * (2 if self.modules.pooling == "cls_patch_mean" else 1)
         return int(config.hidden_sizes[-1])
 
     def _encode_texts(self, texts: list[str], prompt: str, max_tokens: int) -> Iterator[tuple[list[int], Tensor]]:

@@ -1,6 +1,25 @@
 """What few-shot learning ends as: heads over embeddings, and the models that carry them."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from hf_fsl.modeling.cache_head import CacheHead
 from hf_fsl.modeling.linear_head import FeatureTransform, LinearHead
 
-__all__ = ["CacheHead", "FeatureTransform", "LinearHead"]
+_EXPORTS = {
+    "ExportError": "hf_fsl.modeling.towers",
+    "Exported": "hf_fsl.modeling.export",
+    "export_model": "hf_fsl.modeling.export",
+    "stock_pooling": "hf_fsl.modeling.stock",
+}
+"""These load transformers' model classes."""
+
+__all__ = ["CacheHead", "FeatureTransform", "LinearHead", *_EXPORTS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

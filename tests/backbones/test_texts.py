@@ -7,7 +7,6 @@ import torch
 from conftest import WORDS, build_model, image_sizes, text_sizes, write_tokenizer
 from PIL import Image
 from transformers import (
-    CLIPImageProcessor,
     GPT2Config,
     GPT2Model,
     SiglipConfig,
@@ -74,9 +73,16 @@ def test_siglip_texts_are_padded_to_the_full_length(masked, tmp_path):
     assert backbone.dimension == 32 == backbone.encode([Image.new("RGB", (16, 16))]).shape[1]
 
 
-def test_a_pooling_for_a_dual_encoder_is_refused(tmp_path):
+def test_a_pooling_for_a_dual_encoder_means_its_image_tower(tmp_path):
     SiglipModel(SiglipConfig(text_config=text_sizes(), vision_config=image_sizes())).save_pretrained(tmp_path)
     write_tokenizer(tmp_path)
-    CLIPImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(BackboneError, match="by projections of its own"):
-        Backbone.from_pretrained(str(tmp_path), pooling="mean")
+    SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    backbone = Backbone.from_pretrained(str(tmp_path), pooling="mean")
+    picture = Image.new("RGB", (16, 16), "red")
+    with torch.inference_mode():
+        tower = SiglipModel.from_pretrained(tmp_path).vision_model.eval()
+        pixels = backbone.image_processor(picture, return_tensors="pt")["pixel_values"]
+        expected = tower(pixels).last_hidden_state.mean(1)
+    torch.testing.assert_close(backbone.encode([picture]), expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(BackboneError, match="encodes images, not texts"):
+        backbone.encode(["a text"])

@@ -1,0 +1,118 @@
+"""What of a backbone turns inputs of one kind into embeddings: one encoder, a pooling, and what follows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hf_fsl.backbones import Backbone
+from hf_fsl.backbones.pooling import Pooling
+from hf_fsl.backbones.texts import padded_length
+from hf_fsl.errors import UserError
+
+
+class ExportError(UserError, ValueError):
+    """A backbone, a head or label names that no published model can be made of."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """``encoder -> pooling -> dense layers -> L2-normalisation``: the embeddings of a backbone for one modality.
+
+    A dual encoder's projection is the first dense layer, so that its other tower need not be published.
+    """
+
+    model: Any
+    modality: Literal["text", "image"]
+    pooling: Pooling
+    dense: tuple[nn.Module, ...]
+    normalize: bool
+
+
+def tower_of(backbone: Backbone, modality: Literal["text", "image"] | None = None) -> Tower:
+    """The tower that a backbone encodes with.
+
+    Args:
+        modality: None: images where the backbone takes images, else texts.
+
+    Raises:
+        ExportError: the backbone has no such tower, or one that is more than encoder and projection.
+    """
+    if modality is None:
+        modality = "text" if backbone.image_processor is None else "image"
+    if (backbone.tokenizer if modality == "text" else backbone.image_processor) is None:
+        raise ExportError(f"{backbone.name} encodes no {modality}s. Export the modality that the head was fitted on.")
+    modules, model = backbone.modules, backbone.model
+    if modules.pooling is None and hasattr(model, f"get_{modality}_features"):
+        if modality == "text" and padded_length(model) is not None:
+            raise ExportError(
+                f"{backbone.name} embeds texts padded to a fixed length, which the text-classification pipeline does "
+                "not do. Fit the head on another text encoder."
+            )
+        encoder, projection = _tower_of_two(backbone, modality)
+        return Tower(encoder, modality, "pooler", (*projection, *modules.dense), modules.normalize)
+    pooling: Pooling = modules.pooling or ("mean" if modality == "text" else _image_pooling(model))
+    return Tower(model, modality, pooling, tuple(modules.dense), modules.normalize)
+
+
+def linear_dense(layers: tuple[nn.Module, ...]) -> list[nn.Linear] | None:
+    """The linear maps that dense layers are, in order; None where an activation makes them more."""
+    parts = [part for layer in layers for part in (layer if isinstance(layer, nn.Sequential) else [layer])]
+    maps = [part for part in parts if not isinstance(part, nn.Identity)]
+    return [part for part in maps if isinstance(part, nn.Linear)] if all(map(_is_linear, maps)) else None
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear)
+
+
+def _image_pooling(model: Any) -> Pooling:
+    """What :class:`Backbone` pools images by when it is not told: the pooler where the model has one."""
+    pixels = torch.zeros(1, 3, *_picture_size(model), device=model.device, dtype=model.dtype)
+    with torch.inference_mode():
+        return "cls" if getattr(model(pixel_values=pixels), "pooler_output", None) is None else "pooler"
+
+
+def _picture_size(model: Any) -> tuple[int, int]:
+    size = getattr(model.config, "image_size", None) or 64
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _tower_of_two(backbone: Backbone, modality: str) -> tuple[Any, tuple[nn.Module, ...]]:
+    """Encoder and projection of a dual encoder, which must give what the whole model gives."""
+    whole: Any = backbone.model
+    encoder = getattr(whole, "vision_model" if modality == "image" else "text_model", None)
+    projection = getattr(whole, "visual_projection" if modality == "image" else "text_projection", None)
+    inputs = _probe(backbone, modality)
+    layers = () if projection is None else (projection,)
+    try:
+        with torch.inference_mode():
+            expected = getattr(whole, f"get_{modality}_features")(**inputs)
+            expected = expected if isinstance(expected, Tensor) else expected.pooler_output
+            embedding = encoder(**inputs).pooler_output.flatten(1)  # type: ignore[misc]  # None is caught below
+            for layer in layers:
+                embedding = layer(embedding)
+            same = torch.allclose(embedding, expected, atol=1e-5, rtol=1e-3)
+    except (AttributeError, RuntimeError, TypeError):
+        same = False
+    if not same:
+        raise ExportError(
+            f"{type(whole).__name__} embeds {modality}s by more than an encoder's pooler and a projection; a model of "
+            "its tower alone would give other embeddings. Choose another backbone."
+        )
+    return encoder, layers
+
+
+def _probe(backbone: Backbone, modality: str) -> dict[str, Tensor]:
+    """One input on which the tower is compared with the whole."""
+    model: Any = backbone.model
+    if modality == "image":
+        picture = Image.radial_gradient("L").convert("RGB")
+        pixels = backbone.image_processor([picture], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels.to(model.device, model.dtype)}
+    ids = backbone.tokenizer(["a probe"], return_tensors="pt")["input_ids"].to(model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
