@@ -42,9 +42,23 @@ def load_config(kind: type[T], path: str | Path | None = None, overrides: Sequen
     values = read_yaml(path) if path is not None else {}
     for dotted, text in _split_overrides(overrides, problems):
         _set(values, dotted.split("."), text, problems)
-    config = _build(kind, values, "", problems)
-    if problems:
-        raise ConfigError(str(path) if path is not None else "command line", problems)
+    return build_config(kind, values, str(path) if path is not None else "command line", problems)
+
+
+def build_config(kind: type[T], values: Mapping[str, Any], source: str, problems: Sequence[str] = ()) -> T:
+    """``kind`` out of plain values, as strictly as out of a file.
+
+    Args:
+        source: named in the error.
+        problems: found before, to be listed with the others.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    found = list(problems)
+    config: T = _build(kind, values, "", found)
+    if found:
+        raise ConfigError(source, found)
     return config
 
 
