@@ -11,6 +11,11 @@ from hf_fsl.modeling.linear_head import FeatureTransform, LinearHead
 _EXPORTS = {
     "ExportError": "hf_fsl.modeling.towers",
     "Exported": "hf_fsl.modeling.export",
+    "FewShotConfig": "hf_fsl.modeling.configuration_few_shot",
+    "FewShotForImageClassification": "hf_fsl.modeling.modeling_few_shot",
+    "FewShotForSequenceClassification": "hf_fsl.modeling.modeling_few_shot",
+    "backbone_of": "hf_fsl.modeling.loading",
+    "load_published": "hf_fsl.modeling.loading",
     "export_model": "hf_fsl.modeling.export",
     "stock_pooling": "hf_fsl.modeling.stock",
 }

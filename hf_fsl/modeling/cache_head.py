@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from hf_fsl.modeling.linear_head import FeatureTransform
+from .linear_head import FeatureTransform
 
 
 @dataclass(frozen=True)

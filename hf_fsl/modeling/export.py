@@ -12,6 +12,7 @@ import hf_fsl
 from hf_fsl.backbones import Backbone
 from hf_fsl.modeling.cache_head import CacheHead
 from hf_fsl.modeling.linear_head import LinearHead
+from hf_fsl.modeling.ours import build_ours
 from hf_fsl.modeling.processors import default_prompt, published_processor
 from hf_fsl.modeling.stock import CannotFold, build_stock
 from hf_fsl.modeling.towers import ExportError, Tower, linear_dense, tower_of
@@ -37,6 +38,8 @@ def export_model(
     *,
     stock: bool | None = None,
     modality: Literal["text", "image"] | None = None,
+    temperature: float | None = None,
+    refusal_threshold: float | None = None,
 ) -> Exported:
     """Makes the model whose logits are ``head(backbone.encode(inputs))``.
 
@@ -45,6 +48,7 @@ def export_model(
         label_names: C names, in the order of the head's classes.
         stock: None: a stock class where the head folds exactly, else ours; True: stock or an error; False: ours.
         modality: of the inputs that the head was fitted on; None: images where the backbone takes images.
+        temperature, refusal_threshold: noted in the config. The temperature is in the head already.
 
     Raises:
         ExportError: names that do not fit the head, an encoder that cannot be published, or ``stock=True`` and a
@@ -52,6 +56,7 @@ def export_model(
     """
     names = _checked_names(head, label_names)
     tower = tower_of(backbone, modality)
+    notes = {"temperature": temperature, "refusal_threshold": refusal_threshold}
     reason = "A class of hf_fsl was asked for."
     if stock is not False:
         try:
@@ -61,10 +66,11 @@ def export_model(
             if stock:
                 raise ExportError(f"stock=True, and the head does not fold into a stock class: {reason}") from why
         else:
-            _describe(model, backbone, tower, names)
+            _describe(model, backbone, tower, names, notes)
             reason = f"The head folds exactly into {type(model).__name__}."
             return Exported(model, published_processor(backbone, tower.modality), True, reason)
-    raise ExportError(reason)
+    model = build_ours(backbone, tower, head, **_labels(names), **notes)
+    return Exported(model, published_processor(backbone, tower.modality), False, reason)
 
 
 def _stock_model(backbone: Backbone, tower: Tower, head: LinearHead | CacheHead) -> Any:
@@ -92,19 +98,28 @@ def _behind(dense: list[Any], head: LinearHead) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _describe(model: Any, backbone: Backbone, tower: Tower, names: list[str]) -> None:
-    config = model.config
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = "single_label_classification"
-    config.hf_fsl = {
+def _labels(names: list[str]) -> dict[str, Any]:
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _describe(model: Any, backbone: Backbone, tower: Tower, names: list[str], notes: dict[str, Any]) -> None:
+    """Label names, and what :func:`backbone_of` needs to know of a stock model."""
+    for name, value in _labels(names).items():
+        setattr(model.config, name, value)
+    model.config.hf_fsl = {
         "version": hf_fsl.__version__,
         "backbone": backbone.name,
         "pooling": tower.pooling,
-        "prompt": default_prompt(backbone),
+        "dense": len(tower.dense),
+        "prompt": default_prompt(backbone) if tower.modality == "text" else "",
+        **notes,
     }
-    if tower.modality == "text" and config.pad_token_id is None:
-        config.pad_token_id = backbone.tokenizer.pad_token_id
+    if tower.modality == "text" and model.config.pad_token_id is None:
+        model.config.pad_token_id = backbone.tokenizer.pad_token_id
 
 
 def _checked_names(head: LinearHead | CacheHead, label_names: Sequence[str]) -> list[str]:

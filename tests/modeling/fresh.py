@@ -1,9 +1,9 @@
 """Loads published models as somebody would who has no hf_fsl: run as a script, in a process of its own.
 
-    python -I fresh.py WORK
+    python -I fresh.py WORK [--registered]
 
 WORK/jobs.json is a list of ``{"folder", "kind", "inputs", "trust"}``; WORK/logits.safetensors gets their logits, all
-texts of a model in one padded batch.
+inputs of a model in one batch. With --registered the process has hf_fsl, and imports hf_fsl.auto.
 """
 
 import json
@@ -19,7 +19,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 
 
-def main(work: Path) -> None:
+def hide() -> None:
     sys.meta_path.insert(0, Absent())
     try:
         import hf_fsl
@@ -27,6 +27,14 @@ def main(work: Path) -> None:
         pass
     else:
         raise AssertionError(f"{hf_fsl} can be imported here")
+
+
+def main(work: Path, registered: bool) -> None:
+    if registered:
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        import hf_fsl.auto  # noqa: F401
+    else:
+        hide()
     import torch
     import transformers
     from PIL import Image
@@ -50,10 +58,10 @@ def main(work: Path) -> None:
         pipe = transformers.pipeline(task, model=job["folder"], **source)
         (answer,) = pipe(given[:1], top_k=1)
         answers[job["folder"]] = [type(model).__name__, answer[0]["label"]]
-    assert not [name for name in sys.modules if name.partition(".")[0] in ("hf_fsl", "peft")]
+    assert registered or not [name for name in sys.modules if name.partition(".")[0] in ("hf_fsl", "peft")]
     save_file(found, work / "logits.safetensors")
     (work / "answers.json").write_text(json.dumps(answers))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "--registered" in sys.argv)

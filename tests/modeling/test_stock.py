@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from encoders import IMAGE_FAMILIES, TEXT_FAMILIES, build_encoder, pictures, save_encoder, texts
-from safetensors.torch import load_file
+from publishing import NAMES, centred, in_fresh_process, job, publish, random_head, whitened
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.modeling import CacheHead, ExportError, FeatureTransform, LinearHead, export_model, stock_pooling
+from hf_fsl.modeling import (
+    CacheHead,
+    ExportError,
+    LinearHead,
+    backbone_of,
+    export_model,
+    load_published,
+    stock_pooling,
+)
 
-NAMES = ["cat", "dog", "a bird"]
 POOLINGS = {"bert": ("cls", "pooler"), "eurobert": ("mean", "cls"), "modernbert": ("mean", "cls")}
 CASES = [
     (family, pooling)
@@ -33,43 +34,6 @@ def load(family, pooling, folder, **options):
     return Backbone.from_pretrained(str(save_encoder(family, folder)), pooling=pooling, **options)
 
 
-def random_head(dimension, classes=3, **transform):
-    generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(classes, dimension, generator=generator)
-    bias = torch.randn(classes, generator=generator)
-    return LinearHead(weight, bias, FeatureTransform(**transform))
-
-
-def whitened(embeddings):
-    """A head over centred, projected embeddings, so that folding has something to fold."""
-    centre = embeddings.mean(0)
-    _, scales, directions = torch.linalg.svd(embeddings - centre, full_matrices=False)
-    return random_head(6, centre=centre, projection=directions[:6].T / scales[:6] * len(embeddings) ** 0.5)
-
-
-def centred(logits):
-    return logits - logits.mean(1, keepdim=True)
-
-
-def in_fresh_process(work, jobs):
-    """Logits and answers of each folder, from a process without hf_fsl."""
-    (work / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-I", str(Path(__file__).with_name("fresh.py")), str(work)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(work / "modules")}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(work / "logits.safetensors"), json.loads((work / "answers.json").read_text())
-
-
-def job(folder, kind, inputs, work, trust=False):
-    if kind == "image":
-        names = [str(work / f"{folder.name}-{number}.png") for number in range(len(inputs))]
-        for picture, name in zip(inputs, names, strict=True):
-            picture.save(name)
-        inputs = names
-    return {"folder": str(folder), "kind": kind, "inputs": inputs, "trust": trust}
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """Every family's export, loaded and run by one fresh process: case -> (model, expected logits, logits, answer)."""
@@ -81,21 +45,19 @@ def published(tmp_path_factory):
         head = whitened(embeddings)
         exported = export_model(backbone, head, NAMES)
         assert exported.stock
-        folder = work / f"{family}-{pooling}"
-        exported.model.save_pretrained(folder)
-        exported.processor.save_pretrained(folder)
+        folder = publish(exported, work / f"{family}-{pooling}")
         models[family, pooling], expected[family, pooling] = exported.model, head(embeddings)
         jobs.append(job(folder, "text" if family in TEXT_FAMILIES else "image", items, work))
     found, answers = in_fresh_process(work, jobs)
     return {
-        case: (models[case], expected[case], found[one["folder"]], answers[one["folder"]])
+        case: (models[case], expected[case], found[one["folder"]], answers[one["folder"]], one["folder"])
         for case, one in zip(CASES, jobs, strict=True)
     }
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_stranger_gets_the_logits_of_the_head(case, published):
-    model, expected, found, (architecture, answer) = published[case]
+    model, expected, found, (architecture, answer), _ = published[case]
     assert architecture == type(model).__name__ and type(model).__module__.startswith("transformers.models.")
     assert (found.argmax(1) == expected.argmax(1)).all()
     torch.testing.assert_close(centred(found), centred(expected), atol=1e-4, rtol=0)
@@ -103,7 +65,23 @@ def test_a_stranger_gets_the_logits_of_the_head(case, published):
     assert len(set(expected.argmax(1).tolist())) > 1
 
 
-@pytest.mark.parametrize("family", [family for family, _ in CASES if family in TEXT_FAMILIES])
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_further_examples_are_encoded_in_the_same_space(case, published, tmp_path):
+    family, pooling = case
+    loaded = load_published(published[case][-1])
+    again, first = backbone_of(loaded.model, loaded.processor), load(family, pooling, tmp_path)
+    torch.testing.assert_close(again.encode(inputs_of(family)), first.encode(inputs_of(family)), atol=1e-5, rtol=1e-5)
+    assert again.dimension == first.dimension
+
+
+def test_a_model_of_somebody_else_is_not_taken_for_ours(tmp_path):
+    save_encoder("bert", tmp_path)
+    assert load_published(str(tmp_path)) is None
+    with pytest.raises(ExportError, match="was not published by hf_fsl"):
+        backbone_of(build_encoder("bert"), None)
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_bfloat16_costs_a_folded_head_no_more_than_rounding(family, tmp_path):
     """The layers in between add nothing to what bfloat16 costs the plain product of rounded features and weights."""
     backbone = load(family, stock_pooling(build_encoder(family)), tmp_path, dtype=torch.bfloat16)
@@ -161,6 +139,8 @@ def test_linear_layers_behind_the_pooling_fold_and_others_do_not(tmp_path):
     with torch.inference_mode():
         found = exported.model(**exported.processor(["the cat sleeps"], return_tensors="pt")).logits
     torch.testing.assert_close(found, head(backbone.encode(["the cat sleeps"])), atol=1e-4, rtol=0)
+    with pytest.raises(ExportError, match="took in a dense layer"):
+        backbone_of(exported.model, exported.processor)
     backbone.modules.dense = [torch.nn.Sequential(torch.nn.Linear(32, 12), torch.nn.Tanh()).eval()]
     with pytest.raises(ExportError, match="a dense layer with an activation"):
         export_model(backbone, head, NAMES, stock=True)
@@ -193,11 +173,11 @@ def test_the_published_tokenizer_cuts_lowers_and_prompts_as_the_backbone_does(tm
     items = [text.upper() for text in texts()]
     head = whitened(backbone.encode(items))
     exported = export_model(backbone, head, NAMES, stock=True)
-    folder = tmp_path / "published"
-    exported.model.save_pretrained(folder)
-    exported.processor.save_pretrained(folder)
+    folder = publish(exported, tmp_path / "published")
     ((_, found),) = in_fresh_process(tmp_path, [job(folder, "text", items, tmp_path)])[0].items()
     torch.testing.assert_close(centred(found), centred(head(backbone.encode(items))), atol=1e-4, rtol=0)
+    again = backbone_of(exported.model, exported.processor)
+    torch.testing.assert_close(again.encode(items), backbone.encode(items), atol=1e-5, rtol=1e-5)
 
 
 def test_patch_poolings_are_of_images(tmp_path):
