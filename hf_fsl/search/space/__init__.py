@@ -1,7 +1,7 @@
 """The search space: sites of a model, architectures on them, and what PEFT makes of these."""
 
 from hf_fsl.config.search_space import SearchSpaceConfig
-from hf_fsl.search.space.architecture import Architecture, adapter_parameters, trainable_parameters
+from hf_fsl.search.space.architecture import Architecture, adapter_parameters, check_fit, trainable_parameters
 from hf_fsl.search.space.export import fine_tune_sections, to_adapter_config, to_peft
 from hf_fsl.search.space.latency import Latency, measure_adapter_latency, measure_latency
 from hf_fsl.search.space.sites import GROUPS, Norm, Site, Sites, find_sites
@@ -17,6 +17,7 @@ __all__ = [
     "Site",
     "Sites",
     "adapter_parameters",
+    "check_fit",
     "find_sites",
     "fine_tune_sections",
     "measure_adapter_latency",

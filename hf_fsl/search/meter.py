@@ -1,0 +1,110 @@
+"""What a search costs: token-FLOPs, gradient steps and passes, evaluation included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_fsl.search.space import Architecture, Sites, adapter_parameters
+
+
+@dataclass
+class Meter:
+    """Counts by the usual rule (Kaplan et al. 2020): a forward pass costs 2 FLOPs a parameter and token, a backward
+    pass twice the forward pass of what gradients flow through.
+
+    Gradients flow from the head down to the lowest adapted layer; what is taken from the prefix cache is not computed.
+    Look-ups of embeddings and singular value decompositions are not counted, padding is.
+    """
+
+    layer_parameters: tuple[int, ...]
+    head_parameters: int
+    image_tokens: tuple[float, ...] | None = None
+    """Of one image in each layer; None for texts, whose tokens are those of the batch."""
+    forward_flops: float = 0.0
+    backward_flops: float = 0.0
+    gradient_steps: int = 0
+    by_phase: dict[str, float] = field(default_factory=dict)
+    phase: str = "search"
+
+    @classmethod
+    def of(cls, model: nn.Module, sites: Sites, batch: Mapping[str, Tensor]) -> Meter:
+        """A meter of a model without its adapter.
+
+        Args:
+            batch: a batch of model inputs, which tells how many tokens an image is in each layer.
+        """
+        sizes = tuple(sum(p.numel() for p in model.get_submodule(name).parameters()) for name in sites.layers)
+        tokens = None if "input_ids" in batch else _image_tokens(model, sites, batch)
+        return cls(sizes, sites.head_parameters, tokens)
+
+    @property
+    def flops(self) -> float:
+        return self.forward_flops + self.backward_flops
+
+    def forward(
+        self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, cached_layers: int = 0
+    ) -> None:
+        """A forward pass, of which the lowest ``cached_layers`` layers came from the cache."""
+        cost = self._cost(batch, architecture, sites, cached_layers)
+        self.forward_flops += cost
+        self._note(cost)
+
+    def backward(self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites) -> None:
+        """A backward pass: down to the lowest adapted layer."""
+        first = architecture.first_layer
+        cost = 2 * self._cost(batch, architecture, sites, len(self.layer_parameters) if first is None else first)
+        self.backward_flops += cost
+        self._note(cost)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        return {
+            "token_flops": self.flops,
+            "forward_flops": self.forward_flops,
+            "backward_flops": self.backward_flops,
+            "gradient_steps": self.gradient_steps,
+            "by_phase": dict(self.by_phase),
+        }
+
+    def _note(self, cost: float) -> None:
+        self.by_phase[self.phase] = self.by_phase.get(self.phase, 0.0) + cost
+
+    def _cost(self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, first_layer: int) -> float:
+        examples = len(next(iter(batch.values())))
+        if self.image_tokens is None:
+            tokens = [float(batch["input_ids"].numel())] * len(self.layer_parameters)
+        else:
+            tokens = [examples * each for each in self.image_tokens]
+        work = sum(
+            size * count for size, count in zip(self.layer_parameters[first_layer:], tokens[first_layer:], strict=True)
+        )
+        average = sum(tokens) / len(tokens)
+        return 2 * (work + adapter_parameters(architecture, sites) * average + self.head_parameters * examples)
+
+
+def _image_tokens(model: nn.Module, sites: Sites, batch: Mapping[str, Tensor]) -> tuple[float, ...]:
+    import torch
+
+    found: dict[str, float] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            # (N, T, D), or (N, C, H, W) where each position is a token
+            positions = hidden.shape[1] if hidden.ndim == 3 else hidden.shape[2] * hidden.shape[3]
+            found[name] = float(positions)
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in sites.layers]
+    try:
+        with torch.no_grad():
+            model(**{name: value[:1] for name, value in batch.items()})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(found[name] for name in sites.layers)
