@@ -123,6 +123,61 @@ class MethodRecord:
 
 
 @dataclass(kw_only=True)
+class EpisodicRow:
+    """One method's answers to the episodes of one k."""
+
+    method: str
+    k_shot: int
+    meta_trained: bool = False
+    """Whether the backbone was trained on other classes before."""
+    transductive: bool = False
+    """Whether the method saw all queries of an episode at once."""
+    accuracy: Measurement
+    """Mean over episodes."""
+    difference: Measurement | None = None
+    """To the reference method on the same episodes; None for the reference itself."""
+    ece: float | None = None
+    unbalanced: Measurement | None = None
+    """Accuracy on queries whose classes are unbalanced."""
+
+
+@dataclass(kw_only=True)
+class EpisodesRecord:
+    """What the episodes were, and how the methods did."""
+
+    n_way: int
+    n_query: int
+    episodes: int
+    seed: int
+    classes: list[str]
+    support: str
+    """Where support sets come from, in words; ``query`` likewise."""
+    query: str
+    reference: str
+    dirichlet: float | None = None
+    """Concentration of the unbalanced queries' class shares."""
+    results: list[EpisodicRow]
+
+
+@dataclass(kw_only=True)
+class HeadRecord:
+    """The few-shot head that is published."""
+
+    shots: dict[str, int]
+    """Class -> examples it was fitted on."""
+    estimator: str
+    hyperparameters: dict[str, Any]
+    reason: str
+    stock: bool | None = None
+    """Whether it is published as a stock class of transformers; ``published_as`` says why."""
+    published_as: str | None = None
+    words: dict[str, str] = field(default_factory=dict)
+    """Class -> its words, where they are used."""
+    refusal: dict[str, Measurement | None] = field(default_factory=dict)
+    """``coverage`` on test examples of the known classes; ``auroc`` against classes that are not known."""
+
+
+@dataclass(kw_only=True)
 class CostRecord:
     """What it took, of all seeds together."""
 
@@ -155,6 +210,8 @@ class RunRecord:
     methods: list[MethodRecord] = field(default_factory=list)
     candidate_labels: list[str] = field(default_factory=list)
     """The classes of the test, where they are others than the model's own (zero-shot)."""
+    episodes: EpisodesRecord | None = None
+    head: HeadRecord | None = None
     pipeline_tag: str | None = None
     """Where the model is for another pipeline than its task's."""
     confusion_matrix: list[list[int]] | None = None
@@ -205,6 +262,8 @@ class RunRecord:
                 "metrics": _measurements(values["metrics"]),
                 "metrics_over_seeds": _measurements(values["metrics_over_seeds"]),
                 "comparisons": comparisons,
+                "episodes": _episodes(values.get("episodes")),
+                "head": _head(values.get("head")),
                 "cost": CostRecord(**values["cost"]),
             }
         )
@@ -216,6 +275,25 @@ class RunRecord:
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _episodes(values: dict[str, Any] | None) -> EpisodesRecord | None:
+    if values is None:
+        return None
+    results = []
+    for row in values["results"]:
+        read = {
+            key: _measurement(row[key]) for key in ("accuracy", "difference", "unbalanced") if row[key] is not None
+        }
+        results.append(EpisodicRow(**{**row, **read}))
+    return EpisodesRecord(**{**values, "results": results})
+
+
+def _head(values: dict[str, Any] | None) -> HeadRecord | None:
+    if values is None:
+        return None
+    refusal = {key: None if value is None else _measurement(value) for key, value in values["refusal"].items()}
+    return HeadRecord(**{**values, "refusal": refusal})
 
 
 def _measurement(values: dict[str, Any]) -> Measurement:

@@ -26,6 +26,8 @@ class DataConfig:
     text_pair_column: str | None = None
     image_column: str | None = None
     label_column: str = "label"
+    item_column: str | None = None
+    """What is shown, where several examples can show the same (one emoji in two styles): episodes keep them apart."""
     label_names: list[str] | None = None
     """Names of integer labels 0, 1, … in a column without names; named labels are put in this order, or narrowed."""
     drop_unlabelled: bool = False

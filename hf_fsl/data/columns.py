@@ -19,7 +19,7 @@ _QUIET = 2000  # below so many pictures a progress bar is only noise
 
 
 def map_columns(data: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
-    """Renames the columns of the config to ``text``, ``text_pair``, ``image`` and ``label``, drops all others.
+    """Renames the columns of the config to ``text``, ``text_pair``, ``image``, ``label``, ``item``; drops others.
 
     Raises:
         DataError: a column is missing or named twice, a text is empty, an image cannot be read.
@@ -29,6 +29,7 @@ def map_columns(data: datasets.Dataset, split: str, config: DataConfig) -> datas
         "text_pair": config.text_pair_column,
         "image": config.image_column,
         "label": config.label_column,
+        "item": config.item_column,
     }
     names = {new: old for new, old in wanted.items() if old is not None}
     for new, old in names.items():

@@ -6,21 +6,27 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
 from hf_fsl.files import write_text
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
-from hf_fsl.hub.figures import confusion_figure, methods_figure
+from hf_fsl.hub.figures import confusion_figure, episodes_figure, methods_figure
 from hf_fsl.records import RunRecord
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
 def write_bundle(
-    folder: str | Path, *, model: Any, processor: Any, record: RunRecord, adapter_dir: Path | None = None
+    folder: str | Path,
+    *,
+    model: Any,
+    processor: Any,
+    record: RunRecord,
+    adapter_dir: Path | None = None,
+    more: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes weights, configuration, processor, card, record, figures and adapter.
 
@@ -31,6 +37,7 @@ def write_bundle(
         processor: its tokenizer or image processor, or both.
         record: what the run did; card, figures and ``.eval_results/`` are made from it.
         adapter_dir: a saved PEFT adapter, to go into ``adapter/``.
+        more: writes further files into the folder it is given.
 
     Returns:
         The folder.
@@ -45,19 +52,26 @@ def write_bundle(
             part.save_pretrained(building)
         if adapter_dir is not None:
             copy_adapter(adapter_dir, building / "adapter", record.model.base_model)
+        if more is not None:
+            more(building)
         record.save(building / "run_record.json")
         results = eval_results(record)
         if results is not None:
             write_text(building / ".eval_results" / f"{record.data.path.replace('/', '--')}.yaml", results)
-        if record.confusion_matrix is not None:
+        for name, figure in _figures(record):
             (building / "figures").mkdir(exist_ok=True)
-            figure = confusion_figure(record.confusion_matrix, record.class_names)
-            (building / "figures" / "confusion_matrix.png").write_bytes(figure)
-        if record.methods:
-            (building / "figures").mkdir(exist_ok=True)
-            (building / "figures" / "methods.png").write_bytes(methods_figure(record.methods))
+            (building / "figures" / name).write_bytes(figure)
         write_text(building / "README.md", render_card(record))
     return folder
+
+
+def _figures(record: RunRecord) -> Iterator[tuple[str, bytes]]:
+    if record.confusion_matrix is not None:
+        yield "confusion_matrix.png", confusion_figure(record.confusion_matrix, record.class_names)
+    if record.methods:
+        yield "methods.png", methods_figure(record.methods)
+    if record.episodes is not None:
+        yield "episodes.png", episodes_figure(record.episodes)
 
 
 @contextlib.contextmanager

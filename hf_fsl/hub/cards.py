@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,19 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         lower=[METRIC_NAMES[name] for name in LOWER_IS_BETTER if name in record.metrics],
     )
     return f"---\n{card_data(record, repo_id).to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def render_classifier_card(values: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """The card of a classifier that was saved by itself, without a recipe that measured it.
+
+    Args:
+        values: for the template ``few_shot_classifier.md.jinja``.
+        metadata: of the card, beyond what they all have.
+    """
+    tags = ["hf_fsl", "few-shot"]
+    data = ModelCardData(library_name="transformers", tags=tags, **metadata)
+    body = card_template("few_shot_classifier").render(**values)
+    return f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n"
 
 
 def card_template(recipe: str) -> Template:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_fsl.records import MethodRecord
+from hf_fsl.records import EpisodesRecord, MethodRecord
 
 _WITH_COUNTS = 30
 """Up to so many classes every count that is not zero is written into its cell."""
@@ -74,6 +74,39 @@ def methods_figure(methods: Sequence[MethodRecord]) -> bytes:
     axes.invert_yaxis()
     axes.set_xlabel("accuracy on test, 95 % interval; filled: chosen on validation")
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def episodes_figure(drawn: EpisodesRecord) -> bytes:
+    """Accuracy over the number of examples as PNG: one line a method, with 95 % intervals over episodes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lines: dict[str, list[Any]] = {}
+    for result in drawn.results:
+        name = f"{result.method}{', meta-trained' if result.meta_trained else ''}"
+        lines.setdefault(f"{name} (sees all queries)" if result.transductive else name, []).append(result)
+    shots = sorted({result.k_shot for result in drawn.results})
+    for number, (name, results) in enumerate(lines.items()):
+        # Side by side: intervals at one k must not hide each other.
+        places = [shots.index(result.k_shot) + 0.6 * ((number + 0.5) / len(lines) - 0.5) for result in results]
+        values = [result.accuracy.value for result in results]
+        ends = [result.accuracy.ci95 or (result.accuracy.value,) * 2 for result in results]
+        reach = [[value - low for value, (low, _) in zip(values, ends, strict=True)],
+                 [high - value for value, (_, high) in zip(values, ends, strict=True)]]  # fmt: skip
+        style = "--" if results[0].transductive else "-"
+        axes.errorbar(places, values, reach, label=name, fmt=f"o{style}", markersize=4, linewidth=1, capsize=2)
+    axes.axhline(1 / drawn.n_way, color="#9aa7b5", linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(shots)), [str(k) for k in shots])
+    axes.set_xlabel(f"examples a class (k); dotted: guessing among {drawn.n_way}")
+    axes.set_ylabel(f"accuracy, mean of {drawn.episodes} episodes")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.5)
+    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -65,18 +65,44 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
     record = load_record(bundle / "run_record.json")
     card = _card(bundle, record, verification, hub.hub_model_id)
     message = hub.commit_message or f"Upload {pipeline_tag(record)} model made with hf_fsl"
+    again = f"The bundle is whole in {bundle}; repeat with: {_command(bundle, hub)}"
+    return push_files(_files(bundle) | {"README.md": card}, hub, message, again, token=token, endpoint=endpoint)
+
+
+def push_folder(folder: Path, hub: HubConfig, *, token: str | None = None) -> PushResult:
+    """Pushes a folder that is no bundle of a recipe, as it is. Raises PublishError as :func:`push_bundle` does."""
+    return push_files(_files(folder), hub, str(hub.commit_message), "Push again.", token=token)
+
+
+def push_files(
+    files: Mapping[str, str | bytes],
+    hub: HubConfig,
+    message: str,
+    again: str,
+    *,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> PushResult:
+    """Makes a repository hold these files and no others, in one commit.
+
+    Args:
+        files: path in the repository -> a file's path, or its bytes.
+        again: how the push is repeated, for the error.
+
+    Raises:
+        PublishError: see :func:`push_bundle`.
+    """
     api = HfApi(endpoint=endpoint, token=token)
     try:
         with lfs_where_xet_is_not(api.endpoint):
-            return _push(api, hub.hub_model_id, bundle, card, message, hub)
+            return _push(api, str(hub.hub_model_id), files, message, hub)
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise _translated(error, bundle, hub) from error
+        raise _translated(error, hub, again) from error
 
 
-def _push(api: HfApi, repo: str, bundle: Path, card: bytes, message: str, hub: HubConfig) -> PushResult:
+def _push(api: HfApi, repo: str, files: Mapping[str, str | bytes], message: str, hub: HubConfig) -> PushResult:
     url = str(api.create_repo(repo, private=hub.hub_private_repo, exist_ok=True))
     head = _head(api, repo, hub.revision)
-    files = _files(bundle, card)
     operations = differences(api, repo, files, revision=head)
     if not operations:
         return PushResult(url, head, changed=False)
@@ -120,11 +146,8 @@ def _head(api: HfApi, repo: str, revision: str | None) -> str:
     return str(info.sha)
 
 
-def _files(bundle: Path, card: bytes) -> dict[str, str | bytes]:
-    files: dict[str, str | bytes] = {
-        path.relative_to(bundle).as_posix(): str(path) for path in bundle.rglob("*") if path.is_file()
-    }
-    return files | {"README.md": card}
+def _files(folder: Path) -> dict[str, str | bytes]:
+    return {path.relative_to(folder).as_posix(): str(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def _card(bundle: Path, record: AnyRecord, verification: Verification, repo: str) -> bytes:
@@ -135,9 +158,8 @@ def _card(bundle: Path, record: AnyRecord, verification: Verification, repo: str
     return render(record, repo_id=repo).encode()
 
 
-def _translated(error: BaseException, bundle: Path, hub: HubConfig) -> PublishError:
+def _translated(error: BaseException, hub: HubConfig, again: str) -> PublishError:
     repo = hub.hub_model_id
-    again = f"The bundle is whole in {bundle}; repeat with: {_command(bundle, hub)}"
     cause: BaseException | None = error
     while cause is not None and getattr(cause, "response", None) is None and not _is_connection(cause):
         cause = cause.__cause__  # an upload's failure is wrapped in a RuntimeError
