@@ -15,6 +15,7 @@ LAYERS = [
     {"data", "inputs", "metrics", "backbones", "adapters", "losses", "contrastive_losses", "episodes"},
     {"modeling", "training", "hub", "reporting", "baselines"},
     {"heads", "zero_shot", "transfer", "contrastive"},
+    {"episodic"},
     {"classifier", "search", "pipelines"},
     {"auto", "cli"},
 ]
