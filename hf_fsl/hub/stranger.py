@@ -1,10 +1,14 @@
 """Loads a bundle as somebody would who has never heard of hf_fsl; run as a script in a process of its own.
 
-    python -I stranger.py BUNDLE WORK
+    python -I stranger.py BUNDLE WORK [--trust-remote-code | --registered FOLDER]
+
+A few-shot model that is no stock class is loaded by the code in its bundle, or by hf_fsl (found in FOLDER), whose
+``hf_fsl.auto`` is then imported first.
 
 WORK/inputs.json names the task and the inputs; WORK/logits.safetensors and WORK/labels.json are written.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -31,7 +35,10 @@ def logits_one_by_one(model: Any, processor: Any, inputs: list[Any]) -> Any:
     return torch.stack(rows)
 
 
-def main(bundle: str, work: Path) -> None:
+def main(bundle: str, work: Path, trust: bool = False, package: str | None = None) -> None:
+    if package is not None:
+        sys.path.insert(0, package)
+        importlib.import_module("hf_fsl.auto")
     import transformers
     from PIL import Image
     from safetensors.torch import save_file
@@ -39,7 +46,7 @@ def main(bundle: str, work: Path) -> None:
     given = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
     image = given["task"] == "image-classification"
     kind = "AutoModelForImageClassification" if image else "AutoModelForSequenceClassification"
-    model = getattr(transformers, kind).from_pretrained(bundle)
+    model = getattr(transformers, kind).from_pretrained(bundle, trust_remote_code=trust)
     inputs: list[Any] = given["inputs"]
     questions: list[Any]
     if image:
@@ -51,7 +58,7 @@ def main(bundle: str, work: Path) -> None:
         pairs = [text if isinstance(text, list) else [text] for text in inputs]
         questions = [{"text": pair[0], "text_pair": pair[1]} if len(pair) == 2 else pair[0] for pair in pairs[:2]]
     save_file({"logits": logits_one_by_one(model, processor, inputs)}, work / "logits.safetensors")
-    pipe = transformers.pipeline(given["task"], model=bundle)
+    pipe = transformers.pipeline(given["task"], model=bundle, trust_remote_code=trust)
     options = {"top_k": 1} if image else {"top_k": 1, "truncation": True}
     answers = [pipe(question, **options) for question in questions]
     labels = [(answer[0] if isinstance(answer, list) else answer)["label"] for answer in answers]
@@ -63,4 +70,5 @@ def main(bundle: str, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    folder = sys.argv[4] if "--registered" in sys.argv else None
+    main(sys.argv[1], Path(sys.argv[2]), "--trust-remote-code" in sys.argv, folder)
