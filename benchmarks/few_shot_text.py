@@ -6,9 +6,7 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 

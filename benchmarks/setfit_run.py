@@ -1,6 +1,6 @@
 """One SetFit training run, for ``few_shot_text.py``: executed by an interpreter that has setfit and not hf_fsl.
 
-    python benchmarks/setfit_run.py JOB.json RESULT.json
+python benchmarks/setfit_run.py JOB.json RESULT.json
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from hf_fsl.backbones.batching import token_batches, token_budget
+from hf_fsl.backbones.batching import TokenBatch, token_batches, token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.backbones.items import item_keys, read_items
@@ -151,18 +151,16 @@ class Backbone:
             raise BackboneError(f"{self.name} encodes {'images, not texts' if text else 'texts, not images'}.")
         keys = item_keys(items)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
-        prompt_text = self._prompt(prompt) if text else ""
         identity: dict[str, Any] = {}
         known: dict[str, Tensor] = {}
         if cache is not None:
-            identity = self._identity(prompt_text, text)
+            identity = self._identity(self._prompt(prompt) if text else "", text)
             known = cache.load(identity)
         fresh = [key for key in dict.fromkeys(keys) if key not in known]
         values = [items[first[key]] for key in fresh]
-        max_tokens = max_tokens or token_budget(self.device)
-        encoded = self._encode_texts(values, prompt_text, max_tokens) if text else self._encode_images(values)
         with torch.inference_mode(), tqdm(total=len(values), unit="ex", disable=not progress, leave=False) as bar:
             computed: dict[str, Tensor] = {}
+            encoded = self._encode_texts(values, prompt, max_tokens) if text else self._encode_images(values)
             for positions, rows in encoded:
                 rows = rows.float().cpu()
                 computed.update((fresh[position], row) for position, row in zip(positions, rows, strict=True))
@@ -187,33 +185,64 @@ class Backbone:
                 return int(getattr(section, name)) * (2 if self.modules.pooling == "cls_patch_mean" else 1)
         return int(config.hidden_sizes[-1])
 
-    def _encode_texts(self, texts: list[str], prompt: str, max_tokens: int) -> Iterator[tuple[list[int], Tensor]]:
-        limit = self.modules.max_length or token_limit(self.model, self.tokenizer)
-        ids = tokenise(self.tokenizer, [prompt + text for text in texts], limit)
+    def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
+        """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit."""
+        return tokenise(self.tokenizer, [self._prompt(prompt) + text for text in texts], self._token_limit())
+
+    def text_batches(self, ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> Iterator[TokenBatch]:
+        """The rows of ``ids``, from :meth:`token_ids`, padded and batched, the longest first.
+
+        Args:
+            max_tokens: tokens a batch, padding included; None: what suits the device.
+        """
+        pad, length = self.tokenizer.pad_token_id or 0, padded_length(self.model)
+        return token_batches(ids, max_tokens or token_budget(self.device), pad, length)
+
+    def embed_text_batch(self, batch: TokenBatch, prompt: str | None = None) -> Tensor:
+        """Embeddings ``(B, D)`` of a batch of :meth:`text_batches`; with gradients unless they are switched off.
+
+        Args:
+            prompt: the one its token ids were made with.
+        """
+        inputs = {"input_ids": batch.ids.to(self.device)}
+        mask = batch.mask.to(self.device) if batch.mask is not None else None
         length = padded_length(self.model)
-        skipped = 0 if self.modules.include_prompt else prompt_tokens(self.tokenizer, prompt, limit)
-        always_masked = length is None and hasattr(self.model, "get_text_features")
-        never_masked = length is not None and "attention_mask" not in self.tokenizer.model_input_names
-        real = padded = 0
-        for batch in token_batches(ids, max_tokens, self.tokenizer.pad_token_id or 0, length):
-            real, padded = real + batch.tokens, padded + batch.ids.numel()
-            inputs = {"input_ids": batch.ids.to(self.device)}
-            mask = batch.mask.to(self.device) if batch.mask is not None else None
-            if mask is not None and not never_masked:
-                inputs["attention_mask"] = mask
-            elif always_masked:
-                inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if mask is not None and (length is None or "attention_mask" in self.tokenizer.model_input_names):
+            inputs["attention_mask"] = mask
+        elif length is None and hasattr(self.model, "get_text_features"):
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if not self.modules.include_prompt:
+            skipped = prompt_tokens(self.tokenizer, self._prompt(prompt), self._token_limit())
             if skipped:
                 mask = mask.clone() if mask is not None else torch.ones_like(inputs["input_ids"])
                 mask[:, :skipped] = 0
-            yield batch.rows, self._finish(self._embed_text(inputs, mask))
+        return self._finish(self._embed_text(inputs, mask))
+
+    def pixels(self, images: Sequence[Any]) -> Tensor:
+        """Images as the model takes them, ``(B, 3, H, W)``, on the CPU."""
+        return self.image_processor([as_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """Embeddings ``(B, D)`` of what :meth:`pixels` gives; with gradients, unless the caller switches them off."""
+        dtype: Any = self.model.dtype
+        return self._finish(self._embed_image(pixels.to(self.device, dtype)))
+
+    def _encode_texts(
+        self, texts: list[str], prompt: str | None, max_tokens: int | None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        real = padded = 0
+        for batch in self.text_batches(self.token_ids(texts, prompt), max_tokens):
+            real, padded = real + batch.tokens, padded + batch.ids.numel()
+            yield batch.rows, self.embed_text_batch(batch, prompt)
         self.padding_share = 1 - real / padded if padded else 0.0
 
     def _encode_images(self, images: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
         for start in range(0, len(images), IMAGES_PER_BATCH):
-            batch = [as_rgb(image) for image in images[start : start + IMAGES_PER_BATCH]]
-            pixels = self.image_processor(batch, return_tensors="pt")["pixel_values"].to(self.device, self.model.dtype)
-            yield list(range(start, start + len(batch))), self._finish(self._embed_image(pixels))
+            pixels = self.pixels(images[start : start + IMAGES_PER_BATCH])
+            yield list(range(start, start + len(pixels))), self.embed_pixels(pixels)
+
+    def _token_limit(self) -> int | None:
+        return self.modules.max_length or token_limit(self.model, self.tokenizer)
 
     def _embed_text(self, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         pooling = self.modules.pooling

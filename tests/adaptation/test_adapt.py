@@ -1,0 +1,225 @@
+"""Adaptation from end to end, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+from transformers import AutoModel
+
+from hf_fsl import Backbone
+from hf_fsl.adaptation import AdaptationError, adapt
+from hf_fsl.backbones.cache import weights_fingerprint
+from hf_fsl.config import AdapterConfig
+from hf_fsl.config.adaptation import AdaptationConfig
+
+TOPICS = [["cat", "dog", "bird", "fish"], ["house", "river", "tree", "rain"], ["car", "train", "film", "sun"]]
+TEXTS = [f"the {adjective} {noun}" for nouns in TOPICS for noun in nouns for adjective in ("big", "small", "red")]
+LABELS = [number for number, nouns in enumerate(TOPICS) for _ in nouns for _ in range(3)]
+CONFIG = AdaptationConfig(steps=6, batch_size=12, examples_per_class=4, learning_rate=5e-3, mixed_precision="no")
+LORA = AdapterConfig(r=4)
+FULL = AdapterConfig(method="none")
+
+
+@pytest.fixture
+def backbone(text_backbone: Path) -> Backbone:
+    return Backbone.from_pretrained(str(text_backbone))
+
+
+def closeness(backbone: Backbone, texts=TEXTS, labels=LABELS) -> float:
+    """Mean cosine within a class minus that between classes."""
+    z = normalize(backbone.encode(texts), dim=-1)
+    same = torch.tensor(labels)[:, None] == torch.tensor(labels)
+    return float((z @ z.T)[same].mean() - (z @ z.T)[~same].mean())
+
+
+@pytest.mark.parametrize("adapter", [LORA, FULL, peft.LoraConfig(r=2, target_modules=["query", "value"])])
+@pytest.mark.parametrize("loss", ["supcon", "prototypical", "triplet"])
+def test_classes_come_together_and_the_backbone_given_stays_as_it_was(backbone, adapter, loss):
+    before, state = weights_fingerprint(backbone.model), [p.requires_grad for p in backbone.model.parameters()]
+    adapted = adapt(backbone, TEXTS, LABELS, replace(CONFIG, loss=loss, steps=15), adapter=adapter)
+    assert closeness(adapted.backbone) > closeness(backbone) + 0.03
+    assert weights_fingerprint(backbone.model) == before
+    assert [p.requires_grad for p in backbone.model.parameters()] == state
+    assert not any("lora" in name for name, _ in adapted.backbone.model.named_modules())
+    assert len(adapted.losses) == 15 and adapted.losses[-1] < adapted.losses[0]
+    assert 0 < adapted.parameters.trainable < adapted.parameters.total and adapted.seconds > 0
+
+
+def test_the_seed_decides_everything_and_the_callers_random_state_is_kept(backbone):
+    config = replace(CONFIG, dropout=True)
+    backbone.model.config.hidden_dropout_prob = 0.1
+    for module in backbone.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one = adapt(backbone, TEXTS, LABELS, config, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    two, other = (adapt(backbone, TEXTS, torch.tensor(LABELS), config, seed=seed) for seed in (1, 2))
+    assert one.losses == two.losses != other.losses
+    assert torch.equal(one.backbone.encode(TEXTS), two.backbone.encode(TEXTS))
+
+
+def test_the_saved_adapter_on_the_original_model_is_the_merged_backbone(backbone, text_backbone, tmp_path):
+    adapted = adapt(backbone, TEXTS, LABELS, CONFIG, adapter=LORA)
+    folder = adapted.save_adapter(tmp_path / "adapter")
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(text_backbone)
+    loaded = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(text_backbone), str(folder))
+    fresh = Backbone(loaded, backbone.tokenizer, modules=backbone.modules)
+    assert torch.allclose(fresh.encode(TEXTS), adapted.backbone.encode(TEXTS), atol=1e-5)
+    with pytest.raises(AdaptationError, match="trained in full"):
+        adapt(backbone, TEXTS, LABELS, CONFIG, adapter=FULL).save_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
+@pytest.mark.parametrize(
+    ("upper", "plain"),
+    [
+        (LORA, replace(LORA, layers_to_transform=[1])),
+        (
+            peft.LoraConfig(r=4, target_modules=["query"]),
+            peft.LoraConfig(r=4, target_modules=["query"], layers_to_transform=[1]),
+        ),
+    ],
+)
+def test_upper_layers_with_everything_below_computed_once_are_what_they_are_without(
+    backbone, upper, plain, cache_bytes
+):
+    cached = adapt(backbone, TEXTS, LABELS, replace(CONFIG, first_layer=1, cache_bytes=cache_bytes), adapter=upper)
+    expected = adapt(backbone, TEXTS, LABELS, CONFIG, adapter=plain)
+    assert cached.parameters == expected.parameters
+    assert cached.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert torch.allclose(cached.backbone.encode(TEXTS), expected.backbone.encode(TEXTS), atol=1e-4)
+
+
+def test_upper_layers_in_full_leave_the_lower_ones_alone(backbone):
+    adapted = adapt(backbone, TEXTS, LABELS, replace(CONFIG, first_layer=1), adapter=FULL)
+    layers, before = adapted.backbone.model.encoder.layer, backbone.model.encoder.layer
+    assert weights_fingerprint(layers[0]) == weights_fingerprint(before[0])
+    assert weights_fingerprint(layers[1]) != weights_fingerprint(before[1])
+
+
+def test_label_texts_are_examples_of_their_class(backbone):
+    once = AdaptationConfig(steps=10, batch_size=6, examples_per_class=2, learning_rate=5e-3, mixed_precision="no")
+    texts, labels, names = ["the cat runs", "the river", "a car"], [0, 1, 2], ["dog", "tree", "train"]
+    adapted = adapt(backbone, texts, labels, once, label_texts=names)
+    both, twice = [*texts, *names], [*labels, *labels]
+    assert closeness(adapted.backbone, both, twice) > closeness(backbone, both, twice) + 0.03
+    assert adapted.losses == adapt(backbone, both, twice, once).losses
+    with pytest.raises(AdaptationError, match="each of the 3 classes has one. Give label_texts"):
+        adapt(backbone, texts, labels, once)
+
+
+def test_images_with_and_without_what_lies_below_computed_once(image_backbone):
+    backbone = Backbone.from_pretrained(str(image_backbone))
+    generator = torch.Generator().manual_seed(0)
+    shades = [Image.new("RGB", (16, 16), (40 + 90 * c, 90, 200 - 90 * c)) for c in range(3) for _ in range(5)]
+    for image in shades:
+        for x, y in torch.randint(16, (40, 2), generator=generator).tolist():
+            image.putpixel((x, y), (x * 16, y * 16, 0))
+    labels = [c for c in range(3) for _ in range(5)]
+    whole = adapt(backbone, shades, labels, replace(CONFIG, steps=10), adapter=replace(LORA, layers_to_transform=[1]))
+    assert closeness(whole.backbone, shades, labels) > closeness(backbone, shades, labels)
+    upper = adapt(backbone, shades, labels, replace(CONFIG, steps=10, first_layer=1), adapter=LORA)
+    assert upper.losses == pytest.approx(whole.losses, rel=1e-3)
+    with pytest.raises(AdaptationError, match="these examples are images"):
+        adapt(backbone, shades, labels, CONFIG, label_texts=["a", "b", "c"])
+    with pytest.raises(AdaptationError, match="takes images, and was given texts"):
+        adapt(backbone, TEXTS, LABELS, CONFIG)
+
+
+def test_bf16_computes_nearly_the_same_and_leaves_weights_and_attention_as_they_were(backbone):
+    exact = adapt(backbone, TEXTS, LABELS, CONFIG)
+    fast = adapt(backbone, TEXTS, LABELS, replace(CONFIG, mixed_precision="bf16"))
+    assert fast.losses == pytest.approx(exact.losses, rel=0.05)
+    assert fast.losses != exact.losses
+    assert {p.dtype for p in fast.backbone.model.parameters()} == {torch.float32}
+    assert fast.backbone.model.config._attn_implementation == backbone.model.config._attn_implementation
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [0] * len(TEXTS)}, "all labels are the same"),
+        ({"labels": LABELS[:-1]}, "one integer for each input"),
+        ({"labels": [0.5] * len(TEXTS)}, "one integer for each input, got float32"),
+        ({"label_texts": ["a", "b"]}, "labels go from 0 to 2, and there are 2 texts"),
+        ({"config": replace(CONFIG, batch_size=4)}, "batch_size: at least 2 classes"),
+        ({"adapter": AdapterConfig(method="head")}, "trains no part of a backbone"),
+        ({"adapter": peft.PromptTuningConfig(num_virtual_tokens=2)}, "cannot be merged"),
+        (
+            {"config": replace(CONFIG, first_layer=1), "adapter": AdapterConfig(layers_to_transform=[0])},
+            "the adapter also trains",
+        ),
+        ({"config": replace(CONFIG, learning_rate=1e30, max_grad_norm=None)}, "training has diverged"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused(backbone, change, message):
+    given = {"labels": LABELS, "config": CONFIG, **change}
+    with pytest.raises(AdaptationError, match=message):
+        adapt(backbone, TEXTS, given.pop("labels"), given.pop("config"), **given)
+
+
+def test_two_processes_compute_what_one_does(backbone, text_backbone, tmp_path):
+    expected = adapt(backbone, TEXTS, LABELS, replace(CONFIG, batch_size=9, examples_per_class=3), adapter=LORA)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", __file__]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, str(text_backbone), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in range(2)]
+    assert torch.equal(results[0]["embeddings"], results[1]["embeddings"])
+    assert results[0]["losses"] == pytest.approx(expected.losses, rel=1e-4)
+    assert torch.allclose(results[0]["embeddings"], expected.backbone.encode(TEXTS), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_memory_grows_with_the_batch_not_with_the_number_of_examples(text_backbone, first_layer):
+    peaks = []
+    for count in (4_000, 40_000):
+        command = [sys.executable, __file__, str(text_backbone), "memory", str(count), str(first_layer)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        peaks.append([int(number) for number in done.stdout.split()[-2:]])
+    (before, small), (_, large) = peaks
+    assert large < 1.3 * small, peaks
+
+
+def _in_a_process(folder: str, *rest: str) -> None:
+    from accelerate import Accelerator
+
+    backbone = Backbone.from_pretrained(folder)
+    if rest[0] == "memory":
+        import resource
+
+        count, first_layer = int(rest[1]), int(rest[2])
+        texts = [f"{TEXTS[row % len(TEXTS)]} and {TEXTS[row // 7 % len(TEXTS)]}" for row in range(count)]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        config = replace(CONFIG, steps=count // 40, batch_size=64, first_layer=first_layer, cache_bytes=1 << 20)
+        adapt(backbone, texts, [row % 50 for row in range(count)], config, adapter=FULL)
+        print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    config = replace(CONFIG, batch_size=9, examples_per_class=3)
+    adapted = adapt(backbone, TEXTS, LABELS, config, adapter=LORA, accelerator=accelerator)
+    values = {"losses": adapted.losses, "embeddings": adapted.backbone.encode(TEXTS)}
+    torch.save(values, Path(rest[0]) / f"{accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    _in_a_process(*sys.argv[1:])
