@@ -74,7 +74,7 @@ def sklearn_loop(pool: np.ndarray, labels: np.ndarray, episodes: int) -> float:
 
 def agreement(pool: torch.Tensor, episodes: Episodes) -> dict[str, int]:
     """Our predictions and scikit-learn's on the same episodes."""
-    ours = NearestMean().scorer(pool, episodes)(episodes, None)
+    ours = NearestMean().scorer(pool, episodes).score(episodes, None)
     best = ours.topk(2, -1).values
     clear = (best[..., 0] - best[..., 1] > MARGIN).numpy()
     theirs = []

@@ -17,8 +17,8 @@ from hf_fsl.metrics.functions import BINS
 from hf_fsl.records import Measurement
 
 _CHUNK_BYTES = 1 << 28
-_LARGEST_CHUNK = 128
-"""Episodes in a chunk: no more than needed to be one job, so that a chunk's intermediate results stay in a cache."""
+_LARGEST_CHUNK = 2048
+"""Episodes in a chunk, so that there are chunks to divide among processes."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ def _measure(
     scorer = method.scorer(embeddings, episodes)
     outcome = torch.zeros(len(episodes), 1 + BINS, dtype=torch.float64)
     process, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    size = _chunk(embeddings, episodes)
+    size = max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // scorer.episode_bytes))
     # Whole chunks, cut in the same way whatever the number of processes: so are the results.
     for start in range(process * size, len(episodes), processes * size):
         some = episodes[start : start + size]
         prior = None if label_embeddings is None else label_embeddings[some.classes]
         # Classes before queries: with so few classes, everything below is several times slower the other way round.
-        logits = scorer(some, prior).mT.contiguous()
+        logits = scorer.score(some, prior).mT.contiguous()
         largest, predicted = logits.max(1)
         confidences = (logits - largest.unsqueeze(1)).exp_().sum(1).reciprocal_()
         if confidences.isnan().any():
@@ -133,13 +133,6 @@ def _measure(
     if accelerator is not None and processes > 1:
         outcome = accelerator.reduce(outcome.to(accelerator.device), reduction="sum").cpu()
     return outcome[:, 0].numpy(), outcome[:, 1:].numpy()
-
-
-def _chunk(embeddings: Tensor, episodes: Episodes) -> int:
-    """Episodes at once: their embeddings, and what a head makes of them, in memory."""
-    rows = episodes.n_way * (episodes.k_shot + 1) + episodes.query.shape[1]
-    each = rows * (embeddings.shape[1] + episodes.n_way) * embeddings.element_size() * 3
-    return max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // each))
 
 
 def _checked(embeddings: Tensor, episodes: Episodes, label_embeddings: Tensor | None) -> Tensor:

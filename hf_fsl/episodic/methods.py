@@ -20,8 +20,14 @@ Refine = Callable[[Any, Tensor, Tensor, Tensor], Head]
 """(heads, supports ``(E, n, D)``, labels ``(E, n)``, queries ``(E, Q, D)``) -> heads; transductive."""
 
 
-Scorer = Callable[[Episodes, Tensor | None], Tensor]
-"""(some episodes, their prior ``(E, C, D)`` or None) -> query logits ``(E, Q, C)``, over one pool of embeddings."""
+@dataclass(frozen=True)
+class Scorer:
+    """A method over one pool of embeddings."""
+
+    score: Callable[[Episodes, Tensor | None], Tensor]
+    """(some episodes, their prior ``(E, C, D)`` or None) -> query logits ``(E, Q, C)``."""
+    episode_bytes: int
+    """What it needs for each episode, about."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Method:
                 head = self.refine(head, support, labels, queries)
             return head(queries)
 
-        return score
+        rows = episodes.n_way * (episodes.k_shot + 1) + episodes.query.shape[1]
+        return Scorer(score, 3 * rows * (embeddings.shape[1] + episodes.n_way) * embeddings.element_size())
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,9 @@ class NearestMean:
 
     def scorer(self, embeddings: Tensor, episodes: Episodes) -> Scorer:
         if PooledMeans.cheaper(embeddings, episodes):
-            means = PooledMeans(embeddings)
-            return lambda some, prior: means.scores(some).mul_(self.scale)
+            means = PooledMeans(embeddings, episodes)
+            numbers = episodes.n_way * episodes.query.shape[1]
+            return Scorer(lambda some, prior: means.scores(some).mul_(self.scale), 32 * numbers)
         return Method(self._fit).scorer(embeddings, episodes)
 
     def _fit(self, support: Tensor, labels: Tensor, prior: Tensor | None) -> LinearHead:

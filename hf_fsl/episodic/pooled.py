@@ -2,58 +2,90 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_fsl.episodes import Episodes
 
-_FLOPS, _GATHER, _COPY = 2e-11, 6e-9, 8e-10
-"""Seconds of a multiply-add in a large product, of picking one number, of copying one number of a gathered row: on a
-core of 2024. Only their proportions decide, and they are alike elsewhere."""
+_FLOP, _PICK, _COPY = 2e-11, 5e-9, 8e-10
+"""Seconds of a multiply-add in a large product, of picking one number, of copying one number of a gathered row, on
+one core. Only their proportions decide, and they are alike elsewhere."""
 _SMALL = 4
 """How much longer a multiply-add takes in an episode's small product."""
 _CELLS = 1 << 27
 """Of the product: half a gigabyte in float32."""
+_ROWS = 2048
+"""Rows of numbers picked at a time, so that their indices stay in a cache."""
 
 
 class PooledMeans:
     """Scores of queries against the means of supports, as sums of entries of the pool's Gram matrix.
 
+    The members are numbered by class, and the sums taken by pairs of classes, so that what is picked lies together.
+
     Args:
         embeddings: ``(N, D)``.
+        episodes: over these; members that are in none of them are left out.
     """
 
-    def __init__(self, embeddings: Tensor) -> None:
-        self.size = len(embeddings)
-        self.products = (embeddings @ embeddings.T).flatten()
+    def __init__(self, embeddings: Tensor, episodes: Episodes) -> None:
+        members = _members(embeddings, episodes)
+        used = embeddings[members.to(embeddings.device)]
+        self.number = torch.zeros(len(embeddings), dtype=torch.long)
+        self.number[members] = torch.arange(len(members))
+        self.size, self.classes = len(members), int(episodes.classes.max()) + 1
+        self.products: np.ndarray = (used @ used.T).flatten().cpu().numpy()
 
     @staticmethod
     def cheaper(embeddings: Tensor, episodes: Episodes) -> bool:
-        """Whether this takes fewer operations than gathering each episode's embeddings and multiplying them."""
-        size, dimension = embeddings.shape
+        """Whether this takes less time than gathering each episode's embeddings and multiplying them."""
+        size, dimension = len(_members(embeddings, episodes)), embeddings.shape[1]
         count, ways, shots, queries = len(episodes), episodes.n_way, episodes.k_shot, episodes.query.shape[1]
-        here = size**2 * dimension * _FLOPS + count * ways * shots * (queries + shots) * _GATHER
+        here = size**2 * dimension * _FLOP + count * ways * shots * (queries + shots) * _PICK
         rows = ways * shots + queries
-        there = count * dimension * (rows * _COPY + queries * ways * _FLOPS * _SMALL)
+        there = count * dimension * (rows * _COPY + queries * ways * _FLOP * _SMALL)
         return size**2 <= _CELLS and here < there
 
     def scores(self, episodes: Episodes) -> Tensor:
         """``2 μ_c·z − ‖μ_c‖²``, the squared distance without ``‖z‖²``, turned round: ``(E, Q, n_way)``."""
-        shots = episodes.k_shot
-        starts = episodes.support * self.size
-        cross = self._sums(starts, episodes.query.unsqueeze(1)).mul_(2 / shots)
-        norms = self._picked(starts.unsqueeze(-1) + episodes.support.unsqueeze(-2)).sum((-1, -2)) / shots**2
-        return cross.sub_(norms.unsqueeze(-1)).mT
+        count, ways, shots = episodes.support.shape
+        support, query = self.number[episodes.support], self.number[episodes.query]
+        starts = (support * self.size).flatten(0, 1).numpy()
+        classes = episodes.classes.flatten().numpy()
+        of_own = np.arange(count * ways)
+        norms = self._sums(starts, support.flatten(0, 1).numpy(), of_own, of_own, classes).sum(-1) / shots**2
+        per_class = query.shape[1] // ways
+        balanced = bool((episodes.query_labels == torch.arange(ways).repeat_interleave(per_class)).all())
+        groups = ways if balanced else 1
+        columns = query.reshape(count * groups, -1).numpy()
+        episode, way, group = np.unravel_index(np.arange(count * ways * groups), (count, ways, groups))
+        rows, of_query = episode * ways + way, episode * groups + group
+        pair = classes[rows] * self.classes + classes[of_query] if balanced else classes[rows]
+        cross = torch.from_numpy(self._sums(starts, columns, rows, of_query, pair)).view(count, ways, -1)
+        return cross.mul_(2 / shots).sub_(torch.from_numpy(norms).view(count, ways, 1)).mT
 
-    def _sums(self, starts: Tensor, columns: Tensor) -> Tensor:
-        """Sums over the shots: ``(E, n_way, k)`` and ``(E, 1, Q)`` -> ``(E, n_way, Q)``; shot by shot, in a cache."""
-        total = self._picked(starts[..., :1] + columns)
-        for shot in range(1, starts.shape[-1]):
-            total += self._picked(starts[..., shot, None] + columns)
-        return total
+    def _sums(
+        self, starts: np.ndarray, columns: np.ndarray, rows: np.ndarray, of_query: np.ndarray, key: np.ndarray
+    ) -> np.ndarray:
+        """``Σ_s G[starts[rows, s], columns[of_query]]``, ``(rows, q)``, computed in the order of the key."""
+        small = key.astype(np.int16 if key.max() < 1 << 15 else np.int64)
+        order = small.argsort(kind="stable")
+        sums = np.empty((len(rows), columns.shape[1]), dtype=self.products.dtype)
+        for start in range(0, len(order), _ROWS):
+            some = order[start : start + _ROWS]
+            shots, where = starts[rows[some]], columns[of_query[some]]
+            total = self.products[shots[:, :1] + where]
+            for shot in range(1, shots.shape[1]):
+                total += self.products[shots[:, shot, None] + where]
+            sums[some] = total
+        return sums
 
-    def _picked(self, index: Tensor) -> Tensor:
-        if self.products.device.type == "cpu":
-            # NumPy picks single numbers twice as fast as torch does.
-            return torch.from_numpy(self.products.numpy()[index.numpy()])
-        return self.products[index.to(self.products.device)]
+
+def _members(embeddings: Tensor, episodes: Episodes) -> Tensor:
+    """The examples that some episode uses, by class."""
+    labels = torch.full((len(embeddings),), -1)
+    labels[episodes.support] = episodes.classes.unsqueeze(-1).expand_as(episodes.support)
+    labels[episodes.query] = episodes.classes.gather(1, episodes.query_labels)
+    order = labels.argsort(stable=True)
+    return order[labels[order] >= 0]
