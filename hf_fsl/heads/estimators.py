@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_fsl.heads import lda_held_out, nearest_mean, prior_anchored, tip_adapter
+from hf_fsl.heads import named_lda, nearest_mean, prior_anchored, spectral, tip_adapter
 from hf_fsl.heads.errors import HeadError
 from hf_fsl.heads.folds import k_fold_logits
 from hf_fsl.heads.lda import shrunk_lda
@@ -55,7 +55,7 @@ _ALL = (
         normalize=True,
         transform_is_fixed=True,
     ),
-    Estimator("lda", shrunk_lda, lda_held_out.shrunk_lda_held_out),
+    Estimator("lda", shrunk_lda, spectral.shrunk_lda_held_out),
     Estimator("ridge", ridge, ridge_held_out),
     Estimator("logistic", logistic, None),
     Estimator(
@@ -65,6 +65,7 @@ _ALL = (
         normalize=True,
         takes_prior=True,
     ),
+    Estimator("named_lda", named_lda.named_lda, named_lda.named_lda_held_out, normalize=True, takes_prior=True),
     Estimator(
         "cache",
         tip_adapter.tip_adapter,

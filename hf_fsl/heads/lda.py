@@ -51,9 +51,14 @@ def from_weight(weight: Tensor, means: Tensor, log_priors: Tensor) -> tuple[Tens
 
 def shrunk_scales(trace: Tensor, total: Tensor, dimension: int, shrinkage: float) -> tuple[Tensor, Tensor]:
     """tr(S) and the features' mean square, ``(...)`` -> what of the identity and of S is in Σ, each ``(...)``."""
-    nothing = trace <= _NOTHING * total
+    nothing = is_nothing(trace, total)
     ridge = torch.where(nothing, torch.ones_like(trace), shrinkage * trace / dimension)
     return ridge, torch.where(nothing, torch.zeros_like(trace), torch.full_like(trace, 1 - shrinkage))
+
+
+def is_nothing(trace: Tensor, total: Tensor) -> Tensor:
+    """Whether a scatter is rounding only, as with one example a class; see ``shrunk_scales``."""
+    return trace <= _NOTHING * total
 
 
 def check_settings(shrinkage: float, class_prior: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Support:
     def means(self) -> Tensor:
         """Class means ``(..., C, D)``; zeros for a class without supports."""
         return (self.one_hot.mT @ self.features) / self.counts.clamp(min=1).unsqueeze(-1)
+
+    def shifted(self, middle: Tensor) -> Support:
+        """The same about ``middle`` ``(..., D)``."""
+        return replace(self, features=self.features - middle.unsqueeze(-2))
 
     def double(self) -> Support:
         """The same in float64, for what is solved or subtracted."""

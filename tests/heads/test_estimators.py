@@ -13,7 +13,11 @@ from hf_fsl.modeling import CacheHead
 
 NAMES = list(ESTIMATORS)
 CLOSED = [name for name in NAMES if ESTIMATORS[name].leave_one_out is not None]
-SETTINGS: dict[str, dict] = {"cache": {"alpha": 2.0, "logit_scale": 5.0}, "prior": {"strength": 0.5}}
+SETTINGS: dict[str, dict] = {
+    "cache": {"alpha": 2.0, "logit_scale": 5.0},
+    "prior": {"strength": 0.5},
+    "named_lda": {"shrinkage": 0.6},
+}
 QUERIES = torch.randn(20, 12, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
@@ -116,6 +120,12 @@ def test_leave_one_out_is_refitting(name, counts, dimension):
     estimator = ESTIMATORS[name]
     mean = support.mean(0)
     held_out = held_out_logits(name, support, labels, prior=prior, base_mean=mean, **settings)
+    if name == "named_lda":
+        features = normalize(support, dim=-1)
+        settings["middle"] = torch.stack([features[labels == c].mean(0) for c in range(3)]).mean(0)
+        settings["unit"] = float((features - settings["middle"]).square().sum(-1).mean())
+        settings["shrinkage"] = ((0.3, 0.5), (0.9, 0.4))
+        held_out = held_out_logits(name, support, labels, prior=prior, **settings)
     if name in ("ridge", "prior"):
         features = support - mean if name == "ridge" else normalize(support, dim=-1)
         settings["unit"] = float(features.square().sum(-1).mean())
@@ -145,6 +155,23 @@ def test_k_fold_holds_out_what_it_scores():
         assert torch.allclose(held_out[fold == number], wanted, atol=1e-9)
 
 
+def named_reference(support: np.ndarray, means: np.ndarray, targets: np.ndarray, anchor: np.ndarray, queries):
+    """LDA about the posterior mean, the whitening left out of all terms with a name."""
+    middle, (count, dimension) = means.mean(0), support.shape
+    unit = ((support - middle) ** 2).sum(-1).mean()
+    scatter = (support - targets @ means).T @ (support - targets @ means) / count
+    spread = np.trace(scatter) / dimension
+    inverse = np.linalg.inv(0.4 * scatter / spread + 0.6 * np.eye(dimension))
+    inverse *= np.trace(scatter) / np.trace(inverse @ scatter)
+    logits = np.empty((len(queries), len(means)))
+    for c, number in enumerate(targets.sum(0)):
+        u = number / (number + 4) * (means[c] - middle)
+        v = 1.5 / (number + 4) * anchor[c] / np.linalg.norm(anchor[c]) * np.sqrt(unit)
+        z = queries - middle
+        logits[:, c] = z @ (inverse @ u + v) - 0.5 * u @ inverse @ u - u @ v - 0.5 * v @ v
+    return logits / unit
+
+
 def reference(
     name: str, support: np.ndarray, labels: np.ndarray, prior: np.ndarray, queries: np.ndarray
 ) -> np.ndarray:
@@ -156,7 +183,7 @@ def reference(
 
     if name == "cl2n":
         support, queries = unit(support - support.mean(0)), unit(queries - support.mean(0))
-    if name in ("cosine", "prior", "cache"):
+    if name in ("cosine", "prior", "named_lda", "cache"):
         support, queries = unit(support), unit(queries)
     means = np.stack([support[labels == c].mean(0) for c in range(classes)])
     targets = np.eye(classes)[labels]
@@ -179,6 +206,8 @@ def reference(
         gram = support @ support.T + np.eye(count)
         residual = targets - 1 / classes - support @ start.T
         return queries @ start.T + queries @ support.T @ np.linalg.inv(gram) @ residual
+    if name == "named_lda":
+        return named_reference(support, means, targets, anchor, queries)
     if name == "cache":
         return 2.0 * np.exp(-5.5 * (1 - queries @ support.T)) @ targets + 5.0 * queries @ anchor.T
     raise AssertionError(name)
@@ -232,6 +261,8 @@ def test_an_unknown_head_is_refused_with_the_known_ones():
         ("ridge", {"penalty": 0.0}, "penalty must be above 0"),
         ("prior", {"penalty": -1.0}, "penalty must be above 0"),
         ("logistic", {"inverse_penalty": 0.0}, "inverse_penalty must be above 0"),
+        ("named_lda", {"pseudo_count": 0.0}, "pseudo_count must be above 0"),
+        ("named_lda", {"name_weight": -1.0}, "name_weight must not be below 0"),
         ("cosine", {"normalize": False}, "cosine is defined with"),
     ],
 )
@@ -251,7 +282,7 @@ def test_without_supports_the_prior_is_the_classifier(name):
         assert torch.allclose(head(QUERIES), 3 * centred(cosines), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["prior", "cache"])
+@pytest.mark.parametrize("name", ["prior", "named_lda", "cache"])
 def test_with_a_prior_a_class_needs_no_support(name):
     support, labels, prior = support_set((2, 2, 2))
     kept = labels != 1

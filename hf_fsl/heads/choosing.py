@@ -1,0 +1,257 @@
+"""``head="auto"``: what a support set itself says about estimator, shrinkage, names and temperature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_fsl.heads.errors import HeadError
+from hf_fsl.heads.estimators import fit_head, held_out_logits
+from hf_fsl.heads.named_lda import NamedHeldOut, fitted
+from hf_fsl.heads.support import Support, read_support, require_every_class
+from hf_fsl.heads.temperature import best_scale
+from hf_fsl.modeling import CacheHead, LinearHead
+
+SHRINKAGES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1)
+NAME_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+DEFAULTS: dict[str, Any] = {"shrinkage": 1.0, "pseudo_count": 4.0, "name_weight": 1.5}
+"""Of "named_lda" where nothing can be held out. Settled, like all constants here, on the classes of wordnet_nli and
+the validation subcategories of emoji: no figure reported for ``choose_head`` is measured on either."""
+DEFAULT_SPREADS = {"names": 1.05, "examples": 0.85}
+"""There the temperature makes this the root mean square of the supports' logits for other classes than their own: with
+label names, and without. The fewer dimensions of the embedding matter, the more these logits spread by chance."""
+
+_LIKELY_SHRINKAGE, _LIKELY_NAME_WEIGHT = 0.8, 1.5
+_NO_NAMES = 3.5
+"""How many doublings lie between the likely name weight and none."""
+_TRUST = 0.5
+"""Exponent on the held-out likelihood: leave-one-out terms are not independent."""
+
+OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "nearest_mean": ({},),
+    "cosine": ({},),
+    "cl2n": ({},),
+    "lda": tuple({"shrinkage": value} for value in SHRINKAGES[1:]),
+    "ridge": tuple({"penalty": value} for value in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
+    "logistic": tuple({"inverse_penalty": value} for value in (0.1, 1.0, 10.0)),
+    "prior": tuple({"penalty": a, "strength": b} for a in (0.3, 1.0, 3.0, 10.0) for b in (0.5, 1.0, 2.0, 4.0)),
+    "cache": tuple(
+        {"alpha": a, "beta": b, "logit_scale": c} for a in (0.3, 1.0, 3.0) for b in (2.0, 5.5) for c in (5.0, 20.0)
+    ),
+}
+"""Estimators that can be asked for as candidates, with what is tried of each."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that was tried."""
+
+    estimator: str
+    hyperparameters: dict[str, Any]
+    loss: float
+    """Mean held-out negative log likelihood at the setting's own best temperature."""
+    accuracy: float
+    """Of the held-out predictions."""
+    weight: float = 0.0
+    """Its part of what was chosen."""
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """What was chosen, and why."""
+
+    head: LinearHead | CacheHead
+    estimator: str
+    hyperparameters: dict[str, Any]
+    """``fit_head(estimator, …, **hyperparameters).scaled(1 / temperature)`` is the head."""
+    temperature: float
+    """Already in the head."""
+    reason: str
+    table: tuple[Trial, ...] = field(repr=False, default=())
+    held_out_logits: Tensor | None = field(repr=False, default=None)
+    """``(n, C)``, temperature applied: of each support from a head fitted without it. NaN for the only support of its
+    class. None where no class has two."""
+
+
+def choose_head(
+    support: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    prior: Tensor | None = None,
+    base_mean: Tensor | None = None,
+    candidates: Sequence[str] | None = None,
+    normalize: bool = True,
+) -> HeadChoice:
+    """A head from a support set alone: its estimator, hyperparameters, use of the label names, and temperature.
+
+    By default it is "named_lda", averaged over shrinkages and name weights: each counts by its leave-one-out
+    likelihood, at its own best temperature, and by how far it is from what is likely before seeing the data, which
+    decides when examples are few. Averages of such heads are such a head. The temperature is then chosen on the
+    average's leave-one-out logits. Classes with one example are fitted, but not held out; where no class has two, the
+    defaults hold, without names if these do not tell the supports apart. Without supports it is the zero-shot
+    classifier.
+
+    Args:
+        support: embeddings ``(n, D)``.
+        labels: ``(n,)``.
+        num_classes: C; None: as many as the prior has, or as the labels name.
+        prior: label embeddings ``(C, D)`` from the supports' encoder.
+        base_mean: ``(D,)``, for the candidates that centre.
+        candidates: estimators to choose among, by held-out likelihood; None: "named_lda".
+        normalize: whether embeddings are brought to length 1, for "named_lda"; without it, the head folds.
+
+    Raises:
+        HeadError: a support set that cannot be used, an unknown candidate, or candidates other than "named_lda" where
+            a class has fewer than two examples.
+    """
+    names = tuple(candidates) if candidates is not None else ("named_lda",)
+    unknown = sorted(set(names) - {"named_lda", *OTHERS})
+    if unknown or not names:
+        raise HeadError(f"Candidates are among {', '.join(('named_lda', *OTHERS))}; got {', '.join(names) or 'none'}.")
+    read = read_support(support, labels, num_classes=num_classes, prior=prior, normalize=normalize)
+    if support.ndim != 2:
+        raise HeadError(f"A head is chosen for one support set (n, D); got {tuple(support.shape)}.")
+    if prior is None:
+        require_every_class(read, "auto")
+    common = {"num_classes": read.num_classes, "prior": prior}
+    if len(support) == 0:
+        return _zero_shot(support, labels, common)
+    if int((read.counts >= 2).sum()) < 2 and "named_lda" in names:
+        return _default(support, labels, read, normalize, common)
+    choices = [_named(support, labels, read, normalize)] if "named_lda" in names else []
+    choices += [_best(name, support, labels, {**common, "base_mean": base_mean}) for name in names if name in OTHERS]
+    best = min(choices, key=lambda choice: min(trial.loss for trial in choice.table if trial.weight > 0))
+    table = tuple(trial for choice in choices for trial in choice.table)
+    return HeadChoice(
+        best.head, best.estimator, best.hyperparameters, best.temperature, best.reason, table, best.held_out_logits
+    )
+
+
+def _zero_shot(support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
+    settings: dict[str, Any] = {"strength": 1.0}
+    head = fit_head("prior", support, labels, **common, **settings)
+    scale = 10.0
+    return HeadChoice(
+        head.scaled(scale), "prior", settings, 1 / scale, "There are no examples: the label names are the classifier."
+    )
+
+
+def _default(support: Tensor, labels: Tensor, read: Support, normalize: bool, common: dict[str, Any]) -> HeadChoice:
+    settings = dict(DEFAULTS, shrinkage=((1.0, 1.0),), normalize=normalize)
+    reason = "Fewer than two classes have two examples, so nothing can be held out, and there are defaults for "
+    if read.prior is None:
+        settings["name_weight"] = 0.0
+        reason += "shrinkage and temperature; there are no label names."
+    else:
+        gain = names_gain(read)
+        settings["name_weight"] *= 1 - math.exp(-gain)
+        reason += (
+            f"shrinkage, temperature and label names. These alone make the examples' labels {gain:.1f} nats likelier "
+            f"than guessing, so that a name weighs as much as {settings['name_weight']:.2g} examples."
+        )
+    head = fit_head("named_lda", support, labels, **common, **settings)
+    logits = head(support).double()
+    others = (logits - logits.mean(-1, keepdim=True))[read.one_hot == 0]
+    spread = DEFAULT_SPREADS["examples" if read.prior is None else "names"]
+    scale = spread / max(float(others.square().mean().sqrt()), 1e-12)
+    return HeadChoice(head.scaled(scale), "named_lda", settings, 1 / scale, reason)
+
+
+def names_gain(support: Support) -> float:
+    """Nats by which label names alone, at their best temperature, explain the supports' labels; not below 0."""
+    held_out = NamedHeldOut.of(support)
+    _, loss = best_scale(held_out.names, support.labels)
+    return max(0.0, len(support.labels) * (math.log(support.num_classes) - float(loss)))
+
+
+def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> HeadChoice:
+    held_out = NamedHeldOut.of(read)
+    scored = read.counts[labels] >= 2
+    own = labels[scored]
+    weights = NAME_WEIGHTS if read.prior is not None else (0.0,)
+    pseudo_count = DEFAULTS["pseudo_count"]
+    factors = [float(held_out.scatter.even(shrinkage)) for shrinkage in SHRINKAGES]
+    metrics = [held_out.of_metric(((one, factor),)) for one, factor in zip(SHRINKAGES, factors, strict=True)]
+    all_weights = torch.tensor(weights, dtype=torch.float64)[:, None, None]
+    stacked = torch.cat([held_out.logits(metric, pseudo_count, all_weights)[:, scored] for metric in metrics])
+    grid = [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in weights]
+    # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
+    scales, losses = (one.double() for one in best_scale(stacked.float(), own, tolerance=1e-3))
+    likely = torch.tensor([_surprise(*one, named=read.prior is not None) for one in grid], dtype=losses.dtype)
+    shares = torch.softmax(-_TRUST * len(own) * losses - likely, 0)
+    amounts = (shares * scales).reshape(len(SHRINKAGES), len(weights))
+    amounts = amounts / amounts.sum()
+    parts = amounts.sum(1).tolist()
+    pairs = tuple((one, factor * part) for one, factor, part in zip(SHRINKAGES, factors, parts, strict=True))
+    name_weight = float(amounts.sum(0) @ torch.tensor(weights, dtype=amounts.dtype))
+    settings = {"shrinkage": pairs, "pseudo_count": pseudo_count, "name_weight": name_weight}
+    products, norms = (
+        sum((part * metric[side] for part, metric in zip(parts, metrics, strict=True)), torch.zeros(()))
+        for side in (0, 1)
+    )
+    chosen = held_out.logits((products, norms), pseudo_count, name_weight)
+    scale, loss = best_scale(chosen[scored], own)
+    matrix, bias = fitted(held_out.support, held_out.frame, held_out.scatter, **settings)
+    head = LinearHead(matrix.to(support.dtype), bias.to(support.dtype), read.transform)
+    accuracies = (stacked.argmax(-1) == own).double().mean(-1)
+    table = [
+        Trial(
+            "named_lda",
+            {"shrinkage": one, "pseudo_count": pseudo_count, "name_weight": weight},
+            float(losses[i]),
+            float(accuracies[i]),
+            float(shares[i]),
+        )
+        for i, (one, weight) in enumerate(grid)
+    ]
+    settings["normalize"] = normalize
+    accuracy = float((chosen[scored].argmax(-1) == own).double().mean())
+    table.append(Trial("named_lda", settings, float(loss), accuracy, 1.0))
+    used = f"a label name weighs as much as {name_weight:.2g} examples" if read.prior is not None else "no label names"
+    spread = sum(one * part for one, part in zip(SHRINKAGES, parts, strict=True))
+    reason = (
+        f"LDA averaged over {len(grid)} settings by leave-one-out likelihood: mean shrinkage {spread:.2f}, {used}; "
+        f"leave-one-out accuracy {accuracy:.3f} and loss {float(loss):.3f} on {len(own)} examples."
+    )
+    return HeadChoice(
+        head.scaled(float(scale)),
+        "named_lda",
+        settings,
+        1 / float(scale),
+        reason,
+        tuple(table),
+        (float(scale) * chosen).to(support.dtype),
+    )
+
+
+def _surprise(shrinkage: float, name_weight: float, *, named: bool) -> float:
+    """Minus the log of what is likely before seeing the data: lognormal, a doubling being one standard deviation."""
+    doublings = math.log2(shrinkage / _LIKELY_SHRINKAGE)
+    names = (math.log2(name_weight / _LIKELY_NAME_WEIGHT) if name_weight else _NO_NAMES) if named else 0.0
+    return 0.5 * (doublings**2 + names**2)
+
+
+def _best(name: str, support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
+    rows = [held_out_logits(name, support, labels, **common, **settings).double() for settings in OTHERS[name]]
+    scales, losses = best_scale(torch.stack(rows), labels)
+    accuracies = [float((one.argmax(-1) == labels).double().mean()) for one in rows]
+    best = int(losses.argmin())
+    table = tuple(
+        Trial(name, settings, float(losses[i]), accuracies[i], float(i == best))
+        for i, settings in enumerate(OTHERS[name])
+    )
+    scale, settings = float(scales[best]), dict(OTHERS[name][best])
+    head = fit_head(name, support, labels, **common, **settings)
+    reason = (
+        f"{name} with {settings or 'its defaults'} has the best held-out loss among the candidates: "
+        f"{float(losses[best]):.3f}, accuracy {accuracies[best]:.3f}, on {len(labels)} examples."
+    )
+    return HeadChoice(
+        head.scaled(scale), name, settings, 1 / scale, reason, table, (scale * rows[best]).to(support.dtype)
+    )

@@ -1,0 +1,161 @@
+"""Leave-one-out under a shrunk covariance, in closed form: the scatter less one example, in its own eigenbasis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_fsl.heads.lda import check_settings, is_nothing, log_prior, shrunk_scales
+from hf_fsl.heads.support import Support
+
+
+def shrunk_lda_held_out(support: Support, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> Tensor:
+    """Leave-one-out logits ``(..., n, C)``, less their mean over the classes, as the head's.
+
+    The ridge λ tr(S)/D and π are those of the others, too. NaN for the only support of a class.
+    """
+    check_settings(shrinkage, class_prior)
+    support = support.double()
+    forms = SpectralScatter.of(support).held_out(shrinkage)
+    log_priors = log_prior(support.counts.unsqueeze(-2) - support.one_hot, class_prior)
+    logits = forms.products - 0.5 * forms.norms + log_priors
+    return torch.where(forms.alone, torch.nan, logits - logits.mean(-1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class HeldOutForms:
+    """For each support z, with μ and Σ of the supports without it."""
+
+    products: Tensor
+    """zᵀΣ⁻¹μ_c ``(..., n, C)``."""
+    norms: Tensor
+    """μ_cᵀΣ⁻¹μ_c ``(..., n, C)``."""
+    spread: Tensor
+    """tr(S)/D ``(..., n, 1)``; 1 where the scatter is nothing, and Σ the identity."""
+    alone: Tensor
+    """Whether it is the only one of its class, so that μ_y is not what it says: ``(..., n, 1)``."""
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Inner products of supports z, their deviations d and the class means μ, under some form."""
+
+    z_mean: Tensor
+    """``(..., n, C)``."""
+    d_mean: Tensor
+    """``(..., n, C)``."""
+    mean_mean: Tensor
+    """Of each class ``(..., 1, C)``, or ``(..., n, C)`` where the form is another for each support."""
+    d_d: Tensor
+    """``(..., n, 1)``."""
+    d_z: Tensor
+    """``(..., n, 1)``."""
+
+    @classmethod
+    def of(cls, z: Tensor, d: Tensor, means: Tensor, form: Tensor | None = None) -> _Products:
+        """Under the diagonal ``form`` ``(..., n, D)``, one for each support; None: the identity."""
+        z_form, d_form = (z, d) if form is None else (z * form, d * form)
+        squares = means.square()
+        return cls(
+            z_form @ means.mT,
+            d_form @ means.mT,
+            squares.sum(-1).unsqueeze(-2) if form is None else form @ squares.mT,
+            (d_form * d).sum(-1, keepdim=True),
+            (d_form * z).sum(-1, keepdim=True),
+        )
+
+    def plus(self, other: _Products, factor: Tensor) -> _Products:
+        """These and the other's times ``factor`` ``(..., n, 1)``."""
+        return _Products(
+            self.z_mean + factor * other.z_mean,
+            self.d_mean + factor * other.d_mean,
+            self.mean_mean + factor * other.mean_mean,
+            self.d_d + factor * other.d_d,
+            self.d_z + factor * other.d_z,
+        )
+
+
+@dataclass(frozen=True)
+class SpectralScatter:
+    """What does not depend on the shrinkage: one eigendecomposition serves a whole grid.
+
+    Without support i, whose deviation from its class mean is d, class y's mean is μ_y − d/(n_y − 1) and the scatter
+    Z̃ᵀZ̃ − n_y/(n_y − 1) d dᵀ. In the eigenvectors of Z̃ᵀZ̃ every inverse is a diagonal and a rank-one term
+    (Sherman & Morrison 1950).
+    """
+
+    support: Support
+    """In float64."""
+    deviations: Tensor
+    """Z̃ ``(..., n, D)``."""
+    eigenvalues: Tensor
+    """Of Z̃ᵀZ̃, those that can differ from 0: ``(..., r)``."""
+    basis: Tensor
+    """The eigenvectors ``(..., D, r)``."""
+    rotated: tuple[Tensor, Tensor, Tensor]
+    """Features ``(..., n, r)``, deviations ``(..., n, r)`` and class means ``(..., C, r)`` in the eigenvectors."""
+    flat: _Products
+    """Of the same in all D dimensions."""
+
+    @classmethod
+    def of(cls, support: Support) -> SpectralScatter:
+        means = support.means()
+        deviations = support.features - support.one_hot @ means
+        count, dimension = deviations.shape[-2:]
+        if count < dimension:
+            values, left = torch.linalg.eigh(deviations @ deviations.mT)
+            real = values > 1e-12 * values[..., -1:].clamp(min=1e-300)
+            inverse = torch.where(real, values, torch.ones_like(values)).rsqrt() * real
+            basis = deviations.mT @ left * inverse.unsqueeze(-2)
+        else:
+            values, basis = torch.linalg.eigh(deviations.mT @ deviations)
+        parts = (support.features, deviations, means)
+        rotated = (parts[0] @ basis, parts[1] @ basis, parts[2] @ basis)
+        return cls(support, deviations, values.clamp(min=0), basis, rotated, _Products.of(*parts))
+
+    def relative(self) -> Tensor:
+        """Eigenvalues of S D/tr(S) ``(..., r)``: 1 on average over all D; 0 where the scatter is nothing."""
+        squares = self.deviations.square().sum((-1, -2)).unsqueeze(-1)
+        nothing = is_nothing(squares, self.support.features.square().sum((-1, -2)).unsqueeze(-1))
+        dimension = self.deviations.shape[-1]
+        return (
+            torch.where(nothing, torch.zeros_like(squares), dimension / squares.clamp(min=1e-300)) * self.eigenvalues
+        )
+
+    def even(self, shrinkage: float) -> Tensor:
+        """Factor ``(...)`` of M = ((1−λ) S D/tr(S) + λI)⁻¹ that leaves the mean square within the classes as it is.
+
+        1 where the scatter is nothing, and M the identity.
+        """
+        relative = self.relative()
+        total = relative.sum(-1)
+        left = (relative / ((1 - shrinkage) * relative + shrinkage)).sum(-1)
+        return torch.where(total > 0, total / left.clamp(min=1e-300), torch.ones_like(total))
+
+    def held_out(self, shrinkage: float) -> HeldOutForms:
+        """Products and norms under Σ = (1−λ) S + λ tr(S)/D I."""
+        support, deviations = self.support, self.deviations
+        count, dimension = deviations.shape[-2:]
+        own_count = support.one_hot @ support.counts.unsqueeze(-1)
+        others = (own_count - 1).clamp(min=1)
+        lost = (own_count / others).squeeze(-1)
+        squares, lengths = deviations.square().sum(-1), support.features.square().sum(-1)
+        trace = ((squares.sum(-1, keepdim=True) - lost * squares) / (count - 1)).clamp(min=0)
+        total = (lengths.sum(-1, keepdim=True) - lengths) / (count - 1)
+        ridge, kept = shrunk_scales(trace, total, dimension, shrinkage)
+        scaled = kept / (count - 1)
+        diagonal = 1 / (scaled.unsqueeze(-1) * self.eigenvalues.unsqueeze(-2) + ridge.unsqueeze(-1))
+        # What an eigenvector weighs beyond the directions outside all of them, which weigh 1 / ridge.
+        form = _Products.of(*self.rotated, diagonal - 1 / ridge.unsqueeze(-1)).plus(self.flat, 1 / ridge.unsqueeze(-1))
+        dd, dz, mean_d = form.d_d, form.d_z, form.d_mean
+        # (A − s d dᵀ)⁻¹ = A⁻¹ + g A⁻¹d dᵀA⁻¹, with g = s / (1 − s dᵀA⁻¹d).
+        strength = (scaled * lost).unsqueeze(-1)
+        gain = strength / (1 - strength * dd)
+        own = support.one_hot / others
+        whole = 1 + gain * dd
+        products = form.z_mean + gain * mean_d * dz - own * dz * whole
+        norms = form.mean_mean + gain * mean_d.square() - 2 * own * mean_d * whole + own.square() * dd * whole
+        spread = torch.where(is_nothing(trace, total), torch.ones_like(trace), trace / dimension)
+        return HeldOutForms(products, norms, spread.unsqueeze(-1), own_count <= 1)
