@@ -24,8 +24,7 @@ from hf_fsl.adaptation.processes import gathered, summed_gradients
 from hf_fsl.adaptation.sampling import ClassBatches
 from hf_fsl.adapters import ParameterCount, attach_adapter, count_parameters, merge_adapter
 from hf_fsl.backbones import Backbone
-from hf_fsl.config import AdapterConfig, TrainingConfig
-from hf_fsl.config.adaptation import AdaptationConfig
+from hf_fsl.config import AdaptationConfig, AdapterConfig, TrainingConfig
 from hf_fsl.files import replaced
 from hf_fsl.metric_losses import MetricLoss
 from hf_fsl.training.update import make_optimizer, make_scheduler
@@ -145,7 +144,7 @@ def adapt(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 scheduler.step()
-                losses.append(_finite(float(value), len(losses) + 1))
+                losses.append(_finite(value.item(), len(losses) + 1))
                 bar.update()
                 bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     count = count_parameters(tuned)

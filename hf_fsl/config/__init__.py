@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hf_fsl.config.adaptation import AdaptationConfig
 from hf_fsl.config.command_line import config_from_command_line, run_recipe
 from hf_fsl.config.contrastive import (
     AugmentationConfig,
@@ -33,6 +34,7 @@ RECIPES: dict[str, type[Any]] = {
 
 __all__ = [
     "RECIPES",
+    "AdaptationConfig",
     "AdapterConfig",
     "AugmentationConfig",
     "ConfigError",

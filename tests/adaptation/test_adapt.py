@@ -19,8 +19,7 @@ from transformers import AutoModel
 from hf_fsl import Backbone
 from hf_fsl.adaptation import AdaptationError, adapt
 from hf_fsl.backbones.cache import weights_fingerprint
-from hf_fsl.config import AdapterConfig
-from hf_fsl.config.adaptation import AdaptationConfig
+from hf_fsl.config import AdaptationConfig, AdapterConfig
 
 TOPICS = [["cat", "dog", "bird", "fish"], ["house", "river", "tree", "rain"], ["car", "train", "film", "sun"]]
 TEXTS = [f"the {adjective} {noun}" for nouns in TOPICS for noun in nouns for adjective in ("big", "small", "red")]
@@ -35,19 +34,26 @@ def backbone(text_backbone: Path) -> Backbone:
     return Backbone.from_pretrained(str(text_backbone))
 
 
-def closeness(backbone: Backbone, texts=TEXTS, labels=LABELS) -> float:
-    """Mean cosine within a class minus that between classes."""
-    z = normalize(backbone.encode(texts), dim=-1)
+def separation(backbone: Backbone, texts=TEXTS, labels=LABELS) -> float:
+    """Mean cosine distance between classes over that within them."""
+    z = normalize(backbone.encode(texts).double(), dim=-1)
     same = torch.tensor(labels)[:, None] == torch.tensor(labels)
-    return float((z @ z.T)[same].mean() - (z @ z.T)[~same].mean())
+    within, distances = same & ~torch.eye(len(labels), dtype=torch.bool), 1 - z @ z.T
+    return float(distances[~same].mean() / distances[within].mean())
 
 
-@pytest.mark.parametrize("adapter", [LORA, FULL, peft.LoraConfig(r=2, target_modules=["query", "value"])])
+@pytest.mark.parametrize(
+    ("adapter", "rate"),
+    [(LORA, 1e-2), (FULL, 5e-3), (peft.LoraConfig(r=2, target_modules=["query", "value"]), 5e-2)],
+)
 @pytest.mark.parametrize("loss", ["supcon", "prototypical", "triplet"])
-def test_classes_come_together_and_the_backbone_given_stays_as_it_was(backbone, adapter, loss):
+def test_classes_come_together_and_the_backbone_given_stays_as_it_was(backbone, adapter, rate, loss):
+    for parameter in backbone.model.parameters():
+        parameter.data *= 4 if parameter.ndim == 2 else 1  # at BERT's initial scale it is next to linear
     before, state = weights_fingerprint(backbone.model), [p.requires_grad for p in backbone.model.parameters()]
-    adapted = adapt(backbone, TEXTS, LABELS, replace(CONFIG, loss=loss, steps=15), adapter=adapter)
-    assert closeness(adapted.backbone) > closeness(backbone) + 0.03
+    config = replace(CONFIG, loss=loss, steps=15, learning_rate=rate)
+    adapted = adapt(backbone, TEXTS, LABELS, config, adapter=adapter)
+    assert separation(adapted.backbone) > 1.3 * separation(backbone)
     assert weights_fingerprint(backbone.model) == before
     assert [p.requires_grad for p in backbone.model.parameters()] == state
     assert not any("lora" in name for name, _ in adapted.backbone.model.named_modules())
@@ -111,11 +117,11 @@ def test_upper_layers_in_full_leave_the_lower_ones_alone(backbone):
 
 
 def test_label_texts_are_examples_of_their_class(backbone):
-    once = AdaptationConfig(steps=10, batch_size=6, examples_per_class=2, learning_rate=5e-3, mixed_precision="no")
+    once = AdaptationConfig(steps=10, batch_size=6, examples_per_class=2, learning_rate=2e-2, mixed_precision="no")
     texts, labels, names = ["the cat runs", "the river", "a car"], [0, 1, 2], ["dog", "tree", "train"]
     adapted = adapt(backbone, texts, labels, once, label_texts=names)
     both, twice = [*texts, *names], [*labels, *labels]
-    assert closeness(adapted.backbone, both, twice) > closeness(backbone, both, twice) + 0.03
+    assert separation(adapted.backbone, both, twice) > 1.3 * separation(backbone, both, twice)
     assert adapted.losses == adapt(backbone, both, twice, once).losses
     with pytest.raises(AdaptationError, match="each of the 3 classes has one. Give label_texts"):
         adapt(backbone, texts, labels, once)
@@ -130,7 +136,7 @@ def test_images_with_and_without_what_lies_below_computed_once(image_backbone):
             image.putpixel((x, y), (x * 16, y * 16, 0))
     labels = [c for c in range(3) for _ in range(5)]
     whole = adapt(backbone, shades, labels, replace(CONFIG, steps=10), adapter=replace(LORA, layers_to_transform=[1]))
-    assert closeness(whole.backbone, shades, labels) > closeness(backbone, shades, labels)
+    assert separation(whole.backbone, shades, labels) > separation(backbone, shades, labels)
     upper = adapt(backbone, shades, labels, replace(CONFIG, steps=10, first_layer=1), adapter=LORA)
     assert upper.losses == pytest.approx(whole.losses, rel=1e-3)
     with pytest.raises(AdaptationError, match="these examples are images"):
@@ -173,12 +179,9 @@ def test_what_cannot_be_adapted_is_refused(backbone, change, message):
 
 def test_two_processes_compute_what_one_does(backbone, text_backbone, tmp_path):
     expected = adapt(backbone, TEXTS, LABELS, replace(CONFIG, batch_size=9, examples_per_class=3), adapter=LORA)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", __file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, str(text_backbone), str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+    _run([*command, __file__, str(text_backbone), str(tmp_path)])
     results = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in range(2)]
     assert torch.equal(results[0]["embeddings"], results[1]["embeddings"])
     assert results[0]["losses"] == pytest.approx(expected.losses, rel=1e-4)
@@ -190,13 +193,17 @@ def test_two_processes_compute_what_one_does(backbone, text_backbone, tmp_path):
 def test_memory_grows_with_the_batch_not_with_the_number_of_examples(text_backbone, first_layer):
     peaks = []
     for count in (4_000, 40_000):
-        command = [sys.executable, __file__, str(text_backbone), "memory", str(count), str(first_layer)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        peaks.append([int(number) for number in done.stdout.split()[-2:]])
-    (before, small), (_, large) = peaks
-    assert large < 1.3 * small, peaks
+        printed = _run([sys.executable, __file__, str(text_backbone), "memory", str(count), str(first_layer)])
+        peaks.append(int(printed.split()[-1]))
+    assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+def _run(command: list[str]) -> str:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def _in_a_process(folder: str, *rest: str) -> None:
@@ -208,10 +215,9 @@ def _in_a_process(folder: str, *rest: str) -> None:
 
         count, first_layer = int(rest[1]), int(rest[2])
         texts = [f"{TEXTS[row % len(TEXTS)]} and {TEXTS[row // 7 % len(TEXTS)]}" for row in range(count)]
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         config = replace(CONFIG, steps=count // 40, batch_size=64, first_layer=first_layer, cache_bytes=1 << 20)
         adapt(backbone, texts, [row % 50 for row in range(count)], config, adapter=FULL)
-        print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
