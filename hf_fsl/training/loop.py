@@ -87,6 +87,7 @@ def train(
     evaluate: Evaluate | None = None,
     identity: dict[str, Any] | None = None,
     log: Log | None = None,
+    progress_bar: bool = True,
 ) -> Progress:
     """Trains in place the parameters of ``model`` that require gradients.
 
@@ -102,6 +103,7 @@ def train(
         evaluate: model -> validation metrics, ``metric_for_best_model`` among them.
         identity: what makes this run this run; a checkpoint with another identity is refused.
         log: called with scalars and the step.
+        progress_bar: shown on the main process.
 
     Raises:
         CheckpointError: see :mod:`hf_fsl.training.checkpoints`.
@@ -166,9 +168,8 @@ def train(
 
     wrapped.train()
     _freeze_statistics(wrapped)
-    bar = tqdm(
-        total=total, initial=progress.step, desc=f"seed {seed}", unit="step", disable=not accelerator.is_main_process
-    )
+    hidden = not (progress_bar and accelerator.is_main_process)
+    bar = tqdm(total=total, initial=progress.step, desc=f"seed {seed}", unit="step", disable=hidden)
     while progress.step < total and not progress.stopped:
         order.start_epoch(progress.epoch)
         if begin_epoch is not None:

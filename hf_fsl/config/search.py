@@ -1,0 +1,159 @@
+"""The configuration of the adapter search. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hf_fsl.config.search_space import SearchSpaceConfig
+from hf_fsl.config.sections import DataConfig, EvaluationConfig, HubConfig, ModelConfig
+
+Sampler = Literal["random", "tpe", "nsga2"]
+Strategy = Literal["general", "supernet"]
+
+COSTS = ("parameters", "latency", "merged_latency", "token_flops", "seconds")
+"""Objectives that are not metrics; all are minimised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What is searched for, by whom, for how long, and where the study is kept."""
+
+    objectives: list[str] = field(default_factory=lambda: ["loss", "parameters"])
+    """The first is a metric on validation: ``loss`` (log-loss), or one of ours or of evaluate. The others are metrics
+    or costs: trainable ``parameters``, ``latency`` (of the adapter beside the weights) or ``merged_latency`` in
+    seconds a batch, ``token_flops`` or ``seconds`` of training."""
+    sampler: Sampler = "tpe"
+    startup: int = 10
+    """Architectures drawn at random before the sampler proposes; NSGA-II: its population."""
+    trials: int | None = 40
+    """Architectures to try, over all workers; those stopped early and those of dead workers that run again count
+    once."""
+    seconds: float | None = None
+    """Budget in seconds of all trials of all workers together."""
+    token_flops: float | None = None
+    """Budget in floating-point operations of all trials, estimated from their tokens, evaluation included."""
+    rungs: list[float] = field(default_factory=lambda: [0.25, 0.5])
+    """Shares of its steps after which a trial is compared with the others, and stopped where it is behind."""
+    reduction_factor: float = 3.0
+    """A trial goes on where fewer than 1/factor of those at its rung lie on a better front."""
+    max_latency: float | None = None
+    """Seconds a batch with the adapter merged; slower architectures are not trained."""
+    latencies: str | None = None
+    """The ``report.json`` of an earlier study: its latencies are taken instead of measured, so that a study with one
+    worker repeats exactly."""
+    storage: str | None = None
+    """URL of the database that workers share (``postgresql://user@host/name``); ``null``: an SQLite file in
+    ``output_dir``."""
+    name: str | None = None
+    """Of the study; ``null``: the name of ``output_dir``."""
+    heartbeat: int = 30
+    """Seconds between two signs of life of a trial; after three without one it is run again from its checkpoint."""
+    max_retries: int = 3
+    wait_for_storage: float | None = None
+    """Seconds that a storage which stops to answer is waited for; ``null``: as long as it takes."""
+    seed: int = 0
+
+    def problems(self) -> Iterator[str]:
+        if not self.objectives:
+            yield "objectives: at least one"
+        elif self.objectives[0] in COSTS:
+            yield f"objectives: the first is a metric, such as loss; got {self.objectives[0]}"
+        if len(set(self.objectives)) < len(self.objectives):
+            yield f"objectives: each once, got {self.objectives}"
+        if self.trials is None and self.seconds is None and self.token_flops is None:
+            yield "trials, seconds or token_flops: at least one of them, or the search would not end"
+        for name in ("trials", "startup", "heartbeat"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"{name}: at least 1, got {value}"
+        for name in ("seconds", "token_flops", "max_latency", "wait_for_storage"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                yield f"{name}: above 0, got {value}"
+        if any(not 0 < rung < 1 for rung in self.rungs) or sorted(set(self.rungs)) != self.rungs:
+            yield f"rungs: ascending shares between 0 and 1, got {self.rungs}"
+        if self.reduction_factor <= 1:
+            yield f"reduction_factor: above 1, got {self.reduction_factor}"
+        if self.max_retries < 0 or self.seed < 0:
+            yield "max_retries and seed: at least 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotsConfig:
+    """The few labelled examples: all that the search sees."""
+
+    shots: int = 8
+    """Labelled examples of each class, those for validation among them."""
+    validation_shots: int = 3
+    """Of them, held out to compare architectures."""
+    seed: int = 0
+    per_device_train_batch_size: int = 32
+    per_device_eval_batch_size: int = 64
+    label_smoothing_factor: float = 0.0
+    modules_to_save: list[str] | None = None
+    """Modules trained in full with every architecture; ``null``: the classification head."""
+
+    def problems(self) -> Iterator[str]:
+        for name in ("shots", "validation_shots", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                yield f"{name}: at least 1, got {getattr(self, name)}"
+        if self.validation_shots >= self.shots >= 1:
+            yield (
+                f"validation_shots: fewer than shots ({self.shots}), or nothing is left to train on; "
+                f"got {self.validation_shots}"
+            )
+        if not 0 <= self.label_smoothing_factor < 1:
+            yield f"label_smoothing_factor: from 0 to below 1, got {self.label_smoothing_factor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishConfig:
+    """How the best of what was found is trained again, compared and chosen."""
+
+    members: int = 5
+    """Architectures of the front, spread over its sizes."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    learning_rate_factors: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """The learning rate of each is tuned again on validation, among these multiples of its own."""
+    baseline_rank: int = 8
+    """Of the uniform LoRA that is tuned and trained in the same way beside them; 0: none."""
+    choose: Literal["best", "smallest"] = "best"
+    """What is published: the member best on validation, or the smallest one that is not measurably worse than it
+    there."""
+
+    def problems(self) -> Iterator[str]:
+        if self.members < 1 or self.baseline_rank < 0:
+            yield "members: at least 1; baseline_rank: at least 0"
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            yield f"seeds: at least one, each once; got {self.seeds}"
+        if not self.learning_rate_factors or any(factor <= 0 for factor in self.learning_rate_factors):
+            yield f"learning_rate_factors: at least one, all above 0; got {self.learning_rate_factors}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSearchConfig:
+    """Everything ``recipes/search_adapters.py`` is told."""
+
+    data: DataConfig
+    model: ModelConfig
+    few_shot: ShotsConfig = ShotsConfig()
+    space: SearchSpaceConfig = SearchSpaceConfig()
+    strategy: Strategy = "general"
+    """``general``: every architecture is trained; ``supernet``: LoRA only, one training from which all are cut."""
+    search: StudyConfig = StudyConfig()
+    finish: FinishConfig = FinishConfig()
+    evaluation: EvaluationConfig = EvaluationConfig(baselines=[])
+    hub: HubConfig = HubConfig()
+    recipe: Literal["search_adapters"] = "search_adapters"
+    output_dir: str = "outputs/search_adapters"
+
+    def problems(self) -> Iterator[str]:
+        if self.data.problem_type != "single_label_classification":
+            yield "data.problem_type: the search is for tasks with one label an example"
+        if self.space.loss != ["cross_entropy"]:
+            yield f"space.loss: this recipe trains with cross_entropy, as fine_tune does; got {self.space.loss}"
+        foreign = sorted(set(self.space.methods) - {"lora", "none"})
+        if self.strategy == "supernet" and foreign:
+            yield f"strategy: a supernet is of nested LoRA; {', '.join(foreign)} need strategy: general"

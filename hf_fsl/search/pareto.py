@@ -1,0 +1,64 @@
+"""Pareto dominance: ranks, the front, its hypervolume, and a few members that span it. All values are minimised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def non_dominated_ranks(values: np.ndarray) -> np.ndarray:
+    """The front that each point lies on: 0 for points that none dominates, 1 once those are taken away, and so on.
+
+    Args:
+        values: ``(N, M)``, all minimised; infinite where a point failed.
+
+    Returns:
+        Ranks ``(N,)`` (Deb et al. 2002).
+    """
+    values = np.asarray(values, dtype=float)
+    no_worse: np.ndarray = np.all(values[:, None] <= values[None], axis=-1)
+    dominates: np.ndarray = no_worse & np.any(values[:, None] < values[None], axis=-1)
+    ranks = np.full(len(values), -1)
+    rank = 0
+    while (left := ranks < 0).any():
+        ranks[left & ~dominates[left].any(0)] = rank
+        rank += 1
+    return ranks
+
+
+def front(values: np.ndarray) -> np.ndarray:
+    """Indices of the points ``(N, M)`` that no other dominates, by ascending second value, then first."""
+    if len(values) == 0:
+        return np.empty(0, dtype=int)
+    chosen = np.flatnonzero(non_dominated_ranks(values) == 0)
+    first, last = values[chosen, 0], values[chosen, min(1, values.shape[1] - 1)]
+    return np.asarray(chosen[np.lexsort((first, last))])
+
+
+def hypervolume(values: np.ndarray, reference: Sequence[float]) -> float:
+    """Area that points ``(N, 2)`` dominate below a reference point (Zitzler and Thiele 1998); 0 without points."""
+    points = np.asarray(values, dtype=float).reshape(-1, 2)
+    points = points[(points < np.asarray(reference)).all(-1)]
+    area, ceiling = 0.0, float(reference[1])
+    for first, second in points[np.lexsort(points.T[::-1])]:
+        if second < ceiling:
+            area += (reference[0] - first) * (ceiling - second)
+            ceiling = second
+    return float(area)
+
+
+def spread(sizes: Sequence[float], count: int) -> list[int]:
+    """``count`` positions of an ascending list, the ends among them, evenly spread over the logarithm of its values.
+
+    Greedy: each next one is the farthest from those chosen (Gonzalez 1985).
+    """
+    places = [math.log(max(size, 1e-12)) for size in sizes]
+    if len(places) <= count:
+        return list(range(len(places)))
+    chosen = [len(places) - 1, 0][:count]
+    while len(chosen) < count:
+        rest = [i for i in range(len(places)) if i not in chosen]
+        chosen.append(max(rest, key=lambda i: min(abs(places[i] - places[j]) for j in chosen)))
+    return sorted(chosen)

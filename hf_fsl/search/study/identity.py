@@ -1,0 +1,72 @@
+"""What a study is about. A worker that would search something else is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from hf_fsl import __version__
+from hf_fsl.search.errors import SearchError
+
+_KEY = "hf_fsl"
+
+
+class StudyMismatch(SearchError):
+    """A study that was opened with another space, data set, backbone or version."""
+
+
+def identity(**parts: Any) -> dict[str, Any]:
+    """What workers of one study have in common: what is given, and the version of hf_fsl.
+
+    Args:
+        parts: name, as it stands in an error -> plain values.
+    """
+    return {"hf_fsl version": __version__, **json.loads(json.dumps(parts, sort_keys=True))}
+
+
+def fingerprint(*rows: Any) -> str:
+    """16 hexadecimal digits that stand for data, such as the examples drawn."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row if isinstance(row, bytes) else json.dumps(row, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def claim(study: optuna.Study, mine: Mapping[str, Any]) -> None:
+    """Notes in a new study what it is about, or compares with what is noted.
+
+    Raises:
+        StudyMismatch: it is about something else; the message names each part that differs.
+    """
+    if _KEY not in study.user_attrs:
+        if study.get_trials(deepcopy=False):
+            raise StudyMismatch(
+                f"The study {study.study_name!r} was not made by hf_fsl. Give search.name another name."
+            )
+        study.set_user_attr(_KEY, dict(mine))
+    noted = study.user_attrs[_KEY]  # read again: another worker may have been first
+    differing = [name for name in {**noted, **mine} if noted.get(name) != mine.get(name)]
+    if differing:
+        lines = "".join(f"\n  - {name}: {_difference(noted.get(name), mine.get(name))}" for name in differing)
+        raise StudyMismatch(
+            f"The study {study.study_name!r} is about something else than this worker:{lines}\n"
+            "Join it with the same configuration, data and version, or give search.name another name."
+        )
+
+
+def _difference(there: Any, here: Any) -> str:
+    """Both values, of mappings only what differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        return "; ".join(f"{name} {_difference(there.get(name), here.get(name))}" for name in names)
+    return f"{_short(there)} there, {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"

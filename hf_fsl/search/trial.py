@@ -1,0 +1,266 @@
+"""One trial: an architecture trained on the few examples, compared at its rungs, measured on validation."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor, nn
+
+from hf_fsl.adapters import attach_adapter
+from hf_fsl.backbones.classification import load_classifier
+from hf_fsl.config import ModelConfig, TrainingConfig
+from hf_fsl.config.search import COSTS, ShotsConfig, StudyConfig
+from hf_fsl.data import Splits
+from hf_fsl.inputs import EncodedSplit, longest_input
+from hf_fsl.losses import ClassificationLoss
+from hf_fsl.metrics import OURS, bootstrap_interval, compute_metrics
+from hf_fsl.search.errors import SearchError
+from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
+from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
+from hf_fsl.training import list_checkpoints, predict_logits, train
+from hf_fsl.training.update import Batch, Update
+
+TIMED = 16
+"""Examples in the batch whose latency is measured."""
+REPEATS = 20
+
+
+class AdapterTrial:
+    """The trial function of the general path: few-shot training as ``fine_tune`` does it, with a stock model.
+
+    Args:
+        model: the backbone.
+        splits: of :func:`hf_fsl.search.few_shot.few_shot_splits`.
+        few_shot: batch sizes, and the modules trained in full beside every adapter.
+        search: what is measured.
+        accelerator: of the run.
+        seed: of the head's and the adapter's first weights, of the order of examples and of dropout.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        splits: Splits,
+        few_shot: ShotsConfig,
+        search: StudyConfig,
+        accelerator: Accelerator,
+        seed: int = 0,
+    ) -> None:
+        self.few_shot, self.search, self.accelerator, self.seed = few_shot, search, accelerator, seed
+        set_seed(seed)
+        classifier = load_classifier(model, splits.task)
+        self._random_state = torch.get_rng_state()
+        self.model, self.processor, self.commit = classifier.model, classifier.processor, classifier.commit
+        self.head = tuple(few_shot.modules_to_save or classifier.head)
+        known = {name for name, _ in self.model.named_modules()}
+        missing = [name for name in self.head if name not in known]
+        if missing:
+            raise SearchError(
+                f"few_shot.modules_to_save: {type(self.model).__name__} has no {', '.join(missing)}; its own head is "
+                f"{', '.join(classifier.head)}."
+            )
+        self.sites = find_sites(self.model, self.head)
+        limit = longest_input(self.processor, self.model.config, model.max_length)
+        if limit is not None:
+            self.processor.model_max_length = limit
+        self.train, self.validation = (
+            EncodedSplit(split, splits.task, self.processor, limit, self.model.dtype)
+            for split in (splits.train, splits.validation)
+        )
+        assert self.validation.labels is not None
+        self.labels = self.validation.labels.numpy()
+        self.metrics = [name for name in dict.fromkeys([*search.objectives, "loss", "accuracy"]) if name not in COSTS]
+        self.recorded = _recorded_latencies(search.latencies)
+        self.layer_parameters = [
+            sum(parameter.numel() for parameter in self.model.get_submodule(name).parameters())
+            for name in self.sites.layers
+        ]
+
+    def __call__(self, architecture: Architecture, context: TrialContext) -> Evaluation:
+        """Trains and measures one architecture; see :data:`hf_fsl.search.study.TrialFunction`."""
+        accelerator = context.accelerator or self.accelerator
+        started, before = time.perf_counter(), context.seconds
+        model = self.adapted(architecture).to(accelerator.device)
+        costs = self.latency(model, architecture, accelerator)
+        limit = self.search.max_latency
+        if limit is not None and costs["merged_latency"] > limit:
+            raise Infeasible({"max_latency": costs["merged_latency"] / limit - 1})
+        costs["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        tokens = TokenCount(model, self.model.config, accelerator.num_processes)
+        spent = context.token_flops
+
+        def measure(current: nn.Module) -> dict[str, float]:
+            logits = predict_logits(current, self.validation, accelerator, self.few_shot.per_device_eval_batch_size)
+            values = compute_metrics(self.metrics, logits, self.labels)
+            context.seconds = before + time.perf_counter() - started
+            context.token_flops = spent + self.token_flops(architecture, tokens.trained, tokens.evaluated)
+            measured = {**values, **costs, "seconds": context.seconds, "token_flops": context.token_flops}
+            self._last_logits = logits
+            return {name: float(measured[name]) for name in dict.fromkeys([*self.search.objectives, *self.metrics])}
+
+        rungs = {
+            max(1, round(share * architecture.steps)): number
+            for number, share in enumerate(context.rungs)
+            if round(share * architecture.steps) < architecture.steps
+        }
+
+        def at_step(step: int, current: nn.Module) -> None:
+            if step in rungs and rungs[step] not in context.reported:
+                values = measure(current)
+                context.report(rungs[step], {name: values[name] for name in self.search.objectives})
+
+        checkpoints = list_checkpoints(context.folder)
+        done = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
+        try:
+            train(
+                model,
+                self.train,
+                self.training_config(architecture, min(rungs, default=None)),
+                accelerator,
+                partial(
+                    RungUpdate, loss=self._loss(), accelerator=accelerator,
+                    config=self.training_config(architecture, None), at_step=at_step, done=done,
+                ),
+                seed=self.seed,
+                folder=context.folder,
+                head=self.head,
+                identity={"architecture": architecture.key, "seed": self.seed},
+                progress_bar=False,
+            )  # fmt: skip
+        finally:
+            accelerator.free_memory()  # of a stopped trial too
+        values = measure(model)
+        details: dict[str, Any] = {name: value for name, value in values.items() if name not in COSTS}
+        first = self.search.objectives[0]
+        if first in OURS:
+            interval = bootstrap_interval(first, self._last_logits, self.labels, resamples=1000)
+            details["interval"] = list(interval.ci95 or ())
+        if "latency" in costs:
+            details |= {name: costs[name] for name in ("latency", "merged_latency")}
+        return Evaluation(values={name: values[name] for name in self.search.objectives}, details=details)
+
+    def adapted(self, architecture: Architecture) -> nn.Module:
+        """A fresh model with the adapter, the same every time."""
+        torch.set_rng_state(self._random_state)
+        return attach_adapter(copy.deepcopy(self.model), to_adapter_config(architecture, self.sites), self.head)
+
+    def training_config(self, architecture: Architecture, save_steps: int | None) -> TrainingConfig:
+        """How ``fine_tune`` would be told to train this architecture."""
+        few_shot = self.few_shot
+        return TrainingConfig(
+            learning_rate=architecture.learning_rate,
+            max_steps=architecture.steps,
+            per_device_train_batch_size=few_shot.per_device_train_batch_size,
+            per_device_eval_batch_size=few_shot.per_device_eval_batch_size,
+            label_smoothing_factor=few_shot.label_smoothing_factor,
+            eval_strategy="no",
+            save_steps=save_steps,
+            save_total_limit=1,
+            resume_from_checkpoint="auto",
+            metric_for_best_model="loss",
+            load_best_model_at_end=False,
+        )
+
+    def token_flops(self, architecture: Architecture, trained: int, evaluated: int) -> float:
+        """Operations of so many tokens: two a weight forwards, and as many again backwards down to the lowest
+        adapted layer (the gradients of frozen weights are not computed)."""
+        whole = sum(self.layer_parameters)
+        lowest = architecture.first_layer
+        above = sum(self.layer_parameters[lowest:]) if lowest is not None else 0
+        return 2.0 * whole * (trained + evaluated) + 2.0 * above * trained
+
+    def latency(self, model: nn.Module, architecture: Architecture, accelerator: Accelerator) -> dict[str, float]:
+        """Median seconds of a batch, where the search asks for it: recorded, or measured on the main process."""
+        asked = {"latency", "merged_latency"} & set(self.search.objectives)
+        if not asked and self.search.max_latency is None:
+            return {}
+        if architecture.key in self.recorded:
+            return dict(self.recorded[architecture.key])
+        found: list[Any] = [None]
+        if accelerator.is_main_process:
+            inputs = self._timed_batch(accelerator)
+            if architecture.method == "none":
+                (plain,) = measure_latency([model], inputs, REPEATS)
+                found = [{"latency": plain.median, "merged_latency": plain.median}]
+            else:
+                both = measure_adapter_latency(model, inputs, REPEATS)
+                found = [{"latency": both["unmerged"].median, "merged_latency": both["merged"].median}]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(found, from_process=0)
+        return dict(found[0])
+
+    def _timed_batch(self, accelerator: Accelerator) -> dict[str, Tensor]:
+        items = [self.validation[i % len(self.validation)] for i in range(TIMED)]
+        batch = self.validation.collate(items)
+        return {name: v.to(accelerator.device) for name, v in batch.items() if name not in ("labels", "index")}
+
+    def _loss(self) -> ClassificationLoss:
+        return ClassificationLoss(False, None, self.few_shot.label_smoothing_factor)
+
+
+class RungUpdate(Update):
+    """An optimiser step that says which step it was.
+
+    Args:
+        at_step: called with the number of steps done and the model after each.
+        done: steps done before, by the worker whose checkpoint is gone on from.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Any, *, at_step: Any, done: int, **options: Any) -> None:
+        super().__init__(model, optimizer, options["loss"], options["accelerator"], options["config"])
+        self.at_step, self.step = at_step, done
+
+    def __call__(self, group: Sequence[Batch]) -> tuple[Tensor, Tensor | None, int]:
+        result = super().__call__(group)
+        self.step += 1
+        self.at_step(self.step, self.model)
+        return result
+
+
+class TokenCount:
+    """Counts the tokens that pass through a model, padding included; of an image its patches.
+
+    Args:
+        config: of the transformers model.
+        processes: that each take their share.
+    """
+
+    def __init__(self, model: nn.Module, config: Any, processes: int) -> None:
+        self.trained = self.evaluated = 0
+        self.patch, self.processes = getattr(getattr(config, "vision_config", config), "patch_size", None), processes
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, model: nn.Module, arguments: Any, inputs: Mapping[str, Any]) -> None:
+        if "input_ids" in inputs:
+            tokens = inputs["input_ids"].numel()
+        else:
+            count, _, height, width = inputs["pixel_values"].shape
+            patch = self.patch if isinstance(self.patch, int) else 32
+            tokens = count * (height // patch) * (width // patch)
+        if model.training:
+            self.trained += tokens * self.processes
+        else:
+            self.evaluated += tokens * self.processes
+
+
+def _recorded_latencies(path: str | None) -> dict[str, dict[str, float]]:
+    """Architecture's key -> latencies, out of an earlier report."""
+    if path is None:
+        return {}
+    try:
+        trials = json.loads(Path(path).read_text(encoding="utf-8"))["trials"]
+        names = ("latency", "merged_latency")
+        return {
+            row["key"]: {n: float(row["details"][n]) for n in names} for row in trials if names[0] in row["details"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SearchError(f"search.latencies: {path} is no report of a search with latencies ({error!r}).") from error

@@ -1,0 +1,44 @@
+"""Dominance, hypervolume and spread, against definitions written out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hf_fsl.search.pareto import front, hypervolume, non_dominated_ranks, spread
+
+
+def dominates(a, b):
+    return all(a <= b) and any(a < b)
+
+
+def test_ranks_are_those_of_peeling_fronts_off():
+    values = np.random.default_rng(0).integers(0, 6, (60, 3)).astype(float)
+    values[3] = np.inf
+    left, expected, rank = set(range(60)), np.zeros(60, dtype=int), 0
+    while left:
+        best = {i for i in left if not any(dominates(values[j], values[i]) for j in left)}
+        for i in best:
+            expected[i] = rank
+        left, rank = left - best, rank + 1
+    assert (non_dominated_ranks(values) == expected).all()
+    assert set(front(values)) == set(np.flatnonzero(expected == 0))
+
+
+def test_hypervolume_is_the_area_counted_on_a_grid():
+    points = np.random.default_rng(1).integers(0, 12, (15, 2)).astype(float)
+    cells = sum((points <= (x, y)).all(-1).any() for x in range(10) for y in range(10))
+    assert hypervolume(points, (10, 10)) == cells
+    assert hypervolume(np.empty((0, 2)), (1, 1)) == 0
+    assert hypervolume(np.array([[2.0, 0.0], [np.inf, 0.0]]), (1, 1)) == 0
+
+
+def test_front_of_two_objectives_goes_from_small_to_large():
+    values = np.array([[1.0, 9.0], [3.0, 2.0], [2.0, 4.0], [3.0, 5.0]])
+    assert front(values).tolist() == [1, 2, 0]
+    assert front(np.empty((0, 2))).tolist() == []
+
+
+def test_spread_holds_the_ends_and_is_even_in_the_logarithm():
+    assert spread([1, 10, 11, 12, 100, 1000], 4) == [0, 3, 4, 5]
+    assert spread([5, 6], 4) == [0, 1]
+    assert spread([1, 10, 100], 1) == [2]

@@ -1,0 +1,299 @@
+"""A study: repeats exactly, stops what is behind, keeps to its budget and constraints, refuses what is not its own."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import numpy as np
+import optuna
+import pytest
+import sqlalchemy
+from search.study_worker import quality, tiny_space
+
+from hf_fsl.config.search import StudyConfig
+from hf_fsl.search.errors import SearchError
+from hf_fsl.search.pareto import front
+from hf_fsl.search.study import Evaluation, Infeasible, StorageAway, StudyMismatch, identity, open_storage, run_study
+from hf_fsl.search.study.rungs import goes_on
+from hf_fsl.search.study.samplers import distributions, parameters_of
+
+
+class Runner:
+    """A study of a cheap function in a folder; notes what it runs."""
+
+    def __init__(self, folder, **choices):
+        self.folder, self.space, self.ran = folder, tiny_space(1, **choices), []
+        self.function = self.evaluate
+
+    def evaluate(self, architecture, context):
+        self.ran.append(architecture)
+        parameters = self.space.parameters(architecture)
+        for rung in range(len(context.rungs)):
+            context.token_flops += 1.0
+            context.report(rung, {"loss": quality(architecture) + 1, "parameters": parameters})
+        context.token_flops += 1.0
+        context.seconds += 2.0
+        return Evaluation(values={"loss": quality(architecture), "parameters": parameters}, details={"ok": True})
+
+    def __call__(self, about=None, **options):
+        settings = {"trials": 6, "rungs": [], "startup": 3, "heartbeat": 1, **options}
+        about = about or identity(space=self.space.to_dict(), data="tiny", backbone="none")
+        return run_study(
+            self.space, self.function, StudyConfig(**settings), name="study", folder=self.folder, identity=about,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_serial_study_repeats_and_goes_on_where_it_stopped(sampler, tmp_path):
+    first_runner = Runner(tmp_path / "whole")
+    whole = first_runner(sampler=sampler)
+    assert whole == Runner(tmp_path / "again")(sampler=sampler)
+    stopped = Runner(tmp_path / "stopped")
+    first = stopped(sampler=sampler, trials=4)
+    assert [t.number for t in first] == list(range(4))
+    rest = Runner(tmp_path / "stopped")
+    assert rest(sampler=sampler) == whole
+    assert stopped.ran + rest.ran == first_runner.ran
+    assert Runner(tmp_path / "other")(sampler=sampler, seed=1, trials=4) != whole[:4]
+
+
+def test_a_parameter_vector_and_its_architecture_stand_for_each_other():
+    space = tiny_space(2, methods=["lora", "ia3", "vera", "none"])
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        drawn = space.sample(rng)
+        values = parameters_of(drawn, space)
+        assert values.keys() == distributions(space).keys()
+        assert space.suggest(optuna.trial.FixedTrial(values)) == drawn
+
+
+def test_nothing_finished_is_run_again(tmp_path):
+    runner = Runner(tmp_path, ranks=[0, 1], scaling=[1.0], dropout=[0.0], learning_rate=[1e-3])
+    tried = runner(trials=14)
+    assert len(tried) == 14 and len(runner.ran) == len(set(runner.ran)) <= 8
+    by_key = {t.architecture.key: t.values for t in tried}
+    assert all(t.values == by_key[t.architecture.key] for t in tried)
+    assert sum(t.token_flops for t in tried) == len(runner.ran)
+
+
+def test_a_trial_on_the_front_of_its_rung_is_never_stopped_and_one_behind_is():
+    names = ["loss", "parameters"]
+    others = [{"loss": 1.0, "parameters": 10.0 + i} for i in range(9)]
+    assert goes_on({"loss": 5.0, "parameters": 1.0}, others, names, 3)
+    assert not goes_on({"loss": 1.0, "parameters": 16.0}, others, names, 3)
+    assert goes_on({"loss": 1.0, "parameters": 12.5}, others, names, 3)
+    assert not goes_on({"loss": float("nan"), "parameters": 16.0}, others, names, 3)
+    assert goes_on({"loss": 9.0, "parameters": 99.0}, others[:2], names, 3)
+    assert goes_on({"accuracy": 0.9}, [{"accuracy": 0.1}] * 9, ["accuracy"], 3)
+    assert not goes_on({"accuracy": 0.1}, [{"accuracy": 0.9}] * 9, ["accuracy"], 3)
+
+
+def test_stopped_trials_keep_their_rung_and_their_cost(tmp_path):
+    tried = Runner(tmp_path)(trials=20, rungs=[0.25, 0.5], reduction_factor=3.0, sampler="random")
+    stopped = [t for t in tried if t.stopped]
+    assert stopped and len(stopped) < 20
+    assert all(t.token_flops < 3 and t.values["loss"] == quality(t.architecture) + 1 for t in stopped)
+    ended = np.array([[t.values["loss"], t.values["parameters"]] for t in tried if not t.stopped])
+    everything = np.array([[quality(t.architecture), t.values["parameters"]] for t in tried])
+    assert {tuple(row) for row in ended[front(ended)]} == {tuple(row) for row in everything[front(everything)]}
+
+
+def test_budgets_in_seconds_and_token_flops_end_the_study(tmp_path):
+    assert len(Runner(tmp_path / "s")(trials=None, seconds=7.0)) == 4
+    assert len(Runner(tmp_path / "f")(trials=None, token_flops=3.0)) == 3
+    assert len(Runner(tmp_path / "t")(trials=2, token_flops=3.0)) == 2
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_architectures_above_the_limit_are_not_trained(sampler, tmp_path):
+    runner = Runner(tmp_path, max_parameters=150)
+    tried = runner(sampler=sampler, trials=8)
+    assert len(tried) == 8
+    assert all(runner.space.parameters(architecture) <= 150 for architecture in runner.ran)
+
+
+def test_a_constraint_that_nobody_meets_ends_the_search_with_its_name(tmp_path):
+    runner = Runner(tmp_path)
+
+    def slow(architecture, context):
+        raise Infeasible({"max_latency": 3.0})
+
+    runner.function = slow
+    with pytest.raises(SearchError, match=r"200 proposals in a row broke a constraint.*300% of max_latency"):
+        runner()
+
+
+def test_what_diverges_is_recorded_and_the_search_goes_on(tmp_path):
+    runner = Runner(tmp_path)
+
+    def function(architecture, context):
+        if len(runner.ran) == 2:
+            runner.ran.append(architecture)
+            raise FloatingPointError("loss is nan")
+        return runner.evaluate(architecture, context)
+
+    runner.function = function
+    tried = runner(sampler="random")
+    assert len(tried) == 6
+    (diverged,) = [t for t in tried if "diverged" in t.details]
+    assert diverged.values["loss"] == float("inf") and diverged.values["parameters"] > 0
+
+
+def test_a_failure_ends_the_worker_and_the_trial_is_tried_again_by_the_next(tmp_path):
+    runner = Runner(tmp_path / "a")
+
+    def broken(architecture, context):
+        if len(runner.ran) == 3:
+            raise SearchError("the disk is full")
+        return runner.evaluate(architecture, context)
+
+    runner.function = broken
+    with pytest.raises(SearchError, match="the disk is full"):
+        runner(sampler="random")
+    runner.function = runner.evaluate
+    assert [t.architecture for t in runner(sampler="random")] == [
+        t.architecture for t in Runner(tmp_path / "b")(sampler="random")
+    ]
+
+
+def test_an_interrupted_trial_is_run_again_from_its_checkpoint(tmp_path):
+    runner = Runner(tmp_path)
+    folders = []
+
+    def interrupted(architecture, context):
+        folders.append(context.folder)
+        if len(folders) == 3:
+            context.token_flops = 7.0
+            context.report(0, {"loss": 9.0, "parameters": 1.0})
+            raise KeyboardInterrupt
+        if len(folders) == 4:
+            assert context.reported == {0: {"loss": 9.0, "parameters": 1.0}} and context.token_flops == 7.0
+        return runner.evaluate(architecture, context)
+
+    runner.function = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        runner(rungs=[0.5], reduction_factor=50.0)
+    tried = runner(rungs=[0.5], reduction_factor=50.0)
+    assert len(tried) == 6 and folders[3] == folders[2]
+    assert [t.number for t in tried] == [0, 1, *range(3, 7)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"space": {"ranks": [0, 1]}}, r"space: .*ranks"),
+        ({"data": "another"}, 'data: "tiny" there, "another" here'),
+        ({"backbone": "another"}, "backbone: "),
+        ({"hf_fsl version": "0.0.1"}, 'hf_fsl version: ".*" there, "0.0.1" here'),
+    ],
+)
+def test_a_study_of_something_else_is_refused_by_name(change, named, tmp_path):
+    runner = Runner(tmp_path)
+    runner(trials=1)
+    about = identity(space=runner.space.to_dict(), data="tiny", backbone="none") | change
+    with pytest.raises(StudyMismatch, match=named):
+        runner(about)
+    assert len(runner.ran) == 1
+
+
+def test_a_study_that_others_made_is_refused(tmp_path):
+    study = optuna.create_study(
+        storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="study", directions=["minimize", "minimize"]
+    )
+    study.optimize(lambda trial: (1.0, 1.0), n_trials=1)
+    with pytest.raises(StudyMismatch, match="was not made by hf_fsl"):
+        Runner(tmp_path)()
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("postgresql://me:secret@127.0.0.1:9/db", StorageAway, r"me:\*\*\*@127.0.0.1:9/db does not answer"),
+        ("sqlite:////no/such/folder/study.db", StorageAway, "unable to open database file"),
+        ("nonsense", SearchError, "is no URL of a database"),
+        ("oracle://host/db", SearchError, "driver for oracle://host/db is not installed"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_a_clear_error(url, error, message):
+    with pytest.raises(error, match=message) as caught:
+        open_storage(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def outage():
+    """A database whose every statement fails while ``outage.on`` is set."""
+
+    class Outage:
+        on = False
+
+        def __call__(self, connection, cursor, statement, *rest):
+            if self.on:
+                raise sqlalchemy.exc.OperationalError(statement, {}, Exception("server closed the connection"))
+
+    switch = Outage()
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", switch)
+    yield switch
+    switch.on = False
+    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "before_cursor_execute", switch)
+
+
+def test_a_storage_that_goes_away_is_waited_for_and_nothing_is_lost(tmp_path, outage):
+    runner, said = Runner(tmp_path), []
+
+    def say(line):
+        said.append(line)
+        if "does not answer" in line:
+            threading.Timer(0.6, setattr, (outage, "on", False)).start()
+
+    def function(architecture, context):
+        outage.on = len(runner.ran) == 3
+        return runner.evaluate(architecture, context)
+
+    settings = StudyConfig(trials=6, rungs=[], heartbeat=60)
+    tried = run_study(runner.space, function, settings, name="s", folder=tmp_path, identity=identity(a=1), say=say)
+    assert len(tried) == 6 and len(runner.ran) == 6
+    assert re.search(r"does not answer \(server closed the connection\); waiting", said[0])
+    assert "is back after" in said[1]
+
+
+def test_a_storage_that_stays_away_ends_the_worker_after_the_time_allowed(tmp_path, outage):
+    runner = Runner(tmp_path)
+
+    def function(architecture, context):
+        outage.on = True
+        return runner.evaluate(architecture, context)
+
+    settings = StudyConfig(trials=6, rungs=[], heartbeat=60, wait_for_storage=0.5)
+    with pytest.raises(StorageAway, match="has not answered for .* Start it and start this worker again"):
+        run_study(runner.space, function, settings, name="s", folder=tmp_path, identity={}, say=lambda line: None)
+
+
+def test_an_outage_is_nobodys_death_and_silence_is(tmp_path, monkeypatch):
+    """Staleness is judged by what this process saw: heartbeats that do not move while the storage answers."""
+    from hf_fsl.search.study import storage as module
+
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    said = []
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}", heartbeat=10, say=said.append)
+    study = optuna.create_study(storage=storage)
+    alive, silent, unborn = (storage.create_new_trial(study._study_id) for _ in range(3))
+    storage.record_heartbeat(silent)
+
+    def stale(seconds):
+        clock[0] += seconds
+        with storage.engine.begin() as connection:
+            connection.execute(sqlalchemy.text("DELETE FROM trial_heartbeats WHERE trial_id = :i"), {"i": alive})
+            connection.execute(
+                sqlalchemy.text("INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:i, :t)"),
+                {"i": alive, "t": f"2026-01-01 00:00:{int(clock[0]) % 60:02d}.000000"},
+            )
+        return set(storage._get_stale_trial_ids(study._study_id))
+
+    assert stale(0) == stale(25) == set()
+    assert stale(10) == {silent, unborn}
+    storage.returned(since=0.0)
+    assert stale(100) == stale(25) == set()
+    assert stale(10) == {silent, unborn}
