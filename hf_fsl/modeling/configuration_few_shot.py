@@ -33,7 +33,7 @@ class FewShotConfig(PreTrainedConfig):
         centre, projection: whether the transform takes a centre from the embeddings and projects them.
         normalize_features: whether it gives the result length 1.
         cache_size: training examples in the cache.
-        temperature: by which the logits have been divided, so that their softmax is calibrated.
+        logit_temperature: by which the logits have been divided, so that their softmax is calibrated.
         refusal_threshold: a score above which a prediction is to be refused; None: nothing is.
         backbone_name: id and commit of the encoder's repository, as far as known.
         hf_fsl_version: that wrote the model.
@@ -41,6 +41,7 @@ class FewShotConfig(PreTrainedConfig):
     """
 
     model_type = "few-shot"
+    sub_configs = {"backbone_config": AutoConfig}
     _auto_class = "AutoConfig"
 
     def __init__(
@@ -61,7 +62,7 @@ class FewShotConfig(PreTrainedConfig):
         projection: bool = False,
         normalize_features: bool = False,
         cache_size: int = 0,
-        temperature: float | None = None,
+        logit_temperature: float | None = None,
         refusal_threshold: float | None = None,
         backbone_name: str = "",
         hf_fsl_version: str = "",
@@ -86,7 +87,7 @@ class FewShotConfig(PreTrainedConfig):
         self.projection = projection
         self.normalize_features = normalize_features
         self.cache_size = cache_size
-        self.temperature = temperature
+        self.logit_temperature = logit_temperature
         self.refusal_threshold = refusal_threshold
         self.backbone_name = backbone_name
         self.hf_fsl_version = hf_fsl_version

@@ -56,7 +56,7 @@ def export_model(
     """
     names = _checked_names(head, label_names)
     tower = tower_of(backbone, modality)
-    notes = {"temperature": temperature, "refusal_threshold": refusal_threshold}
+    notes = {"logit_temperature": temperature, "refusal_threshold": refusal_threshold}
     reason = "A class of hf_fsl was asked for."
     if stock is not False:
         try:

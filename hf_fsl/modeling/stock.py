@@ -11,7 +11,7 @@ bfloat16 beyond the rounding of weights and activations that every model pays th
 * LayerNorm behind a dense layer (ModernBERT): the model's last norm leaves features ``w ∘ n`` with n of mean zero;
   divided by w and scaled down until the norm's own ε outweighs their variance, they come through times a constant.
 
-float16 has no exponents to spare for ε: run such a model in float32 or bfloat16.
+float16 has no exponents to spare for the small scales of the first and the last, which are refused in it.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def _into(layer: Callable[[Any], nn.Linear]) -> Write:
 
 def _through_tanh(dense: Callable[[Any], nn.Linear], out: Callable[[Any], nn.Linear]) -> Write:
     def write(model: Any, weight: Tensor, bias: Tensor) -> None:
+        _refuse_float16(model)
         layer = dense(model)
         _set(layer, TANH_SCALE * torch.eye(layer.in_features), torch.zeros(layer.out_features))
         _set(out(model), weight / TANH_SCALE, bias)
@@ -142,6 +143,7 @@ def _through_pairs(dense: Callable[[Any], nn.Linear]) -> Write:
 
 
 def _modernbert(model: Any, weight: Tensor, bias: Tensor) -> None:
+    _refuse_float16(model)
     last, head = model.model.final_norm, model.head
     gain = last.weight.float()
     shift = last.bias.float() if last.bias is not None else torch.zeros_like(gain)
@@ -155,6 +157,14 @@ def _modernbert(model: Any, weight: Tensor, bias: Tensor) -> None:
     # LayerNorm: (x − mean x) / sqrt(var x + ε), the variance of what is so small being nothing beside ε.
     _set(head.norm, torch.ones_like(gain), torch.zeros_like(gain))
     _set(model.classifier, weight / (scale * head.norm.eps**-0.5), bias + weight @ shift)
+
+
+def _refuse_float16(model: Any) -> None:
+    if model.dtype == torch.float16:
+        raise CannotFold(
+            f"{type(model).__name__} would need values that float16 does not have; load the backbone in float32 or "
+            "bfloat16."
+        )
 
 
 def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:

@@ -225,6 +225,23 @@ def test_the_config_says_what_the_model_does(published):
     assert again.to_dict() == config.to_dict()
 
 
+def test_temperature_and_threshold_are_noted(tmp_path):
+    for pooling in ("cls", "mean"):
+        backbone = text_backbone(tmp_path / pooling, pooling=pooling)
+        exported = export_model(backbone, random_head(32), NAMES, temperature=0.5, refusal_threshold=1.5)
+        exported.model.save_pretrained(tmp_path / f"published-{pooling}")
+        settings = json.loads((tmp_path / f"published-{pooling}" / "config.json").read_text())
+        noted = settings["hf_fsl"] if exported.stock else settings
+        assert (noted["logit_temperature"], noted["refusal_threshold"]) == (0.5, 1.5)
+
+
+def test_the_encoder_takes_the_attention_that_is_asked_for(published):
+    folder = published["mean of BERT, normalised"][-1]
+    for name in ("eager", "sdpa"):
+        model = FewShotForSequenceClassification.from_pretrained(folder, attn_implementation=name)
+        assert model.backbone.config._attn_implementation == name
+
+
 def test_what_cannot_be_published_is_said(tmp_path):
     siglip = image_backbone(tmp_path / "siglip", "siglip")
     with pytest.raises(ExportError, match="texts padded to a fixed length"):

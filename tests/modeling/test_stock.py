@@ -101,6 +101,14 @@ def test_bfloat16_costs_a_folded_head_no_more_than_rounding(family, tmp_path):
     assert (centred(found) - centred(exact)).square().mean().sqrt() <= 2 * rounding
 
 
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_float16_is_refused_where_it_would_cost_the_logits(family, tmp_path):
+    backbone = load(family, stock_pooling(build_encoder(family)), tmp_path, dtype=torch.float16)
+    exported = export_model(backbone, random_head(32), NAMES)
+    assert exported.stock == (family in ("distilbert", "eurobert"))
+    assert exported.stock or "values that float16 does not have" in exported.reason
+
+
 def features_of(model, inputs, family):
     hidden = model.base_model(**inputs).last_hidden_state
     if family not in ("eurobert", "modernbert"):
