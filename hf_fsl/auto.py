@@ -1,9 +1,9 @@
 """Importing this module registers what is ours with transformers; nothing else does, and it loads torch.
 
-``pipeline("text-classification", model=…)`` then loads a few-shot model that is no stock class, without remote code,
-and ``pipeline("zero-shot-embedding-classification", model="sentence-transformers/all-MiniLM-L6-v2")`` gives a
-:class:`~hf_fsl.pipelines.ZeroShotEmbeddingPipeline`. The stock tasks stay what they are: our pipelines for them are
-asked for by ``pipeline_class=``.
+``pipeline("text-classification", model=…)`` then loads a few-shot model that is no stock class, without remote code;
+``few-shot-classification`` is the task of :class:`~hf_fsl.pipelines.FewShotPipeline`, for any encoder, and
+``zero-shot-embedding-classification`` that of :class:`~hf_fsl.pipelines.ZeroShotEmbeddingPipeline`. The stock tasks
+stay what they are: our pipelines for them are asked for by ``pipeline_class=``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fsl.modeling import FewShotConfig, FewShotForImageClassification, FewShotForSequenceClassification
-from hf_fsl.pipelines import ZeroShotEmbeddingPipeline
+from hf_fsl.pipelines import FewShotPipeline, ZeroShotEmbeddingPipeline
+from hf_fsl.pipelines.few_shot import EncoderLoader
 
 EMBEDDING_TASK = "zero-shot-embedding-classification"
+FEW_SHOT_TASK = "few-shot-classification"
 
 if EMBEDDING_TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
         EMBEDDING_TASK, pipeline_class=ZeroShotEmbeddingPipeline, pt_model=AutoModel, type="text"
+    )
+if FEW_SHOT_TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+    PIPELINE_REGISTRY.register_pipeline(
+        FEW_SHOT_TASK, pipeline_class=FewShotPipeline, pt_model=EncoderLoader, type="multimodal"
     )
 
 AutoConfig.register(FewShotConfig.model_type, FewShotConfig, exist_ok=True)

@@ -77,9 +77,7 @@ class Backbone:
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             config = AutoConfig.from_pretrained(model_name_or_path, **source)
-            model, info = AutoModel.from_pretrained(
-                model_name_or_path, dtype=dtype, output_loading_info=True, **source
-            )
+            model = load_encoder(model_name_or_path, dtype=dtype, **source)
             pixels = model.main_input_name == "pixel_values"
             vision, text = pixels or hasattr(config, "vision_config"), not pixels or hasattr(config, "text_config")
             tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **source) if text else None
@@ -94,7 +92,6 @@ class Backbone:
             raise BackboneError(f"pooling={pooling!r} is of image encoders; {model_name_or_path} encodes texts.")
         modules = (read_modules(model_name_or_path, revision, pooling) if text else None) or EmbeddingModules()
         modules.pooling = pooling or modules.pooling
-        _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
         modules.normalize = modules.normalize if normalize is None else normalize
         modules.max_length = max_length or modules.max_length
         if device is None:
@@ -106,13 +103,13 @@ class Backbone:
         return cls(model, tokenizer, image_processor=images, modules=modules, name=f"{model_name_or_path}@{commit}")
 
     @classmethod
-    def of_model(cls, model: Any, tokenizer: Any) -> Backbone:
-        """A loaded text encoder, pooled as the repository it came from says."""
+    def of_model(cls, model: Any, tokenizer: Any, image_processor: Any = None) -> Backbone:
+        """A loaded encoder; texts are pooled as the repository it came from says."""
         source = model.config._name_or_path
-        modules = (read_modules(source, None) if source else None) or EmbeddingModules()
+        modules = (read_modules(source, None) if source and tokenizer is not None else None) or EmbeddingModules()
         for layer in modules.dense:
             layer.to(model.device, model.dtype)
-        return cls(model, tokenizer, modules=modules, name=source)
+        return cls(model, tokenizer, image_processor=image_processor, modules=modules, name=source)
 
     @property
     def device(self) -> torch.device:
@@ -291,6 +288,17 @@ class Backbone:
             "dtype": str(next(self.model.parameters()).dtype),
             "transformers": transformers.__version__,
         }
+
+
+def load_encoder(model_name_or_path: str, **options: Any) -> Any:
+    """``AutoModel.from_pretrained``, without a pooler that the checkpoint has no weights for.
+
+    Raises:
+        BackboneError: it lacks other weights; embeddings would be random.
+    """
+    model, info = AutoModel.from_pretrained(model_name_or_path, output_loading_info=True, **options)
+    _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
+    return model
 
 
 def _pooled(features: Any) -> Tensor:

@@ -38,17 +38,29 @@ def load_published(
         ExportError: the repository says that it is one, and does not load.
     """
     try:
-        settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, revision=revision)
-        ours = settings.get("model_type") == "few-shot"
-        if not ours and not isinstance(settings.get("hf_fsl"), dict):
+        kind = published_class(model_name_or_path, revision)
+        if kind is None:
             return None
-        (architecture,) = settings["architectures"]
-        kind = getattr(modeling_few_shot if ours else transformers, architecture)
         model = kind.from_pretrained(model_name_or_path, revision=revision, dtype=dtype)
         auto = AutoImageProcessor if model.main_input_name == "pixel_values" else AutoTokenizer
         return Published(model, auto.from_pretrained(model_name_or_path, revision=revision))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ExportError(f"{model_name_or_path} does not load as a few-shot model: {error}") from error
+
+
+def published_class(model_name_or_path: str, revision: str | None = None) -> Any:
+    """The class of a few-shot model that hf_fsl published; None where the repository holds something else."""
+    settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, revision=revision)
+    ours = settings.get("model_type") == "few-shot"
+    if not ours and not isinstance(settings.get("hf_fsl"), dict):
+        return None
+    (architecture,) = settings["architectures"]
+    return getattr(modeling_few_shot if ours else transformers, architecture)
+
+
+def is_published(model: Any) -> bool:
+    """Whether a model is one that :func:`backbone_of` takes."""
+    return model.config.model_type == "few-shot" or isinstance(getattr(model.config, "hf_fsl", None), dict)
 
 
 def backbone_of(model: Any, processor: Any) -> Backbone:
@@ -68,9 +80,9 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
         modules.include_prompt = not config.skipped_tokens
         name, prompt = config.backbone_name, config.prompt
     else:
-        noted = getattr(config, "hf_fsl", None)
-        if not isinstance(noted, dict):
+        if not is_published(model):
             raise ExportError(f"{config._name_or_path or type(model).__name__} was not published by hf_fsl.")
+        noted = config.hf_fsl
         if noted["dense"]:
             raise ExportError(
                 f"{config._name_or_path or type(model).__name__}: its head took in a dense layer of the backbone, so "

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "FewShotPipeline": "hf_fsl.pipelines.few_shot",
     "ZeroShotEmbeddingPipeline": "hf_fsl.pipelines.zero_shot_embedding",
     "ZeroShotImagePipeline": "hf_fsl.pipelines.zero_shot_image",
     "ZeroShotTextPipeline": "hf_fsl.pipelines.zero_shot_text",
