@@ -300,3 +300,37 @@ def test_validation_comes_out_of_the_same_labels():
     assert split_support(labels, 3, seed=1) == (training, validation)
     with pytest.raises(SearchError, match="below the 8 examples of class 0, got 8"):
         split_support(labels, 8)
+
+
+@pytest.mark.parametrize("what", ["supernet", "alone"])
+def test_interrupted_training_goes_on_as_if_it_had_not_been(what, model_and_sites, tmp_path, monkeypatch):
+    from hf_fsl.search import alone
+
+    model, sites = model_and_sites("bert")
+    data = SearchData(split_of("bert", 30, seed=1), split_of("bert", 16, seed=2))
+    space = SearchSpace.from_dict({"ranks": [0, 1, 4]}, sites)
+    config = SupernetConfig(max_steps=12, learning_rate=1e-2, per_device_train_batch_size=8, eval_steps=3)
+    architecture = Architecture.uniform(2, 2, steps=12)
+
+    def run(folder):
+        if what == "supernet":
+            trained = train_supernet(model, data, space, config, folder=folder)
+            return trained.evaluator.losses(trained.supernet.largest)
+        return alone.train_alone(model, data, sites, architecture, config, folder=folder).validation_losses
+
+    whole, calls = run(None), []
+    from hf_fsl.training.update import Step
+
+    made = Step.__call__
+
+    def dies(self, group):
+        calls.append(group)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return made(self, group)
+
+    monkeypatch.setattr(Step, "__call__", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    np.testing.assert_array_equal(run(tmp_path), whole)
+    assert len(calls) == 8 + 12 - 6

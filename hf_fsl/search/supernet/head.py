@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.search.data import Split, make_batch
 from hf_fsl.search.meter import Meter
-from hf_fsl.search.space import Architecture
-from hf_fsl.search.supernet.nested import Supernet
+from hf_fsl.search.space import Architecture, Sites
 from hf_fsl.search.supernet.prefix import PrefixCache
 
 
 def fit_head_alone(
-    supernet: Supernet, split: Split, config: SupernetConfig, seed: int = 0, meter: Meter | None = None
+    model: nn.Module,
+    sites: Sites,
+    split: Split,
+    config: SupernetConfig,
+    seed: int = 0,
+    meter: Meter | None = None,
 ) -> None:
     """``config.head_steps`` AdamW steps over the whole split each, the encoder in evaluation mode.
 
     A head at random weights sends gradients of random directions into the encoder; one that fits the frozen features
     sends what is still missing. The encoder runs once, the steps take its layers from the prefix cache.
+
+    Args:
+        model: the classifier, no adapter active; changed in place.
     """
-    model, sites = supernet.model, supernet.sites
     none = Architecture.uniform(0, len(sites.layers))
-    supernet.activate(none)
     training = [module for module in model.modules() if module.training]
     model.eval()
     device = next(model.parameters()).device
@@ -31,6 +37,10 @@ def fit_head_alone(
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).tolist()
     batches = [make_batch(split, order[start : start + size], device) for start in range(0, len(order), size)]
     parameters = [p for part in sites.head for p in model.get_submodule(part).parameters()]
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=config.head_learning_rate or config.learning_rate, weight_decay=0.0)
     cache = PrefixCache(model, sites)
     for _ in range(config.head_steps):
@@ -45,5 +55,7 @@ def fit_head_alone(
         optimizer.zero_grad(set_to_none=True)
         if meter is not None:
             meter.gradient_steps += 1
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(wanted[name])
     for module in training:
         module.training = True

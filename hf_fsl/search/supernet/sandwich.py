@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_fsl.config import TrainingConfig
+from hf_fsl.config import TrainingConfig, to_dict
 from hf_fsl.config.search_space import Method
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.search.data import SearchData
@@ -32,7 +32,7 @@ from hf_fsl.search.supernet.reorder import reorder
 from hf_fsl.training import Progress, make_accelerator, train
 from hf_fsl.training.update import Batch, Step
 
-Members = Callable[[], Sequence[Architecture]]
+Members = Callable[[int], Sequence[Architecture]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class TrainedSupernet:
 class SandwichUpdate(Step):
     """A step of several members on the same batch, their gradients averaged (Yu and Huang 2019).
 
-    ``members`` gives those of the next step, the largest last: with several processes the gradients are exchanged
-    with the last pass, which must reach every parameter.
+    ``members`` gives those of a step by its number, the largest last: with several processes the gradients are
+    exchanged with the last pass, which must reach every parameter.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SandwichUpdate(Step):
         self.supernet, self.members, self.meter = supernet, members, meter
 
     def backward(self, group: Sequence[Batch]) -> Tensor:
-        members = self.members()
+        members = self.members(self._steps_done())
         total = torch.zeros((), device=self.accelerator.device)
         passes = [(member, batch) for member in members for batch in group]
         for number, (member, batch) in enumerate(passes, start=1):
@@ -87,6 +87,10 @@ class SandwichUpdate(Step):
         if self.meter is not None:
             self.meter.gradient_steps += len(members)
         return total
+
+    def _steps_done(self) -> int:
+        """Steps that the optimiser has made, before a checkpoint too: a resumed run draws the same members."""
+        return max((int(state["step"]) for state in self.optimizer.state.values() if "step" in state), default=0)
 
 
 def member_space(space: SearchSpace, config: SupernetConfig, only_lora: bool = False) -> SearchSpace:
@@ -125,7 +129,7 @@ def train_supernet(
 
     Args:
         model: a classifier; it stays as it is.
-        folder: for checkpoints; None: a temporary one.
+        folder: for checkpoints, from which training goes on if it was interrupted; None: it starts anew.
         meter: what is spent is added to it; None: a new one.
 
     Raises:
@@ -142,31 +146,35 @@ def train_supernet(
     meter = meter or Meter.of(model.to(accelerator.device), sites, first)
     meter.phase = "supernet"
     if config.head_steps:
-        fit_head_alone(supernet, data.train, config, seed, meter)
+        supernet.activate(Architecture.uniform(0, len(sites.layers)))
+        fit_head_alone(supernet.model, sites, data.train, config, seed, meter)
     gradients: dict[str, SiteGradient] = {}
     if config.initialization == "gradient":
         gradients = supernet_gradients(supernet, data, config, meter)
         initialize_from(supernet, gradients)
     cache = PrefixCache(supernet.model, sites)
     evaluator = MemberEvaluator(supernet, data.validation, config.per_device_eval_batch_size, cache=cache, meter=meter)
-    rng, drawn_from = np.random.default_rng(seed), member_space(space, config, only_lora=True)
+    drawn_from = member_space(space, config, only_lora=True)
 
-    def members() -> Sequence[Architecture]:
+    def members(step: int) -> Sequence[Architecture]:
+        rng = np.random.default_rng([seed, step])
         return [smallest, *(drawn_from.sample_stratified(rng) for _ in range(config.sampled_members)), largest]
 
+    settings = training_config(config, resume=folder is not None)
     with tempfile.TemporaryDirectory() as temporary:
         progress = train(
             supernet.model,
             data.train,
-            training_config(config),
+            settings,
             accelerator,
             lambda wrapped, optimizer: SandwichUpdate(
                 wrapped, optimizer, supernet=supernet, members=members, accelerator=accelerator,
-                config=training_config(config), meter=meter,
+                config=settings, meter=meter,
             ),
             seed=seed,
             folder=folder or Path(temporary),
             head=sites.head,
+            identity={"supernet": to_dict(config), "space": space.to_dict()},
             evaluate=lambda wrapped: {"loss": float(evaluator.losses(largest).mean())},
         )  # fmt: skip
     reordered = _reordered(supernet, evaluator, drawn_from, config, seed)
@@ -196,10 +204,13 @@ def corner(space: SearchSpace, choose: Callable[[list[int]], int]) -> Architectu
     )  # fmt: skip
 
 
-def training_config(config: SupernetConfig, steps: int | None = None) -> TrainingConfig:
-    """The loop's settings: early stopping on the loss of what is evaluated."""
+def training_config(
+    config: SupernetConfig, resume: bool = False, steps: int | None = None, learning_rate: float | None = None
+) -> TrainingConfig:
+    """The loop's settings: early stopping on the loss of what is evaluated; with ``resume`` a checkpoint at each
+    evaluation, and from the last one onwards."""
     return TrainingConfig(
-        learning_rate=config.learning_rate,
+        learning_rate=learning_rate or config.learning_rate,
         head_learning_rate=config.head_learning_rate,
         max_steps=steps or config.max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -210,6 +221,8 @@ def training_config(config: SupernetConfig, steps: int | None = None) -> Trainin
         metric_for_best_model="loss",
         early_stopping_patience=config.early_stopping_patience,
         auto_find_batch_size=False,
+        save_steps=config.eval_steps if resume else None,
+        resume_from_checkpoint="auto" if resume else None,
     )
 
 
