@@ -92,13 +92,13 @@ class Audit:
         if self.architecture_matters:
             first = (
                 "Architecture matters more than noise on this task: at equal size the differences of the anchors hold "
-                f"over seeds and parts of the examples (Kendall's τ {self.tau_repeated:.2f}, p = {self.p_repeated:.3f}; "
+                f"over seeds and parts of examples (Kendall's τ {self.tau_repeated:.2f}, p = {self.p_repeated:.3f}; "
                 f"standard deviation of the log-loss: {spread})."
             )
         else:
             first = (
                 "Architecture does not matter more than noise on this task: at equal size the differences of the "
-                f"anchors do not hold over seeds and parts of the examples (Kendall's τ {self.tau_repeated:.2f}, "
+                f"anchors do not hold over seeds and parts of examples (Kendall's τ {self.tau_repeated:.2f}, "
                 f"p = {self.p_repeated:.2f}; standard deviation of the log-loss: {spread}). Choose by size."
             )
         against = (
