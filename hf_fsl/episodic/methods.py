@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_fsl.episodes import EpisodeError, Episodes
 from hf_fsl.episodic.pooled import PooledMeans
+from hf_fsl.heads import ESTIMATORS, fit_head
 from hf_fsl.modeling import CacheHead, LinearHead
 
 Head = LinearHead | CacheHead
@@ -84,9 +85,7 @@ def as_method(given: str | Fit | Method | NearestMean, base_mean: Tensor | None)
     if callable(given):
         return Method(given)
     if given == "nearest_mean":
-        return NearestMean()
-    from hf_fsl.heads.estimators import ESTIMATORS, fit_head
-
+        return NearestMean(**ESTIMATORS[given].hyperparameters())
     if given not in ESTIMATORS:
         raise EpisodeError(f"A method is a callable or one of {', '.join(ESTIMATORS)}; got {given!r}.")
     name, takes_prior = given, ESTIMATORS[given].takes_prior

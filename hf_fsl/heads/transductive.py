@@ -15,12 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from hf_fsl.errors import UserError
+from hf_fsl.heads.errors import HeadError
 from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
-
-
-class RefinementError(UserError, ValueError):
-    """Supports or queries that a head cannot be refined with."""
 
 
 def soft_k_means(
@@ -42,7 +38,7 @@ def soft_k_means(
         steps: times that assignment and means are computed.
 
     Raises:
-        RefinementError: shapes that do not fit, or a class without supports.
+        HeadError: shapes that do not fit, or a class without supports.
     """
     transform, known, targets, unknown = _read(head, support, labels, queries)
     sums, counts = targets.mT @ known, targets.sum(-2).unsqueeze(-1)
@@ -75,7 +71,7 @@ def bd_cspn(
         scale: of the logits.
 
     Raises:
-        RefinementError: shapes that do not fit, or a class without supports.
+        HeadError: shapes that do not fit, or a class without supports.
     """
     transform, known, targets, unknown = _read(head, support, labels, queries)
     shift = known.mean(-2, keepdim=True) - unknown.mean(-2, keepdim=True)
@@ -113,10 +109,10 @@ def alpha_tim(
         steps, learning_rate: of Adam.
 
     Raises:
-        RefinementError: shapes that do not fit, a class without supports, or α not above 1.
+        HeadError: shapes that do not fit, a class without supports, or α not above 1.
     """
     if not alpha > 1:
-        raise RefinementError(f"alpha is above 1, not {alpha}.")
+        raise HeadError(f"alpha is above 1, not {alpha}.")
     transform, known, targets, unknown = _read(head, support, labels, queries)
     counts = targets.sum(-2).unsqueeze(-1)
     with torch.enable_grad():
@@ -153,7 +149,7 @@ def _read(
 ) -> tuple[FeatureTransform, Tensor, Tensor, Tensor]:
     """The transform with unit length, supports in it, their one-hot labels, and queries in it."""
     if labels.shape != support.shape[:-1] or queries.shape[-1] != support.shape[-1] or queries.shape[-2] == 0:
-        raise RefinementError(
+        raise HeadError(
             "Supports (..., n, D), labels (..., n) and at least one query (..., Q, D) go together; got "
             f"{tuple(support.shape)}, {tuple(labels.shape)} and {tuple(queries.shape)}."
         )
@@ -162,7 +158,7 @@ def _read(
     targets = one_hot(labels, head.num_classes).to(known.dtype)
     empty = (targets.sum(-2) == 0).reshape(-1, head.num_classes).any(0).nonzero().flatten().tolist()
     if empty:
-        raise RefinementError(
+        raise HeadError(
             f"Refinement starts from the class means; class {empty[0]} of {head.num_classes} has no support. Give it "
             "one, or use the head as it is."
         )

@@ -14,6 +14,7 @@ from scipy import stats
 from hf_fsl.episodes import EpisodeError, Episodes, EpisodeSampler
 from hf_fsl.episodic import Method, NearestMean, evaluate_episodes
 from hf_fsl.episodic.pooled import PooledMeans
+from hf_fsl.heads import ESTIMATORS, fit_head
 from hf_fsl.metrics.functions import expected_calibration_error, softmax
 from hf_fsl.modeling import LinearHead
 
@@ -99,16 +100,15 @@ def test_a_method_may_refine_its_heads_with_the_queries():
 
 
 def test_named_heads_are_the_estimators():
-    estimators = pytest.importorskip("hf_fsl.heads.estimators")
     prior = torch.nn.functional.normalize(EMBEDDINGS[:6], dim=-1)
     episodes = _episodes(20)
-    names = list(estimators.ESTIMATORS)
+    names = list(ESTIMATORS)
     results = evaluate_episodes(EMBEDDINGS, episodes, names, label_embeddings=prior, base_mean=EMBEDDINGS.mean(0))
     for name in names:
         for number in range(3):
             some = episodes[number : number + 1]
-            options = {"prior": prior[some.classes[0]]} if estimators.ESTIMATORS[name].takes_prior else {}
-            head = estimators.fit_head(name, EMBEDDINGS[some.support[0].flatten()], some.support_labels[0],
+            options = {"prior": prior[some.classes[0]]} if ESTIMATORS[name].takes_prior else {}
+            head = fit_head(name, EMBEDDINGS[some.support[0].flatten()], some.support_labels[0],
                                        base_mean=EMBEDDINGS.mean(0), **options)  # fmt: skip
             right = head(EMBEDDINGS[some.query[0]]).argmax(-1) == some.query_labels[0]
             assert results[name].accuracies[number] == pytest.approx(right.double().mean().item()), name

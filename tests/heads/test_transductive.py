@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_fsl.heads.transductive import RefinementError, alpha_tim, bd_cspn, soft_k_means
+from hf_fsl.heads import HeadError
+from hf_fsl.heads.transductive import alpha_tim, bd_cspn, soft_k_means
 from hf_fsl.modeling import FeatureTransform, LinearHead
 
 METHODS = {"soft_k_means": soft_k_means, "bd_cspn": bd_cspn, "alpha_tim": alpha_tim}
@@ -131,14 +132,14 @@ def test_queries_sharpen_a_head_fitted_to_one_odd_example(method):
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_bad_input_is_refused(method):
-    with pytest.raises(RefinementError, match="class 2 of 3 has no support"):
+    with pytest.raises(HeadError, match="class 2 of 3 has no support"):
         method(HEAD, SUPPORT[:, :2], LABELS[:, :2], QUERIES)
-    with pytest.raises(RefinementError, match="go together"):
+    with pytest.raises(HeadError, match="go together"):
         method(HEAD, SUPPORT, LABELS[:, :2], QUERIES)
-    with pytest.raises(RefinementError, match="at least one query"):
+    with pytest.raises(HeadError, match="at least one query"):
         method(HEAD, SUPPORT, LABELS, QUERIES[:, :0])
 
 
 def test_alpha_is_above_one():
-    with pytest.raises(RefinementError, match="above 1, not 1"):
+    with pytest.raises(HeadError, match="above 1, not 1"):
         alpha_tim(HEAD, SUPPORT, LABELS, QUERIES, alpha=1.0)
