@@ -85,20 +85,20 @@ def evaluate_episodes(
     theirs = measured[reference][0]
     return {
         name: EpisodicResult(
-            right, interval(right), float(np.abs(gaps.sum(0)).sum() / episodes.query.numel()),
-            None if name == reference else interval(right - theirs),
+            right, mean_interval(right), float(np.abs(gaps.sum(0)).sum() / episodes.query.numel()),
+            None if name == reference else mean_interval(right - theirs),
         )
         for name, (right, gaps) in measured.items()
     }  # fmt: skip
 
 
-def interval(values: np.ndarray) -> Measurement:
-    """The mean over episodes ``(E,)`` with Student's t 95 % interval; no interval for one episode."""
+def mean_interval(values: np.ndarray, over: str = "episodes") -> Measurement:
+    """The mean of ``(E,)`` values over episodes, or draws, with Student's t 95 % interval; none for a single one."""
     count, mean = len(values), float(values.mean())
     if count < 2:
-        return Measurement(value=mean, n=count, over="episodes")
+        return Measurement(value=mean, n=count, over=over)
     half = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5)
-    return Measurement(value=mean, ci95=(mean - half, mean + half), n=count, over="episodes (Student's t)")
+    return Measurement(value=mean, ci95=(mean - half, mean + half), n=count, over=f"{over} (Student's t)")
 
 
 @torch.no_grad()
