@@ -199,13 +199,14 @@ def test_images_by_an_encoder_of_images(image_repository, tmp_path):
     assert [answer[0]["label"] for answer in answers] == ["red", "red", "green", "green"]
     # A pooler without weights would be random, and another one each time.
     again = pipeline(TASK, model=str(image_repository), device="cpu")(queries, support=support)
-    assert [scores(one) for one in again] == [scores(one) for one in answers]
+    assert [scores(one) for one in again] == [pytest.approx(scores(one), abs=1e-5) for one in answers]
     paths = {name: [tmp_path / f"{name}-{number}.png" for number in range(3)] for name in support}
     for name, files in paths.items():
         for picture, file in zip(support[name], files, strict=True):
             picture.save(file)
     queries[0].save(tmp_path / "query.png")
-    assert scores(pipe(str(tmp_path / "query.png"), support=paths)) == scores(answers[0])
+    again = pipe(str(tmp_path / "query.png"), support=paths)
+    assert again[0]["label"] == "red" and scores(again) == pytest.approx(scores(answers[0]), abs=1e-5)
     with pytest.raises(FewShotError, match="this model embeds images only"):
         pipe("a text", support=support)
 
