@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_fsl.heads.errors import HeadError
 from hf_fsl.heads.estimators import fit_head, held_out_logits
-from hf_fsl.heads.named_lda import NamedHeldOut, fitted
+from hf_fsl.heads.named_lda import NamedHeldOut, fitted, label_directions
 from hf_fsl.heads.support import Support, read_support, require_every_class
 from hf_fsl.heads.temperature import best_scale
 from hf_fsl.modeling import CacheHead, LinearHead
@@ -176,7 +176,7 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     own = labels[scored]
     weights = NAME_WEIGHTS if read.prior is not None else (0.0,)
     pseudo_count = DEFAULTS["pseudo_count"]
-    factors = [float(held_out.scatter.even(shrinkage)) for shrinkage in SHRINKAGES]
+    factors = [float(held_out.scatter.spectrum.even(shrinkage)) for shrinkage in SHRINKAGES]
     metrics = [held_out.of_metric(((one, factor),)) for one, factor in zip(SHRINKAGES, factors, strict=True)]
     all_weights = torch.tensor(weights, dtype=torch.float64)[:, None, None]
     stacked = torch.cat([held_out.logits(metric, pseudo_count, all_weights)[:, scored] for metric in metrics])
@@ -197,7 +197,14 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     )
     chosen = held_out.logits((products, norms), pseudo_count, name_weight)
     scale, loss = best_scale(chosen[scored], own)
-    matrix, bias = fitted(held_out.support, held_out.frame, held_out.scatter, **settings)
+    matrix, bias = fitted(
+        held_out.support.means(),
+        held_out.support.counts,
+        label_directions(held_out.support.prior, held_out.frame),
+        held_out.frame,
+        held_out.scatter.spectrum,
+        **settings,
+    )
     head = LinearHead(matrix.to(support.dtype), bias.to(support.dtype), read.transform)
     accuracies = (stacked.argmax(-1) == own).double().mean(-1)
     table = [

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.heads.errors import HeadError
+from hf_fsl.heads.ridge import penalised
 from hf_fsl.heads.support import Support
 
 _NOTHING = 1e-20
@@ -34,11 +35,11 @@ def shrunk_lda(support: Support, *, shrinkage: float = 0.5, class_prior: str = "
     total = support.features.square().sum((-1, -2)) / count
     ridge, kept = shrunk_scales(scatter.square().sum((-1, -2)) / count, total, dimension, shrinkage)
     if count < dimension:
-        gram = count * _diagonal(ridge, count) + kept[..., None, None] * scatter @ scatter.mT
+        gram = penalised(kept[..., None, None] * scatter @ scatter.mT, count * ridge)
         inner = torch.linalg.solve(gram, scatter @ means.mT)
         weight = (means - kept[..., None, None] * (inner.mT @ scatter)) / ridge[..., None, None]
     else:
-        covariance = kept[..., None, None] / count * scatter.mT @ scatter + _diagonal(ridge, dimension)
+        covariance = penalised(kept[..., None, None] / count * scatter.mT @ scatter, ridge)
         weight = torch.linalg.solve(covariance, means.mT).mT
     return from_weight(weight, means, log_prior(support.counts, class_prior))
 
@@ -76,7 +77,3 @@ def log_prior(counts: Tensor, class_prior: str) -> Tensor:
     if class_prior == "uniform":
         return torch.zeros_like(counts)
     return (counts / counts.sum(-1, keepdim=True)).log()
-
-
-def _diagonal(value: Tensor, size: int) -> Tensor:
-    return value[..., None, None] * torch.eye(size, dtype=value.dtype, device=value.device)

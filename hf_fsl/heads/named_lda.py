@@ -1,4 +1,4 @@
-"""LDA whose class means start at the label embeddings: one posterior mean, from no example of a class to many."""
+"""LDA beside the label names, from no example of a class to many."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from hf_fsl.heads.errors import HeadError
 from hf_fsl.heads.lda import check_settings
-from hf_fsl.heads.spectral import SpectralScatter
+from hf_fsl.heads.spectral import SpectralScatter, Spectrum
 from hf_fsl.heads.support import Support
 
 Metric = float | Sequence[tuple[float, float | Tensor]]
@@ -50,21 +50,24 @@ def named_lda(
     middle: Tensor | None = None,
     unit: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The class mean of a Gaussian whose prior mean is the label embedding, under a shrunk covariance.
+    """Two opinions of each class, its examples' and its name's, each weighed by how many examples there are.
 
-    About the middle m of the classes, with class means x̄_c and counts n_c, and label embeddings less their mean,
-    of the supports' own length, e_c: w_c = n_c/(n_c + κ), r_c = ρ/(n_c + κ), u_c = w_c (x̄_c − m), v_c = r_c e_c, and
+    About the middle m of the classes, with class means x̄_c = m + d_c, counts n_c, and label embeddings e_c less their
+    mean, brought to the supports' own length:
 
-        logit_c(z) = [(z−m)ᵀ(M u_c + v_c) − ½ u_cᵀM u_c − u_cᵀv_c − ½ v_cᵀv_c] / unit
+        logit_c(z) = [w_c ((z−m)ᵀM d_c − ½ d_cᵀM d_c + ½ σ²/n_c) + r_c (z−m)ᵀe_c − ½ r_c² e_cᵀe_c] / unit
 
-    which is LDA about the posterior mean u_c + v_c, but that M ∝ ((1−λ) S D/tr(S) + λI)⁻¹ weighs the examples only:
-    the spread of examples within a class says nothing of how names lie. M leaves the mean square within the classes
-    as it is, so that against it a name weighs the same for any λ: as much as ρ examples, however many there are. With
-    one example a class, M = I.
+    with w_c = n_c/(n_c + κ) and r_c = ρ/(n_c + κ), as in the posterior mean w_c d_c + r_c e_c of a Gaussian around the
+    name. Against the examples a name weighs as much as ρ of them, however many there are; without any, the name
+    remains. σ², the unbiased mean square within the classes, takes from the length of d_c what is noise in it, or a
+    class of few examples would be named too seldom (Moran & Murphy 1979). M ∝ ((1−λ) S D/tr(S) + λI)⁻¹ is LDA's
+    metric: with equal counts and ρ = 0 this is LDA. It weighs examples only: how they spread within a class says
+    nothing of how names lie. M leaves the mean square within the classes as it is, so that ρ means the same for any
+    λ. With one example a class, M = I.
 
     Args:
         shrinkage: λ in (0, 1], as in ``shrunk_lda``; or pairs of λ and factor, for M as a sum.
-        pseudo_count: κ, how strongly a class mean of few examples is drawn to the middle.
+        pseudo_count: κ: how many examples it takes to be heeded as much as half of what many would be.
         name_weight: ρ; without a prior it has no effect.
         middle: m ``(..., D)``; None: the mean of the class means.
         unit: ``(...)``; None: the mean squared distance of the supports from m.
@@ -76,25 +79,46 @@ def named_lda(
     support = support.double()
     frame = Frame.of(support, middle, unit)
     support = support.shifted(frame.middle)
-    return fitted(support, frame, SpectralScatter.of(support), shrinkage, pseudo_count, name_weight)
+    deviations = support.features - support.one_hot @ support.means()
+    spectrum = Spectrum.of_rows(deviations, support.features.square().sum((-1, -2)))
+    names = label_directions(support.prior, frame)
+    return fitted(support.means(), support.counts, names, frame, spectrum, shrinkage, pseudo_count, name_weight)
 
 
 def fitted(
-    support: Support,
+    means: Tensor,
+    counts: Tensor,
+    names: Tensor | None,
     frame: Frame,
-    scatter: SpectralScatter,
+    spectrum: Spectrum,
     shrinkage: Metric,
     pseudo_count: float,
     name_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """W and b from supports about the middle, and their scatter."""
-    counts = support.counts.unsqueeze(-1)
-    own = support.means() * counts / (counts + pseudo_count)
-    names = label_directions(support, frame) * name_weight / (counts + pseudo_count)
-    examples = whiten(scatter, own, shrinkage)
-    weight = (examples + names) / frame.unit[..., None, None]
-    bias = -(0.5 * examples * own + own * names + 0.5 * names.square()).sum(-1) / frame.unit.unsqueeze(-1)
+    """W and b.
+
+    Args:
+        means: x̄_c − m ``(..., C, D)``.
+        counts: n_c ``(..., C)``.
+        names: e_c ``(..., C, D)``.
+    """
+    w, r = counts / (counts + pseudo_count), name_weight / (counts + pseudo_count)
+    examples = whiten(spectrum, means, shrinkage)
+    noise = unbiased(spectrum.eigenvalues.sum(-1, keepdim=True), counts) / counts.clamp(min=1)
+    weight, bias = w.unsqueeze(-1) * examples, -0.5 * w * ((examples * means).sum(-1) - noise)
+    if names is not None:
+        weight, bias = weight + r.unsqueeze(-1) * names, bias - 0.5 * r.square() * names.square().sum(-1)
+    weight, bias = weight / frame.unit[..., None, None], bias / frame.unit.unsqueeze(-1)
     return weight, bias - (weight @ frame.middle.unsqueeze(-1)).squeeze(-1)
+
+
+def unbiased(squares: Tensor, counts: Tensor) -> Tensor:
+    """Sum of squares within the classes ``(..., 1)``, counts ``(..., C)`` -> mean square σ² ``(..., 1)``.
+
+    Over n − C, as the class means are estimated, too; 0 with one example a class, where there are no squares.
+    """
+    freedom = counts.sum(-1, keepdim=True) - (counts > 0).sum(-1, keepdim=True)
+    return squares / freedom.clamp(min=1)
 
 
 def named_lda_held_out(
@@ -122,29 +146,29 @@ class NamedHeldOut:
     scatter: SpectralScatter
     names: Tensor
     """(z−m)ᵀe_c ``(..., n, C)``, in units of ``unit``, as all that follow."""
-    crossed: Tensor
-    """(x̄_c − m)ᵀe_c without the support: ``(..., n, C)``."""
     lengths: Tensor
     """‖e_c‖² ``(..., 1, C)``."""
+    noise: Tensor
+    """σ²/n_c without the support: ``(..., n, C)``."""
 
     @classmethod
     def of(cls, support: Support, middle: Tensor | None = None, unit: float | Tensor | None = None) -> NamedHeldOut:
         support = support.double()
         frame = Frame.of(support, middle, unit)
         support = support.shifted(frame.middle)
-        names = label_directions(support, frame)
-        others = (support.one_hot @ support.counts.unsqueeze(-1) - 1).clamp(min=1)
-        scatter = SpectralScatter.of(support)
-        apart = (scatter.deviations * (support.one_hot @ names)).sum(-1, keepdim=True)
-        crossed = (support.means() * names).sum(-1).unsqueeze(-2) - support.one_hot * apart / others
+        names = label_directions(support.prior, frame)
+        names = torch.zeros_like(support.means()) if names is None else names
         each = frame.unit[..., None, None]
         lengths = names.square().sum(-1).unsqueeze(-2)
-        return cls(support, frame, scatter, support.features @ names.mT / each, crossed / each, lengths / each)
+        scatter = SpectralScatter.of(support)
+        rest = support.counts.unsqueeze(-2) - support.one_hot
+        noise = unbiased(scatter.squares_without().unsqueeze(-1), rest) / rest.clamp(min=1)
+        return cls(support, frame, scatter, support.features @ names.mT / each, lengths / each, noise / each)
 
     def of_metric(self, shrinkage: Metric) -> tuple[Tensor, Tensor]:
         """(z−m)ᵀM(x̄_c − m) and (x̄_c − m)ᵀM(x̄_c − m), each ``(..., n, C)`` and without the support."""
         products = norms = torch.zeros_like(self.names)
-        for one, factor in _pairs(self.scatter, shrinkage):
+        for one, factor in _pairs(self.scatter.spectrum, shrinkage):
             forms = self.scatter.held_out(one)
             each = (factor / self.frame.unit)[..., None, None] * forms.spread
             products, norms = products + forms.products * each, norms + forms.norms * each
@@ -158,27 +182,24 @@ class NamedHeldOut:
         """
         rest = self.support.counts.unsqueeze(-2) - self.support.one_hot
         w, r = rest / (rest + pseudo_count), name_weight / (rest + pseudo_count)
-        linear = w * metric[0] + r * self.names
-        bias = 0.5 * w.square() * metric[1] + w * r * self.crossed + 0.5 * r.square() * self.lengths
+        logits = w * (metric[0] - 0.5 * (metric[1] - self.noise)) + r * self.names - 0.5 * r.square() * self.lengths
         alone = (rest * self.support.one_hot).sum(-1, keepdim=True) < 1
-        return torch.where(alone, torch.nan, linear - bias)
+        return torch.where(alone, torch.nan, logits)
 
 
-def label_directions(support: Support, frame: Frame) -> Tensor:
+def label_directions(prior: Tensor | None, frame: Frame) -> Tensor | None:
     """e ``(..., C, D)``: label embeddings less their mean, as long as the supports are from the middle."""
-    if support.prior is None:
-        return support.features.new_zeros(*support.counts.shape, support.features.shape[-1])
-    return normalize(support.prior, dim=-1) * frame.unit.sqrt()[..., None, None]
+    return None if prior is None else normalize(prior, dim=-1) * frame.unit.sqrt()[..., None, None]
 
 
-def whiten(scatter: SpectralScatter, rows: Tensor, shrinkage: Metric) -> Tensor:
+def whiten(spectrum: Spectrum, rows: Tensor, shrinkage: Metric) -> Tensor:
     """M u ``(..., C, D)`` of rows u."""
-    relative, basis = scatter.relative(), scatter.basis
+    relative, basis = spectrum.relative(), spectrum.basis
     result = torch.zeros_like(rows)
-    for one, factor in _pairs(scatter, shrinkage):
+    for one, factor in _pairs(spectrum, shrinkage):
         # In the eigenvectors a diagonal, beside them I/λ; where the scatter is nothing, I.
         flat = relative.sum(-1) == 0
-        beside = torch.where(flat, torch.ones_like(factor), factor / one)[..., None, None]
+        beside = torch.where(flat, factor, factor / one)[..., None, None]
         inside = torch.where(flat, torch.zeros_like(factor), factor)[..., None, None]
         diagonal = inside * (1 / ((1 - one) * relative + one) - 1 / one).unsqueeze(-2)
         result = result + beside * rows + ((rows @ basis) * diagonal) @ basis.mT
@@ -197,8 +218,8 @@ def check_named(shrinkage: Metric, pseudo_count: float, name_weight: float) -> N
         raise HeadError(f"name_weight must not be below 0, got {name_weight}.")
 
 
-def _pairs(scatter: SpectralScatter, shrinkage: Metric) -> list[tuple[float, Tensor]]:
+def _pairs(spectrum: Spectrum, shrinkage: Metric) -> list[tuple[float, Tensor]]:
     if isinstance(shrinkage, (int, float)):
-        return [(float(shrinkage), scatter.even(shrinkage))]
-    like = scatter.eigenvalues.new_ones(scatter.eigenvalues.shape[:-1])
-    return [(one, like * torch.as_tensor(factor, dtype=like.dtype, device=like.device)) for one, factor in shrinkage]
+        return [(float(shrinkage), spectrum.even(shrinkage))]
+    like = spectrum.total
+    return [(one, like.new_ones(like.shape) * torch.as_tensor(factor).to(like)) for one, factor in shrinkage]

@@ -62,8 +62,8 @@ def solve(features: Tensor, targets: Tensor, strength: Tensor) -> Tensor:
     """W ``(..., C, D)`` of features ``(..., n, D)`` and targets ``(..., n, C)``, in the smaller of n and D."""
     count, dimension = features.shape[-2:]
     if count < dimension:
-        return torch.linalg.solve(_ridged(features @ features.mT, strength), targets).mT @ features
-    return torch.linalg.solve(_ridged(features.mT @ features, strength), features.mT @ targets).mT
+        return torch.linalg.solve(penalised(features @ features.mT, strength), targets).mT @ features
+    return torch.linalg.solve(penalised(features.mT @ features, strength), features.mT @ targets).mT
 
 
 def hat(features: Tensor, strength: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ def hat(features: Tensor, strength: Tensor) -> Tensor:
     count, dimension = features.shape[-2:]
     if count < dimension:
         gram = features @ features.mT
-        return torch.linalg.solve(_ridged(gram, strength), gram)
-    return features @ torch.linalg.solve(_ridged(features.mT @ features, strength), features.mT)
+        return torch.linalg.solve(penalised(gram, strength), gram)
+    return features @ torch.linalg.solve(penalised(features.mT @ features, strength), features.mT)
 
 
 def without_own(targets: Tensor, fitted: Tensor, leverage: Tensor) -> Tensor:
@@ -80,7 +80,8 @@ def without_own(targets: Tensor, fitted: Tensor, leverage: Tensor) -> Tensor:
     return targets - (targets - fitted) / (1 - leverage).unsqueeze(-1)
 
 
-def _ridged(matrix: Tensor, strength: Tensor) -> Tensor:
+def penalised(matrix: Tensor, strength: Tensor) -> Tensor:
+    """A square matrix ``(..., k, k)`` plus ``strength`` ``(...)`` times the identity."""
     size = matrix.shape[-1]
     identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
     return matrix + strength.expand(matrix.shape[:-2])[..., None, None] * identity

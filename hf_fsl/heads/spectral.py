@@ -39,6 +39,54 @@ class HeldOutForms:
 
 
 @dataclass(frozen=True)
+class Spectrum:
+    """The scatter within the classes, Z̃ᵀZ̃."""
+
+    eigenvalues: Tensor
+    """Those that can differ from 0: ``(..., r)``."""
+    basis: Tensor
+    """The eigenvectors ``(..., D, r)``."""
+    total: Tensor
+    """The supports' sum of squares ``(...)``, against which a scatter is nothing or not."""
+
+    @classmethod
+    def of_rows(cls, deviations: Tensor, total: Tensor) -> Spectrum:
+        """Of Z̃ ``(..., n, D)``."""
+        count, dimension = deviations.shape[-2:]
+        if count >= dimension:
+            return cls.of_matrix(deviations.mT @ deviations, total)
+        values, left = torch.linalg.eigh(deviations @ deviations.mT)
+        real = values > 1e-12 * values[..., -1:].clamp(min=1e-300)
+        inverse = torch.where(real, values, torch.ones_like(values)).rsqrt() * real
+        return cls(values.clamp(min=0), deviations.mT @ left * inverse.unsqueeze(-2), total)
+
+    @classmethod
+    def of_matrix(cls, scatter: Tensor, total: Tensor) -> Spectrum:
+        """Of Z̃ᵀZ̃ ``(..., D, D)``."""
+        values, basis = torch.linalg.eigh(scatter)
+        return cls(values.clamp(min=0), basis, total)
+
+    def relative(self) -> Tensor:
+        """Eigenvalues of S D/tr(S) ``(..., r)``: 1 on average over all D; 0 where the scatter is nothing."""
+        squares = self.eigenvalues.sum(-1)
+        factor = self.basis.shape[-2] / squares.clamp(min=1e-300)
+        return (
+            torch.where(is_nothing(squares, self.total), torch.zeros_like(squares), factor).unsqueeze(-1)
+            * self.eigenvalues
+        )
+
+    def even(self, shrinkage: float) -> Tensor:
+        """Factor ``(...)`` of M = ((1−λ) S D/tr(S) + λI)⁻¹ that leaves the mean square within the classes as it is.
+
+        1 where the scatter is nothing, and M the identity.
+        """
+        relative = self.relative()
+        total = relative.sum(-1)
+        left = (relative / ((1 - shrinkage) * relative + shrinkage)).sum(-1)
+        return torch.where(total > 0, total / left.clamp(min=1e-300), torch.ones_like(total))
+
+
+@dataclass(frozen=True)
 class _Products:
     """Inner products of supports z, their deviations d and the class means μ, under some form."""
 
@@ -90,10 +138,7 @@ class SpectralScatter:
     """In float64."""
     deviations: Tensor
     """Z̃ ``(..., n, D)``."""
-    eigenvalues: Tensor
-    """Of Z̃ᵀZ̃, those that can differ from 0: ``(..., r)``."""
-    basis: Tensor
-    """The eigenvectors ``(..., D, r)``."""
+    spectrum: Spectrum
     rotated: tuple[Tensor, Tensor, Tensor]
     """Features ``(..., n, r)``, deviations ``(..., n, r)`` and class means ``(..., C, r)`` in the eigenvectors."""
     flat: _Products
@@ -103,36 +148,19 @@ class SpectralScatter:
     def of(cls, support: Support) -> SpectralScatter:
         means = support.means()
         deviations = support.features - support.one_hot @ means
-        count, dimension = deviations.shape[-2:]
-        if count < dimension:
-            values, left = torch.linalg.eigh(deviations @ deviations.mT)
-            real = values > 1e-12 * values[..., -1:].clamp(min=1e-300)
-            inverse = torch.where(real, values, torch.ones_like(values)).rsqrt() * real
-            basis = deviations.mT @ left * inverse.unsqueeze(-2)
-        else:
-            values, basis = torch.linalg.eigh(deviations.mT @ deviations)
+        spectrum = Spectrum.of_rows(deviations, support.features.square().sum((-1, -2)))
+        basis = spectrum.basis
         parts = (support.features, deviations, means)
         rotated = (parts[0] @ basis, parts[1] @ basis, parts[2] @ basis)
-        return cls(support, deviations, values.clamp(min=0), basis, rotated, _Products.of(*parts))
+        return cls(support, deviations, spectrum, rotated, _Products.of(*parts))
 
-    def relative(self) -> Tensor:
-        """Eigenvalues of S D/tr(S) ``(..., r)``: 1 on average over all D; 0 where the scatter is nothing."""
-        squares = self.deviations.square().sum((-1, -2)).unsqueeze(-1)
-        nothing = is_nothing(squares, self.support.features.square().sum((-1, -2)).unsqueeze(-1))
-        dimension = self.deviations.shape[-1]
-        return (
-            torch.where(nothing, torch.zeros_like(squares), dimension / squares.clamp(min=1e-300)) * self.eigenvalues
-        )
-
-    def even(self, shrinkage: float) -> Tensor:
-        """Factor ``(...)`` of M = ((1−λ) S D/tr(S) + λI)⁻¹ that leaves the mean square within the classes as it is.
-
-        1 where the scatter is nothing, and M the identity.
-        """
-        relative = self.relative()
-        total = relative.sum(-1)
-        left = (relative / ((1 - shrinkage) * relative + shrinkage)).sum(-1)
-        return torch.where(total > 0, total / left.clamp(min=1e-300), torch.ones_like(total))
+    def squares_without(self) -> Tensor:
+        """Sum of squares within the classes without each support ``(..., n)``."""
+        support = self.support
+        own_count = (support.one_hot @ support.counts.unsqueeze(-1)).squeeze(-1)
+        squares = self.deviations.square().sum(-1)
+        lost = own_count / (own_count - 1).clamp(min=1)
+        return (squares.sum(-1, keepdim=True) - lost * squares).clamp(min=0)
 
     def held_out(self, shrinkage: float) -> HeldOutForms:
         """Products and norms under Σ = (1−λ) S + λ tr(S)/D I."""
@@ -141,12 +169,12 @@ class SpectralScatter:
         own_count = support.one_hot @ support.counts.unsqueeze(-1)
         others = (own_count - 1).clamp(min=1)
         lost = (own_count / others).squeeze(-1)
-        squares, lengths = deviations.square().sum(-1), support.features.square().sum(-1)
-        trace = ((squares.sum(-1, keepdim=True) - lost * squares) / (count - 1)).clamp(min=0)
+        lengths = support.features.square().sum(-1)
+        trace = self.squares_without() / (count - 1)
         total = (lengths.sum(-1, keepdim=True) - lengths) / (count - 1)
         ridge, kept = shrunk_scales(trace, total, dimension, shrinkage)
         scaled = kept / (count - 1)
-        diagonal = 1 / (scaled.unsqueeze(-1) * self.eigenvalues.unsqueeze(-2) + ridge.unsqueeze(-1))
+        diagonal = 1 / (scaled.unsqueeze(-1) * self.spectrum.eigenvalues.unsqueeze(-2) + ridge.unsqueeze(-1))
         # What an eigenvector weighs beyond the directions outside all of them, which weigh 1 / ridge.
         form = _Products.of(*self.rotated, diagonal - 1 / ridge.unsqueeze(-1)).plus(self.flat, 1 / ridge.unsqueeze(-1))
         dd, dz, mean_d = form.d_d, form.d_z, form.d_mean

@@ -84,7 +84,7 @@ def read_support(
     transform = _transform(support, base_mean, centre, normalize)
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(support.dtype)
     return Support(
-        transform(support), labels, one_hot, one_hot.sum(-2), transform, _centred_prior(prior, support.dtype)
+        transform(support), labels, one_hot, one_hot.sum(-2), transform, centred_prior(prior, support.dtype)
     )
 
 
@@ -124,7 +124,8 @@ def _transform(support: Tensor, base_mean: Tensor | None, centre: bool, normaliz
     return FeatureTransform(centre=mean.to(support.dtype), normalize=normalize)
 
 
-def _centred_prior(prior: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def centred_prior(prior: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Label embeddings ``(..., C, D)`` of length 1, less their mean over the classes."""
     if prior is None:
         return None
     unit = torch.nn.functional.normalize(prior.double(), dim=-1)

@@ -16,7 +16,7 @@ CLOSED = [name for name in NAMES if ESTIMATORS[name].leave_one_out is not None]
 SETTINGS: dict[str, dict] = {
     "cache": {"alpha": 2.0, "logit_scale": 5.0},
     "prior": {"strength": 0.5},
-    "named_lda": {"shrinkage": 0.6},
+    "named_lda": {"shrinkage": 0.6, "name_weight": 0.5},
 }
 QUERIES = torch.randn(20, 12, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
@@ -156,19 +156,21 @@ def test_k_fold_holds_out_what_it_scores():
 
 
 def named_reference(support: np.ndarray, means: np.ndarray, targets: np.ndarray, anchor: np.ndarray, queries):
-    """LDA about the posterior mean, the whitening left out of all terms with a name."""
+    """LDA, its metric such that the spread within the classes stays as large, and the names in the plain metric."""
     middle, (count, dimension) = means.mean(0), support.shape
     unit = ((support - middle) ** 2).sum(-1).mean()
     scatter = (support - targets @ means).T @ (support - targets @ means) / count
     spread = np.trace(scatter) / dimension
     inverse = np.linalg.inv(0.4 * scatter / spread + 0.6 * np.eye(dimension))
     inverse *= np.trace(scatter) / np.trace(inverse @ scatter)
+    noise = np.trace(scatter) * count / (count - len(means))
     logits = np.empty((len(queries), len(means)))
     for c, number in enumerate(targets.sum(0)):
-        u = number / (number + 4) * (means[c] - middle)
-        v = 1.5 / (number + 4) * anchor[c] / np.linalg.norm(anchor[c]) * np.sqrt(unit)
-        z = queries - middle
-        logits[:, c] = z @ (inverse @ u + v) - 0.5 * u @ inverse @ u - u @ v - 0.5 * v @ v
+        d, e, z = means[c] - middle, anchor[c] / np.linalg.norm(anchor[c]) * np.sqrt(unit), queries - middle
+        w, r = number / (number + 4), 0.5 / (number + 4)
+        logits[:, c] = (
+            w * (z @ inverse @ d - 0.5 * (d @ inverse @ d - noise / number)) + r * z @ e - 0.5 * r**2 * e @ e
+        )
     return logits / unit
 
 
@@ -303,6 +305,14 @@ def test_lda_at_one_shot_is_the_nearest_mean():
     for shrinkage in (0.1, 0.9):
         lda = fit_head("lda", support, labels, shrinkage=shrinkage)
         assert torch.allclose(centred(lda(QUERIES)), centred(nearest(QUERIES)), atol=1e-9)
+
+
+def test_named_lda_without_names_is_lda():
+    support, labels, prior = support_set((4, 4, 4))
+    lda = fit_head("lda", support, labels, normalize=True, shrinkage=0.3)(QUERIES)
+    named = fit_head("named_lda", support, labels, prior=prior, shrinkage=0.3, name_weight=0.0)(QUERIES)
+    factor = centred(lda).norm() / centred(named).norm()
+    assert torch.allclose(factor * centred(named), centred(lda), atol=1e-8)
 
 
 def test_the_transform_can_be_asked_for():
