@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS: dict[str, str] = {
+    "AdaptationConfig": "hf_fsl.config",
     "AdapterConfig": "hf_fsl.config",
     "FineTuneConfig": "hf_fsl.config",
     "load_config": "hf_fsl.config",
@@ -19,6 +20,9 @@ _EXPORTS: dict[str, str] = {
     "load_splits": "hf_fsl.data",
     "Backbone": "hf_fsl.backbones",
     "attach_adapter": "hf_fsl.adapters",
+    "EpisodeSampler": "hf_fsl.episodes",
+    "FewShotClassifier": "hf_fsl.classifier",
+    "evaluate_episodes": "hf_fsl.episodic",
     "train": "hf_fsl.training",
     "ZeroShotEmbeddingPipeline": "hf_fsl.pipelines",
     "ZeroShotImagePipeline": "hf_fsl.pipelines",

@@ -109,7 +109,8 @@ class MethodRecord:
 
     name: str
     settings: dict[str, Any]
-    validation: Measurement
+    validation: Measurement | None
+    """None where there was nothing to choose."""
     test: Measurement
     chosen: bool = False
     """Whether validation chose it, among those of its name."""
@@ -249,7 +250,7 @@ class RunRecord:
             for row in values["comparisons"]
         ]
         methods = [
-            MethodRecord(**{**row, **_measurements({key: row[key] for key in ("validation", "test")})})
+            MethodRecord(**{**row, **_measurements({k: row[k] for k in ("validation", "test") if row[k] is not None})})
             for row in values.get("methods", [])
         ]
         return cls(

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from hf_fsl.backbones import Backbone
 from hf_fsl.config import ZeroShotClipConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
+from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.contrastive import DualEncoderSample, verify_dual_encoder
 from hf_fsl.hub.push import push_bundle
@@ -53,6 +55,12 @@ def main(config: ZeroShotClipConfig) -> None:
     compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)
 
     if accelerator.is_main_process:
+        if asked.shots:
+            backbone = Backbone(pipe.model, pipe.tokenizer, image_processor=pipe.image_processor)
+            pool = supports_of(splits, test)
+            compared.methods += k_shot_rows(
+                backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions
+            )
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(
             config, command, splits, pipe.model, compared, "image-text", test, time.perf_counter() - started,

@@ -20,6 +20,7 @@ import yaml
 
 from hf_fsl.config import ZeroShotNLIConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
+from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
@@ -67,6 +68,11 @@ def main(config: ZeroShotNLIConfig) -> None:
     compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)
 
     if accelerator.is_main_process:
+        if asked.shots:
+            backbone, pool = near.label_encoder.backbone, supports_of(splits, test)
+            compared.methods += k_shot_rows(
+                backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions
+            )
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(
             config, command, splits, nli.model, compared, "nli", test, time.perf_counter() - started,

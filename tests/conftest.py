@@ -179,7 +179,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hub_environment(hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process that uses the session's Hub."""
     home = str(tmp_path_factory.getbasetemp() / "hub_home")

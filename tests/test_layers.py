@@ -17,7 +17,7 @@ LAYERS = [
     {"modeling", "training", "hub", "reporting", "baselines"},
     {"heads", "zero_shot", "transfer", "contrastive", "adaptation"},
     {"episodic"},
-    {"classifier", "search", "pipelines"},
+    {"classifier", "few_shot", "search", "pipelines"},
     {"auto", "cli"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

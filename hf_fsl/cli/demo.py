@@ -16,6 +16,9 @@ from hf_fsl.errors import UserError
 from hf_fsl.resources import recipes_folder
 
 MODEL = "demo/supersense-minilm-lora"
+FEW_SHOT_MODEL = "demo/supersense-8-shot"
+IMAGE_TEXT = "hf-fsl/emoji-image-text"
+KINDS = "bird,fruit,heart,vehicle on the ground"
 LABELS = "animal,feeling,food,time"
 SENTENCES = [
     "a small furry animal that hunts mice at night",
@@ -23,10 +26,32 @@ SENTENCES = [
     "a sweet pastry filled with fruit and baked in an oven",
     "the hour before the sun goes down",
 ]
+_PICTURES = """
+import sys
+from datasets import load_dataset
+emoji = load_dataset("hf-fsl/emoji", "noto-subcategory", split="novel")
+for kind in ("animal-bird", "food-fruit", "heart", "transport-ground"):
+    emoji[emoji["subcategory"].index(kind)]["image"].save(f"{sys.argv[1]}/{kind}.png")
+"""
+_FEW_SHOT = """
+import sys
+from datasets import load_dataset
+from hf_fsl import FewShotClassifier
+data = load_dataset("hf-fsl/supersense").shuffle(seed=0)
+names = data["train"].features["label"].names
+labels = [names[label] for label in data["train"]["label"]]
+rows = [row for name in names for row in [row for row, label in enumerate(labels) if label == name][:8]]
+classifier = FewShotClassifier(sys.argv[1])
+classifier.fit(data["train"].select(rows)["text"], [labels[row] for row in rows])
+print(f"  {classifier.reason_}")
+test = data["test"].select(range(600))
+print(f"  accuracy on 600 test texts: {classifier.score(test['text'], [names[label] for label in test['label']]):.3f}")
+print(f"  {classifier.push_to_hub(sys.argv[2])}")
+"""
 _LOAD = """
 import sys
 from transformers import pipeline
-classify = pipeline("text-classification", model=sys.argv[1])
+classify = pipeline("text-classification", model=sys.argv[1], trust_remote_code=sys.argv[1].endswith("shot"))
 assert "hf_fsl" not in sys.modules
 for text in sys.argv[2:]:
     best = classify(text)[0]
@@ -73,10 +98,19 @@ def _demo(options: argparse.Namespace) -> int:
         seed(endpoint, token="demo", recipes=recipes_folder(), log=lambda line: print(f"   {line}"))
         _say(f"2. No labels: the nearest label name by {MINILM}")
         run(*_PREDICT, MINILM, "--labels", LABELS, "--template", "{}", *SENTENCES)
-        _say("3. Two hundred labels a class: fine-tune, evaluate, write the card, push")
+        pictures = folder / "pictures"
+        pictures.mkdir()
+        run(sys.executable, "-c", _PICTURES, str(pictures))
+        _say(f"   The same for pictures, of kinds it has never seen, by {IMAGE_TEXT}")
+        run(*_PREDICT, IMAGE_TEXT, "--labels", KINDS, "--template", "{}", *map(str, sorted(pictures.iterdir())))
+        _say("3. Eight labels a class: a classifier in seconds, pushed")
+        run(sys.executable, "-c", _FEW_SHOT, MINILM, FEW_SHOT_MODEL)
+        _say(f"   Load it back in a fresh process without hf_fsl: {FEW_SHOT_MODEL}")
+        run(sys.executable, "-I", "-c", _LOAD, FEW_SHOT_MODEL, *SENTENCES)
+        _say("4. Two hundred labels a class: fine-tune, evaluate, write the card, push")
         push = ["--hub.push_to_hub", "true", "--hub.hub_model_id", MODEL, "--output_dir", str(folder / "run")]
         run(*launch_command("fine_tune", "supersense", "cpu", [*push, *options.rest]))
-        _say(f'4. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
+        _say(f'5. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
         # -I: isolated, so that hf_fsl could not even be found in the working folder.
         run(sys.executable, "-I", "-c", _LOAD, MODEL, *SENTENCES)
     print(f"Done in {time.perf_counter() - started:.0f} s. The card: {folder / 'run' / 'bundle' / 'README.md'}")

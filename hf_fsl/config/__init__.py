@@ -12,6 +12,7 @@ from hf_fsl.config.contrastive import (
     PairsConfig,
     TowerConfig,
 )
+from hf_fsl.config.few_shot import ClassifierConfig, EpisodesConfig, FewShotRecipeConfig
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml, to_dict
 from hf_fsl.config.sections import (
     AdapterConfig,
@@ -25,6 +26,7 @@ from hf_fsl.config.sections import (
 from hf_fsl.config.zero_shot import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig
 
 RECIPES: dict[str, type[Any]] = {
+    "few_shot": FewShotRecipeConfig,
     "fine_tune": FineTuneConfig,
     "train_contrastive": ContrastiveConfig,
     "zero_shot_nli": ZeroShotNLIConfig,
@@ -37,12 +39,15 @@ __all__ = [
     "AdaptationConfig",
     "AdapterConfig",
     "AugmentationConfig",
+    "ClassifierConfig",
     "ConfigError",
     "ContrastiveConfig",
     "ContrastiveLossConfig",
     "DataConfig",
     "DualEncoderConfig",
+    "EpisodesConfig",
     "EvaluationConfig",
+    "FewShotRecipeConfig",
     "FineTuneConfig",
     "HubConfig",
     "ModelConfig",

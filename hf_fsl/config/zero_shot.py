@@ -19,6 +19,8 @@ class ZeroShotConfig:
     """Class name -> the words that stand for it in the templates."""
     validation_labels: list[str] = field(default_factory=list)
     """Classes on which templates and calibration are chosen; the test is on the others. Empty: on all, both times."""
+    shots: list[int] = field(default_factory=list)
+    """Also measure, on the same test, what so many labelled examples a class would give."""
     calibration_samples: int = 200
     """Unlabelled training texts (or images) from which the label prior is estimated; 0: no calibration."""
     batch_tokens: int | None = None
@@ -30,6 +32,8 @@ class ZeroShotConfig:
         for template in self.templates:
             if template.count("{}") != 1:
                 yield f"templates: each has one place {{}} for the label, got {template!r}"
+        if any(k < 1 for k in self.shots):
+            yield f"shots: numbers of 1 or more, got {self.shots}"
         if self.calibration_samples < 0:
             yield f"calibration_samples: at least 0, got {self.calibration_samples}"
         if len(self.validation_labels) == 1:
@@ -53,6 +57,8 @@ class ZeroShotNLIConfig:
 
     def problems(self) -> Iterator[str]:
         single = self.data.problem_type == "single_label_classification"
+        if self.zero_shot.shots and self.bi_encoder is None:
+            yield "zero_shot.shots: needs bi_encoder, whose embeddings the labelled examples are compared by"
         if self.data.text_column is None or self.data.text_pair_column is not None or not single:
             yield "data: single texts (text_column alone) with one label each"
 

@@ -56,7 +56,21 @@ def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Ve
         inputs: texts, pairs of texts, or images.
         logits: ``(N, C)``, what :func:`hf_fsl.hub.reference.reference_logits` gives for these inputs.
 
-    A few-shot model of ours is loaded twice: by the code in the bundle, without hf_fsl, and by hf_fsl without it.
+    Raises:
+        BundleMismatch, ValueError: see :func:`verify_model`.
+    """
+    task = Task.from_dict(RunRecord.load(bundle / "run_record.json").task)
+    difference, scale = verify_model(bundle, task, inputs, logits)
+    return note_verified(bundle, difference, scale, len(logits))
+
+
+def verify_model(folder: Path, task: Task, inputs: Sequence[Any], logits: np.ndarray) -> tuple[float, float]:
+    """Compares a repository's model, loaded by a fresh process, with logits ``(N, C)``.
+
+    A few-shot model of ours is loaded twice: by the code in the folder, without hf_fsl, and by hf_fsl without it.
+
+    Returns:
+        The largest difference, and the scale of the logits.
 
     Raises:
         BundleMismatch: it does not load, or logits, argmax, label names or problem type differ.
@@ -67,10 +81,8 @@ def verify_bundle(bundle: Path, inputs: Sequence[Any], logits: np.ndarray) -> Ve
             f"A bundle is verified on at least one input, with a row of logits for each; got {len(inputs)} inputs "
             f"and {len(logits)} rows."
         )
-    task = Task.from_dict(RunRecord.load(bundle / "run_record.json").task)
     scale = max(1.0, float(np.abs(logits).max()))
-    differences = [_compare(bundle, task, inputs, logits, scale, options) for options in _readers(bundle)]
-    return note_verified(bundle, max(differences), scale, len(logits))
+    return max(_compare(folder, task, inputs, logits, scale, options) for options in _readers(folder)), scale
 
 
 def _readers(bundle: Path) -> list[list[str]]:

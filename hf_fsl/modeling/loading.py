@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 
 from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.modules import EmbeddingModules
 from hf_fsl.modeling import modeling_few_shot
+from hf_fsl.modeling.configuration_few_shot import FewShotConfig
 from hf_fsl.modeling.processors import without_prompt
 from hf_fsl.modeling.stock import FAMILIES
 from hf_fsl.modeling.towers import ExportError
@@ -43,7 +44,7 @@ def load_published(
             return None
         model = kind.from_pretrained(model_name_or_path, revision=revision, dtype=dtype)
         auto = AutoImageProcessor if model.main_input_name == "pixel_values" else AutoTokenizer
-        return Published(model, auto.from_pretrained(model_name_or_path, revision=revision))
+        return Published(model, auto.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=False))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ExportError(f"{model_name_or_path} does not load as a few-shot model: {error}") from error
 

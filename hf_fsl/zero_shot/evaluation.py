@@ -111,7 +111,7 @@ def compare_methods(
         settings = [[template] for template in templates] + ([list(templates)] if len(templates) > 1 else [])
         seen = [_outcomes(scorer, validation, unlabelled, chosen) for chosen in settings]
         single = max(range(len(templates)), key=lambda row: _accuracy(seen[row][False], validation.labels))
-        own: list[tuple[MethodRecord, np.ndarray]] = []
+        own: list[tuple[float, MethodRecord, np.ndarray]] = []
         for row in dict.fromkeys([single, len(settings) - 1]):
             outcomes = _outcomes(scorer, test, unlabelled, settings[row])
             for calibrated, logarithm in outcomes.items():
@@ -122,10 +122,10 @@ def compare_methods(
                     validation=_measured(seen[row][calibrated], validation, config),
                     test=_measured(logarithm, test, config),
                 )
-                own.append((record, logarithm))
-        best, logarithms[name] = max(own, key=lambda item: item[0].validation.value)
+                own.append((_accuracy(seen[row][calibrated], validation.labels), record, logarithm))
+        _, best, logarithms[name] = max(own, key=lambda item: item[0])
         best.chosen = True
-        methods += [record for record, _ in own]
+        methods += [record for _, record, _ in own]
     first, *others = logarithms
     for other in others:
         right, wrong = (logarithms[name].argmax(-1) == test.labels for name in (first, other))

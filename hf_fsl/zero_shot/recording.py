@@ -135,8 +135,8 @@ def report(record: RunRecord) -> Iterator[str]:
     for method in record.methods:
         low, high = method.test.ci95 or (float("nan"), float("nan"))
         mark = " <- chosen" if method.chosen else ""
-        values = f"validation {method.validation.value:.4f}, test {method.test.value:.4f} [{low:.4f}, {high:.4f}]"
-        yield f"{method.label}: {values}{mark}"
+        chosen_on = f"validation {method.validation.value:.4f}, " if method.validation else ""
+        yield f"{method.label}: {chosen_on}test {method.test.value:.4f} [{low:.4f}, {high:.4f}]{mark}"
     for row in record.comparisons:
         yield f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}"
 

@@ -1,0 +1,192 @@
+"""From a support set to a head, on the backbone as it is or adapted, judged by what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor
+
+from hf_fsl.adaptation import Adapted, adapt
+from hf_fsl.backbones import Backbone
+from hf_fsl.backbones.cache import EmbeddingCache
+from hf_fsl.classifier.support import FewShotError, Support, folds_of
+from hf_fsl.config import AdaptationConfig, AdapterConfig
+from hf_fsl.heads import ESTIMATORS, HeadChoice, choose_head, fit_head
+from hf_fsl.heads.temperature import best_scale
+from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
+
+Adapter = AdapterConfig | peft.PeftConfig
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """Which head is asked for: a name of ``hf_fsl.heads.ESTIMATORS``, or ``auto``.
+
+    ``foldable``: without L2-normalisation where the estimator does not demand it, so that it folds into a stock class.
+    """
+
+    estimator: str = "auto"
+    foldable: bool = False
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Support examples as fits saw them that had not seen them."""
+
+    logits: Tensor
+    """``(m, C)``."""
+    labels: Tensor
+    """``(m,)``."""
+    nearest: Tensor
+    """``(m,)``: distance to the nearest class mean of that fit, in its transform."""
+    scale: float
+    """Factor on the logits under which the labels are most likely,"""
+    loss: float
+    """and the mean negative log likelihood there."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head, the backbone it reads, and how it came about."""
+
+    backbone: Backbone
+    embeddings: Tensor
+    """``(n, D)`` of the support."""
+    prior: Tensor | None
+    base_mean: Tensor | None
+    choice: HeadChoice
+    scale: float = 1.0
+    """On the logits of the chosen head: 1, unless held-out examples of an adapted backbone ask for another."""
+    held_out: HeldOut | None = None
+    """Of an adapted backbone."""
+    adapted: Adapted | None = None
+    reason: str = ""
+
+    @property
+    def head(self) -> LinearHead | CacheHead:
+        return self.choice.head if self.scale == 1 else self.choice.head.scaled(self.scale)
+
+
+def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: EmbeddingCache | None = None) -> Fitted:
+    """A head on the backbone as it is.
+
+    Raises:
+        HeadError: a support set that the estimator cannot use.
+    """
+    prior = support.prior(backbone)
+    embeddings = backbone.encode(support.items, cache=cache)
+    if not support.items and prior is not None:
+        embeddings = prior[:0]
+    base_mean = backbone.encode(support.unlabeled, cache=cache).mean(0) if support.unlabeled else None
+    choice = _choice(kind, embeddings, support, prior, base_mean)
+    return Fitted(backbone, embeddings, prior, base_mean, choice, reason=choice.reason.removesuffix("."))
+
+
+def fit_adapted(
+    support: Support,
+    backbone: Backbone,
+    kind: HeadKind,
+    adapter: Adapter,
+    config: AdaptationConfig,
+    *,
+    folds: int,
+    seed: int,
+    progress: bool,
+) -> Fitted:
+    """The backbone adapted to the support set, then a head on it.
+
+    The adapted backbone has seen every example, so held-out logits come from backbones adapted without them: ``folds``
+    further, shorter trainings (cross-fitting). 0: none, and the temperature is that of examples already seen.
+    """
+
+    def trained(part: Support) -> Fitted:
+        texts = part.texts()[: part.num_classes] if part.of_texts else []
+        adapted = adapt(
+            backbone, part.items, part.labels, config, adapter=adapter, seed=seed, progress=progress,
+            label_texts=texts or None,
+        )  # fmt: skip
+        return replace(fit_frozen(part, adapted.backbone, kind), adapted=adapted)
+
+    if not support.items:
+        raise FewShotError("adapter: without examples there is nothing to adapt the backbone to. Leave it out.")
+    fitted = trained(support)
+    held_out = cross_fit(support, trained, folds, seed) if folds else None
+    return fitted if held_out is None else replace(fitted, held_out=held_out, scale=held_out.scale)
+
+
+def fit_better(
+    support: Support,
+    backbone: Backbone,
+    kind: HeadKind,
+    adapter: Adapter,
+    config: AdaptationConfig,
+    *,
+    folds: int,
+    seed: int,
+    progress: bool,
+    cache: EmbeddingCache | None = None,
+) -> Fitted:
+    """Adapted or frozen, whichever has the lower log-loss on examples held out from both in the same way.
+
+    With fewer than two examples of every class nothing can be held out, and the backbone stays as it is.
+    """
+    frozen = fit_frozen(support, backbone, kind, cache)
+    plain = cross_fit(support, lambda part: fit_frozen(part, backbone, kind, cache), folds, seed)
+    if plain is None:
+        why = "the backbone stays as it is: nothing can be held out to judge an adapter by"
+        return replace(frozen, reason=f"{frozen.reason}; {why}")
+    adapted = fit_adapted(support, backbone, kind, adapter, config, folds=folds, seed=seed, progress=progress)
+    assert adapted.held_out is not None
+    losses = f"held-out loss {adapted.held_out.loss:.3f} adapted, {plain.loss:.3f} as it was"
+    if adapted.held_out.loss < plain.loss:
+        return replace(adapted, reason=f"{adapted.reason}; the backbone is adapted ({losses})")
+    return replace(frozen, reason=f"{frozen.reason}; the backbone stays as it is ({losses})")
+
+
+def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, seed: int) -> HeldOut | None:
+    """Each example as a fit without it sees it; None where too few classes have two examples."""
+    parts = folds_of(support.labels, folds, seed) if folds else []
+    if len(parts) < 2 or int((support.counts >= 2).sum()) < 2:
+        return None
+    rows: list[int] = []
+    logits, nearest = [], []
+    for part in parts:
+        aside = set(part)
+        rest = support.part([row for row in range(len(support.items)) if row not in aside])
+        fitted = fit(rest)
+        queries = fitted.backbone.encode([support.items[row] for row in part])
+        rows += part
+        logits.append(fitted.head(queries))
+        transform = fitted.head.transform
+        means = transformed_means(transform, fitted.embeddings, rest.labels)
+        nearest.append(torch.cdist(transform(queries), means).amin(-1))
+    labels, stacked = support.labels[rows], torch.cat(logits)
+    scale, loss = best_scale(stacked.double(), labels)
+    return HeldOut(stacked, labels, torch.cat(nearest), float(scale), float(loss))
+
+
+def transformed_means(transform: FeatureTransform, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Class means ``(C, D')`` of transformed embeddings, of the classes that occur."""
+    features = transform(embeddings)
+    return torch.stack([features[labels == number].mean(0) for number in labels.unique()])
+
+
+def _choice(
+    kind: HeadKind, embeddings: Tensor, support: Support, prior: Tensor | None, base_mean: Tensor | None
+) -> HeadChoice:
+    given: dict[str, Any] = {"num_classes": support.num_classes, "prior": prior, "base_mean": base_mean}
+    if kind.estimator == "auto" or not support.items:
+        return choose_head(embeddings, support.labels, **given, normalize=not kind.foldable)
+    if int(support.counts.min()) >= 2:
+        return choose_head(embeddings, support.labels, **given, candidates=[kind.estimator])
+    if kind.estimator not in ESTIMATORS:
+        raise FewShotError(f"head: auto, or one of {', '.join(ESTIMATORS)}; got {kind.estimator!r}.")
+    if not ESTIMATORS[kind.estimator].takes_prior:
+        given["prior"] = None
+    head = fit_head(kind.estimator, embeddings, support.labels, **given)
+    reason = f"{kind.estimator} with its defaults: a class with one example leaves nothing to choose them by."
+    return HeadChoice(head, kind.estimator, {}, 1.0, reason)

@@ -1,0 +1,150 @@
+"""A fitted classifier as a repository: written, verified by a fresh process, pushed."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hf_fsl
+from hf_fsl.classifier.support import FewShotError
+from hf_fsl.config import HubConfig
+from hf_fsl.files import write_text
+from hf_fsl.hub.bundle import whole_folder, write_bundle
+from hf_fsl.hub.cards import is_hub_id, render_classifier_card
+from hf_fsl.hub.push import PushResult, push_folder
+from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.verify import verify_model
+from hf_fsl.modeling.export import Exported, export_model
+from hf_fsl.records import RunRecord
+from hf_fsl.tasks import Task
+
+if TYPE_CHECKING:
+    from hf_fsl.classifier.estimator import FewShotClassifier
+
+
+def save(
+    classifier: FewShotClassifier, folder: Path, *, stock: bool | None = None, repo_id: str | None = None
+) -> Path:
+    """Writes a classifier as a repository: model, processor, ``few_shot/``, card; the adapter where there is one.
+
+    Args:
+        folder: what was there before is replaced, by a whole repository or not at all.
+        stock: None: a stock class of transformers where the head folds exactly, else one of hf_fsl, which loads after
+            ``import hf_fsl.auto`` or by the code that is saved beside it. True, False: the one, or the other.
+        repo_id: for the card's snippet.
+
+    Raises:
+        ExportError: ``stock=True``, and the head does not fold.
+    """
+    exported = export(classifier, stock)
+    with whole_folder(folder) as building:
+        exported.model.save_pretrained(building)
+        exported.processor.save_pretrained(building)
+        write_state(classifier, building)
+        write_text(building / "README.md", _card(classifier, exported, repo_id or folder.as_posix()))
+    return folder
+
+
+def push(
+    classifier: FewShotClassifier,
+    repo_id: str,
+    *,
+    stock: bool | None = None,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> PushResult:
+    """Saves, verifies in a fresh process, and pushes as one commit.
+
+    Raises:
+        ExportError: see :func:`save`.
+        BundleMismatch: what was written does not give the classifier's logits. Nothing is pushed.
+        PublishError: the Hub refused, or could not be reached. Nothing half-written is left; push again.
+    """
+    hub = HubConfig(
+        push_to_hub=True, hub_model_id=repo_id, hub_private_repo=private, revision=revision,
+        commit_message=commit_message or "Upload few-shot classifier made with hf_fsl", create_pr=create_pr,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.rpartition("/")[2]
+        save(classifier, folder, stock=stock, repo_id=repo_id)
+        inputs = classifier.sample_
+        if inputs:
+            exported = export(classifier, stock)
+            trained = classifier.decision_function(inputs)
+            reference = reference_logits(exported.model, exported.processor, inputs, trained)
+            verify_model(folder, task_of(classifier), inputs, reference)
+        return push_folder(folder, hub, token=token)
+
+
+def write_few_shot_bundle(
+    folder: Path, classifier: FewShotClassifier, record: RunRecord, stock: bool | None = None
+) -> tuple[Path, Exported]:
+    """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures."""
+    exported = export(classifier, stock)
+    record.model.architecture = type(exported.model).__name__
+    record.head.stock, record.head.published_as = exported.stock, exported.reason  # type: ignore[union-attr]
+    bundle = write_bundle(
+        folder, model=exported.model, processor=exported.processor, record=record,
+        more=lambda building: write_state(classifier, building),
+    )  # fmt: skip
+    return bundle, exported
+
+
+def export(classifier: FewShotClassifier, stock: bool | None) -> Exported:
+    """The model of a classifier, see :func:`hf_fsl.modeling.export_model`."""
+    state = classifier.state_
+    return export_model(
+        classifier.backbone_, state.head, task_of(classifier).label_names, stock=stock, modality=state.modality,
+        refusal_threshold=None if state.refusal is None else float(state.refusal.threshold),
+    )  # fmt: skip
+
+
+def task_of(classifier: FewShotClassifier) -> Task:
+    """The classifier's task: its modality, and its classes as texts."""
+    return Task(modality=classifier.state_.modality, label_names=tuple(str(name) for name in classifier.classes_))
+
+
+def write_state(classifier: FewShotClassifier, folder: Path) -> None:
+    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights that are written already."""
+    classifier.state_.save(folder, weights_digest(folder))
+    if classifier.adapted_ is not None:
+        classifier.adapted_.save_adapter(folder / "adapter")
+
+
+def weights_digest(folder: Path) -> str:
+    """A digest of a repository's weights, as it stands in ``few_shot/state.json``."""
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FewShotError(f"{folder} holds no weights as safetensors.")
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:
+    state, name = classifier.state_, classifier.backbone_.name.partition("@")[0]
+    names = [str(one) for one in classifier.classes_]
+    values = {
+        "title": repo.rpartition("/")[2],
+        "repo": repo,
+        "base": name or "An encoder",
+        "adapted": classifier.adapted_ is not None,
+        "modality": state.modality,
+        "names": names,
+        "shots": dict(zip(names, state.counts, strict=True)),
+        "published_as": exported.reason,
+        "stock": exported.stock,
+        "reason": state.reason[:1].upper() + state.reason[1:],
+        "version": hf_fsl.__version__,
+    }
+    metadata: dict[str, Any] = {"pipeline_tag": f"{state.modality}-classification"}
+    if is_hub_id(name):
+        metadata |= {"base_model": name, "base_model_relation": "finetune"}
+    return render_classifier_card(values, metadata)

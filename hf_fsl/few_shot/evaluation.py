@@ -1,0 +1,184 @@
+"""Every method on the same episodes, on the backbone as it is and meta-trained, the work spread over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from hf_fsl.adaptation import Adapted, adapt
+from hf_fsl.backbones import Backbone
+from hf_fsl.config import FewShotRecipeConfig
+from hf_fsl.episodes import Episodes, EpisodeSampler
+from hf_fsl.episodic import Method, evaluate_episodes
+from hf_fsl.episodic.evaluation import mean_interval
+from hf_fsl.few_shot.pools import Pools
+from hf_fsl.heads import choose_head, fit_head, transductive
+from hf_fsl.modeling import CacheHead, LinearHead
+from hf_fsl.records import EpisodesRecord, EpisodicRow
+from hf_fsl.zero_shot.bi_encoder import label_prior
+
+DIRICHLET = 2.0
+"""Concentration of unbalanced queries (Veilleux et al. 2021, arXiv:2106.11984)."""
+_CENTRED_ON = 1000
+"""Examples of other classes whose mean heads centre by."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Embeddings of examples ``(N, D)`` and of the classes' words ``(C, D)``; the mean of other classes ``(D,)``."""
+
+    examples: Tensor
+    prior: Tensor | None
+    base_mean: Tensor | None
+
+
+class HeadsOfEpisodes:
+    """A head for each episode, whatever their kinds."""
+
+    def __init__(self, heads: list[LinearHead | CacheHead]) -> None:
+        self.heads = heads
+
+    def __call__(self, queries: Tensor) -> Tensor:
+        """Logits ``(E, Q, C)`` of queries ``(E, Q, D)``."""
+        return torch.stack([head(own) for head, own in zip(self.heads, queries, strict=True)])
+
+
+def meta_trained(
+    config: FewShotRecipeConfig, pools: Pools, backbone: Backbone, accelerator: Accelerator
+) -> Adapted | None:
+    """The backbone after metric learning on classes that are in no episode; None where the config asks for none."""
+    if not config.meta_training:
+        return None
+    return adapt(
+        backbone, pools.base.inputs, pools.base.labels.tolist(), config.adaptation, adapter=config.adapter,
+        seed=config.episodes.seed, progress=accelerator.is_main_process,
+        accelerator=accelerator if accelerator.num_processes > 1 else None,
+    )  # fmt: skip
+
+
+def evaluate(
+    config: FewShotRecipeConfig, pools: Pools, backbones: dict[bool, Backbone], accelerator: Accelerator
+) -> EpisodesRecord:
+    """Answers the episodes; every process gets the whole result.
+
+    Args:
+        backbones: by whether they were meta-trained; the untrained one is what differences are to.
+
+    Raises:
+        EpisodeError: a class with too few examples for the episodes.
+    """
+    asked = config.episodes
+    examples = pools.support if pools.same else pools.support + pools.query
+    first = len(pools.support)
+    masks: dict[str, Any] = {}
+    if not pools.same:
+        rows = np.arange(len(examples))
+        masks = {"support_from": rows < first, "query_from": rows >= first}
+    encoded = {trained: _encoded(config, pools, backbone, accelerator) for trained, backbone in backbones.items()}
+
+    def episodes(shots: int, queries: int, dirichlet: float | None = None) -> Episodes:
+        ways = asked.n_way or len(pools.names)
+        sampler = EpisodeSampler(ways, shots, queries, asked.episodes, asked.seed, dirichlet)
+        return sampler.sample(examples.labels, ids=examples.ids, label_names=pools.names, **masks)
+
+    results: list[EpisodicRow] = []
+    for shots in asked.k_shot:
+        drawn = episodes(shots, asked.n_query)
+        uneven = episodes(shots, asked.unbalanced, DIRICHLET) if asked.unbalanced else None
+        reference: np.ndarray | None = None
+        for trained, own in encoded.items():
+            methods = _methods(config, own.base_mean)
+            found = _answers(own, drawn, methods, accelerator)
+            beside = _answers(own, uneven, methods, accelerator) if uneven is not None else {}
+            if reference is None:
+                reference = found[asked.reference].accuracies
+            for name, result in found.items():
+                itself = name == asked.reference and not trained
+                results.append(
+                    EpisodicRow(
+                        method=name,
+                        k_shot=shots,
+                        meta_trained=trained,
+                        transductive=name in asked.transductive,
+                        accuracy=result.accuracy,
+                        difference=None if itself else mean_interval(result.accuracies - reference),
+                        ece=result.ece,
+                        unbalanced=beside[name].accuracy if beside else None,
+                    )
+                )
+    source = config.data.path if config.data.name is None else f"{config.data.path} ({config.data.name})"
+    test = pools.splits.record.splits["test"].name
+    train = pools.splits.record.splits["train"].name
+    return EpisodesRecord(
+        n_way=asked.n_way or len(pools.names),
+        n_query=asked.n_query,
+        episodes=asked.episodes,
+        seed=asked.seed,
+        classes=list(pools.names),
+        support=f"{source}, {test if asked.support == 'test' else train}",
+        query=f"{source if asked.query_name is None else f'{config.data.path} ({asked.query_name})'}, {test}",
+        reference=asked.reference,
+        dirichlet=DIRICHLET if asked.unbalanced else None,
+        results=results,
+    )
+
+
+def _answers(own: Encoded, episodes: Episodes, methods: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    return evaluate_episodes(
+        own.examples, episodes, methods, label_embeddings=own.prior, base_mean=own.base_mean, accelerator=accelerator
+    )
+
+
+def _methods(config: FewShotRecipeConfig, base_mean: Tensor | None) -> dict[str, Any]:
+    methods: dict[str, Any] = {name: _auto(base_mean) if name == "auto" else name for name in config.episodes.methods}
+    refined = {name: Method(_means, getattr(transductive, name)) for name in config.episodes.transductive}
+    return methods | refined
+
+
+def _means(support: Tensor, labels: Tensor, prior: Tensor | None) -> LinearHead | CacheHead:
+    return fit_head("nearest_mean", support, labels)
+
+
+def _auto(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor | None], Any]:
+    def fit(support: Tensor, labels: Tensor, prior: Tensor | None) -> HeadsOfEpisodes:
+        return HeadsOfEpisodes(
+            [
+                choose_head(
+                    support[row], labels[row], prior=None if prior is None else prior[row], base_mean=base_mean,
+                    num_classes=int(labels.max()) + 1,
+                ).head
+                for row in range(len(support))
+            ]
+        )  # fmt: skip
+
+    return fit
+
+
+def _encoded(config: FewShotRecipeConfig, pools: Pools, backbone: Backbone, accelerator: Accelerator) -> Encoded:
+    """Encoded by the main process for all: embeddings differ in their last bits with what they are batched with."""
+    value: list[Encoded | None] = [None]
+    if accelerator.is_main_process:
+        asked = config.classifier
+        examples = pools.support.inputs if pools.same else [*pools.support.inputs, *pools.query.inputs]
+        rows = np.random.default_rng(config.episodes.seed).permutation(len(pools.base))[:_CENTRED_ON]
+        base = [pools.base.inputs[row] for row in np.sort(rows)]
+        words = {name: text for name, text in asked.label_texts.items() if name in pools.names}
+        value = [
+            Encoded(
+                backbone.encode(examples, progress=True),
+                label_prior(backbone, pools.names, asked.templates, words)
+                if asked.prior and backbone.tokenizer is not None
+                else None,
+                backbone.encode(base, progress=True).mean(0) if base else None,
+            )
+        ]
+    broadcast_object_list(value)
+    assert value[0] is not None
+    return value[0]

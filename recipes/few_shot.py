@@ -1,0 +1,104 @@
+"""Few-shot classification: methods compared on episodes, a classifier fitted on the support set, published.
+
+    accelerate launch recipes/few_shot.py --config recipes/configs/few_shot/supersense.yaml
+
+All methods answer the same N-way k-shot episodes; nothing is chosen on queries. With meta_training the backbone first
+learns, by metric learning, from classes that are in no episode, and is measured beside the untrained one. Then a
+FewShotClassifier is fitted on the support set and measured on the test split. Writes to output_dir: bundle/ (the
+repository as it is pushed), run_record.json and predictions.parquet. The header of each config says what it cost and
+gave when last run.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from hf_fsl.classifier import FewShotClassifier
+from hf_fsl.classifier.backbones import load_backbone
+from hf_fsl.classifier.publishing import write_few_shot_bundle
+from hf_fsl.config import FewShotRecipeConfig, run_recipe, to_dict
+from hf_fsl.few_shot.evaluation import evaluate, meta_trained
+from hf_fsl.few_shot.pools import fitting_and_test, load_pools
+from hf_fsl.few_shot.recording import build_record, measure_classifier, report, write_predictions
+from hf_fsl.hub.push import publish
+from hf_fsl.hub.reference import reference_logits
+from hf_fsl.resources import portable
+from hf_fsl.training import make_accelerator
+
+VERIFIED = 16
+"""Inputs on which the bundle, loaded by a fresh process, must give the classifier's logits."""
+
+
+def main(config: FewShotRecipeConfig) -> None:
+    started = time.perf_counter()
+    output, asked = Path(config.output_dir), config.classifier
+    accelerator = make_accelerator()
+    say = accelerator.print
+    say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
+
+    with accelerator.main_process_first():
+        pools = load_pools(config)
+        model = config.model
+        backbone = load_backbone(
+            model.model_name_or_path, pooling=config.pooling, revision=model.revision, max_length=model.max_length,
+            trust_remote_code=model.trust_remote_code, dtype=model.dtype, device=str(accelerator.device),
+        )  # fmt: skip
+    say(f"{config.data.path}: {len(pools.names)} classes, {len(pools.support)} possible supports, "
+        f"{len(pools.query)} queries, {len(pools.base)} examples of other classes")  # fmt: skip
+    trained = meta_trained(config, pools, backbone, accelerator)
+    backbones = {False: backbone} | ({True: trained.backbone} if trained is not None else {})
+    episodes = evaluate(config, pools, backbones, accelerator)
+
+    if accelerator.is_main_process:
+        support, test = fitting_and_test(pools, config)
+        classifier = FewShotClassifier(
+            backbones[trained is not None],
+            head=asked.head,
+            adapter=None if asked.adapt == "never" else config.adapter,
+            keep_adapter="better" if asked.adapt == "auto" else "always",
+            prior="auto" if asked.prior else None,
+            templates=asked.templates,
+            adaptation=config.adaptation,
+            folds=asked.folds,
+            coverage=asked.coverage,
+            keep_support=asked.keep_support,
+            pooling=config.pooling,
+            progress=True,
+            random_state=config.episodes.seed,
+        )
+        words = {name: asked.label_texts.get(name, name) for name in pools.names}
+        names = [pools.names[label] for label in support.labels]
+        classifier.fit(
+            support.inputs, names, unlabeled=pools.base.inputs,
+            label_texts=words if asked.prior and backbone.tokenizer is not None else None,
+        )  # fmt: skip
+        say(f"Fitted on {len(support)} examples: {classifier.reason_}")
+        measured = measure_classifier(classifier, test, pools, config)
+        command = "accelerate launch " + shlex.join(map(portable, sys.argv))
+        record = build_record(
+            config, command, pools, episodes, classifier, measured, trained, time.perf_counter() - started,
+            accelerator.num_processes,
+        )  # fmt: skip
+        record.save(output / "run_record.json")
+        write_predictions(output / "predictions.parquet", measured)
+        for line in report(record):
+            say(line)
+
+        bundle, exported = write_few_shot_bundle(output / "bundle", classifier, record)
+        shown = test.inputs[:VERIFIED]
+        reference = reference_logits(
+            exported.model, exported.processor, shown, classifier.decision_function(shown), accelerator.device.type
+        )
+        result = publish(bundle, config.hub, shown, reference)
+        say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_recipe(main, FewShotRecipeConfig, __doc__)

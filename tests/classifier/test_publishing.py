@@ -1,0 +1,146 @@
+"""A classifier grown, saved, pushed, and loaded back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from encoders import pictures as draw
+from encoders import save_encoder
+from huggingface_hub import HfApi, constants
+from launching import ROOT
+from safetensors.torch import load_file, save_file
+
+from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
+from hf_fsl.classifier import FewShotError
+from hf_fsl.hub.local import running
+
+TEXTS = ["the cat runs", "a dog sleeps", "the bird runs", "the red house", "a blue car", "the green train"]
+LABELS = ["animal"] * 3 + ["thing"] * 3
+MORE, MORE_LABELS = ["a fish sleeps", "a big house"], ["animal", "thing"]
+WATER, WATER_LABELS = ["the rain is big", "a river and the rain"], ["water", "water"]
+_STOCK = """
+import json, sys
+from transformers import pipeline
+classify = pipeline("text-classification", model=sys.argv[1], top_k=None)
+assert "hf_fsl" not in sys.modules
+print(json.dumps([{row["label"]: row["score"] for row in rows} for rows in classify(sys.argv[2:])]))
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return Backbone.from_pretrained(str(save_encoder("bert", tmp_path_factory.mktemp("bert"))))
+
+
+@pytest.mark.parametrize("head", ["nearest_mean", "lda", "ridge", "cl2n", "auto", "logistic", "cache"])
+def test_what_is_loaded_predicts_refuses_and_grows_as_what_was_saved(backbone, head, tmp_path):
+    classifier = FewShotClassifier(backbone, head=head, coverage=0.7, keep_support=True).fit(TEXTS, LABELS)
+    classifier.save_pretrained(tmp_path / "model")
+    again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    assert again.classes_.tolist() == classifier.classes_.tolist() and again.reason_ == classifier.reason_
+    for one in (classifier, again):
+        one.add_examples(MORE, MORE_LABELS)
+        one.add_classes(WATER, WATER_LABELS)
+    assert again.classes_.tolist() == ["animal", "thing", "water"]
+    new = [*TEXTS, "the sun", "a red fish"]
+    np.testing.assert_allclose(again.decision_function(new), classifier.decision_function(new), atol=2e-5)
+    np.testing.assert_allclose(again.refusal_scores(new), classifier.refusal_scores(new), atol=1e-5)
+    assert (again.refuses(new) == classifier.refuses(new)).all()
+    assert head == "cache" or again.predict(WATER).tolist() == WATER_LABELS
+
+
+def test_growing_is_a_refit_with_what_was_chosen_held(backbone):
+    one = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS, LABELS)
+    whole = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS + MORE, LABELS + MORE_LABELS)
+    one.add_examples(MORE, MORE_LABELS)
+    ours, theirs = (x.decision_function(WATER) / np.ptp(x.decision_function(WATER)) for x in (one, whole))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)  # but for the temperature, which was held
+    assert one.state_.counts == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "new", "message"),
+    [
+        (MORE, ["animal", "thing"], True, "there already"),
+        (WATER, WATER_LABELS, False, "no classes of this model"),
+        (WATER, [1, 1], True, "all texts or all numbers"),
+        ([], [], False, "0 examples"),
+    ],
+)
+def test_growing_refuses_what_does_not_fit(backbone, X, y, new, message):
+    classifier = FewShotClassifier(backbone).fit(TEXTS, LABELS)
+    with pytest.raises(FewShotError, match=message):
+        (classifier.add_classes if new else classifier.add_examples)(X, y)
+    logistic = FewShotClassifier(backbone, head="logistic").fit(TEXTS, LABELS)
+    with pytest.raises(FewShotError, match="keep_support=True"):
+        logistic.add_examples(MORE, MORE_LABELS)
+
+
+def test_a_head_that_folds_is_published_as_a_stock_class(tmp_path):
+    source = str(save_encoder("bert", tmp_path / "bert"))
+    classifier = FewShotClassifier(source, pooling="stock", prior=None).fit(TEXTS, LABELS)
+    classifier.save_pretrained(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _STOCK, str(tmp_path / "model"), *MORE], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = [dict(zip(classifier.classes_, row, strict=True)) for row in classifier.predict_proba(MORE)]
+    for found, wanted in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-4)
+    again = FewShotClassifier.from_pretrained(str(tmp_path / "model")).add_examples(MORE, MORE_LABELS)
+    np.testing.assert_allclose(
+        again.predict_proba(WATER), classifier.add_examples(MORE, MORE_LABELS).predict_proba(WATER), atol=1e-4
+    )
+
+
+def test_a_model_whose_weights_were_replaced_is_refused(backbone, tmp_path):
+    FewShotClassifier(backbone).fit(TEXTS, LABELS).save_pretrained(tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 1}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(FewShotError, match="somebody replaced one of the two"):
+        FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    with pytest.raises(FewShotError, match="holds no few-shot model"):
+        FewShotClassifier.from_pretrained(str(save_encoder("bert", tmp_path / "encoder")))
+
+
+def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    config = AdaptationConfig(steps=3, batch_size=6, examples_per_class=2)
+    classifier = FewShotClassifier(backbone, adapter=AdapterConfig(r=2), adaptation=config, folds=0)
+    classifier.fit(TEXTS, LABELS)
+    with running(tmp_path / "hub", token="secret") as endpoint:
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        result = classifier.push_to_hub("me/few", token="secret")
+        files = HfApi(endpoint=endpoint, token="secret").list_repo_files("me/few")
+        assert result.changed and {"adapter/adapter_config.json", "few_shot/state.json", "README.md"} <= set(files)
+        assert not classifier.push_to_hub("me/few", token="secret").changed
+        done = subprocess.run(
+            [sys.executable, "-c", "from hf_fsl import FewShotClassifier\nimport json, sys\n"
+             "c = FewShotClassifier.from_pretrained('me/few', token='secret')\n"
+             "print(json.dumps(c.predict_proba(sys.argv[1:]).tolist()))", *MORE],
+            env={"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"},
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), classifier.predict_proba(MORE), atol=1e-5)
+
+
+def test_pictures_are_published_too(tmp_path):
+    backbone = Backbone.from_pretrained(str(save_encoder("clip", tmp_path / "clip")))
+    images = draw(6)
+    words = {0: "the cat", 1: "the house"}
+    classifier = FewShotClassifier(backbone).fit(images, [0, 1] * 3, label_texts=words)
+    classifier.save_pretrained(tmp_path / "model")
+    again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    np.testing.assert_allclose(again.decision_function(images), classifier.decision_function(images), atol=1e-4)
+    again.add_examples(images[:2], [0, 1])
+    with pytest.raises(FewShotError, match="without the encoder that read them"):
+        again.add_classes(images[:1], [2], label_texts={2: "the tree"})

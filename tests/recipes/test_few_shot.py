@@ -1,0 +1,97 @@
+"""The few-shot recipe through the real launcher, against a seeded local Hub, in one process and in two."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import HfApi
+from launching import ROOT, hf_fsl, launch
+
+from hf_fsl.hub.verify import require_verified
+from hf_fsl.records import RunRecord
+
+CONFIGS = ROOT / "recipes" / "configs" / "few_shot"
+_STRANGER = """
+import sys
+from transformers import pipeline
+classify = pipeline("text-classification", model="me/few", trust_remote_code=True)
+assert "hf_fsl" not in sys.modules
+print(classify("a small furry animal that hunts mice at night")[0]["label"])
+"""
+_AGAIN = """
+from hf_fsl import FewShotClassifier
+classifier = FewShotClassifier.from_pretrained("me/few")
+classifier.add_classes(["a small narrow river", "a large body of salt water"], ["water", "water"])
+print(classifier.predict(["a stream of fresh water", "the feeling of great joy"]).tolist())
+"""
+
+
+@pytest.fixture(scope="module")
+def run(hub, hub_environment, tmp_path_factory):
+    output = tmp_path_factory.mktemp("few-shot")
+    done = launch(
+        hub_environment, output, CONFIGS / "supersense.smoke.yaml",
+        "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/few", recipe="few_shot",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+def test_the_smoke_config_measures_and_publishes(hub, run):
+    record = RunRecord.load(run / "run_record.json")
+    assert RunRecord.from_json(record.to_json()) == record
+    rows = {(row.method, row.k_shot): row for row in record.episodes.results}
+    assert set(rows) == {(name, k) for name in ("nearest_mean", "lda", "auto", "alpha_tim") for k in (1, 3)}
+    assert rows["nearest_mean", 1].difference is None and rows["auto", 1].difference.n == 20
+    assert rows["alpha_tim", 3].transductive and rows["alpha_tim", 3].unbalanced is not None
+    assert rows["auto", 3].accuracy.value > 0.6  # guessing: a third
+    assert record.head.shots == dict.fromkeys(["animal", "feeling", "food", "time"], 5) and record.head.stock is False
+    assert record.metrics["accuracy"].value > 0.6 and set(record.head.refusal) == {"coverage", "auroc"}
+    require_verified(run / "bundle")
+    card = (run / "bundle" / "README.md").read_text()
+    assert "guessing gives 0.3333" in card and "figures/episodes.png" in card
+    assert HfApi(endpoint=hub, token="x").model_info("me/few").pipeline_tag == "text-classification"
+
+
+def test_what_was_published_loads_without_hf_fsl_and_grows_with_it(run, hub_environment):
+    stranger = subprocess.run(
+        [sys.executable, "-I", "-c", _STRANGER], env=hub_environment, capture_output=True, text=True
+    )
+    assert stranger.returncode == 0, stranger.stderr[-2000:]
+    assert stranger.stdout.split() == ["animal"]
+    again = subprocess.run(
+        [sys.executable, "-c", _AGAIN], env=hub_environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.splitlines()[-1] == "['water', 'feeling']"
+    answers = hf_fsl(hub_environment, "predict", "me/few", "a sweet pastry filled with fruit")
+    assert answers.returncode == 0 and "food" in answers.stdout, answers.stderr[-2000:]
+
+
+def test_two_processes_give_what_one_gives(run, hub_environment, tmp_path):
+    done = launch(
+        hub_environment, tmp_path, CONFIGS / "supersense.smoke.yaml", recipe="few_shot", preset="cpu_2proc"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (RunRecord.load(folder / "run_record.json") for folder in (run, tmp_path))
+    assert two.cost.processes == 2 and two.episodes == one.episodes
+    assert two.metrics["accuracy"] == one.metrics["accuracy"]
+
+
+def test_pictures_of_another_style_are_told_apart(hub_environment, tmp_path):
+    done = launch(hub_environment, tmp_path, CONFIGS / "emoji.smoke.yaml", recipe="few_shot")
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = RunRecord.load(tmp_path / "run_record.json")
+    assert "twemoji" in record.episodes.query and "noto" in record.episodes.support
+    assert record.task["modality"] == "image"
+    require_verified(tmp_path / "bundle")
+
+
+def test_meta_training_needs_other_classes(hub_environment, tmp_path):
+    done = launch(
+        hub_environment, tmp_path, CONFIGS / "supersense.smoke.yaml", "--episodes.classes", "null",
+        "--meta_training", "true", recipe="few_shot",
+    )  # fmt: skip
+    assert done.returncode != 0 and "classes that are in no episode" in done.stderr
