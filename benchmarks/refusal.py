@@ -1,12 +1,12 @@
 """Refusal: the coverage that was asked for against the coverage reached, and AUROC against classes never shown.
 
-    python benchmarks/refusal.py [--draws 100]
+    python benchmarks/refusal.py [--draws 200]
 
 Each draw takes half of the classes as in scope, k supports of each, a threshold from these alone, and measures on
-other examples: the share of in-scope queries kept, and how well the score tells them from examples of the other half
-of the classes. Supersense by MiniLM (supports from its validation split, which has 48 to 50 examples a class,
-queries from its test split); emoji (Noto) by an image-text tower that was trained on other subcategories: its 13
-validation and novel subcategories, 20 pictures a class and more. ``--tower`` is a folder or Hub id of that tower.
+other examples of the same pool: the share of in-scope queries kept, of as many queries a class, and how well the
+score tells them from examples of the other half of the classes. Supersense's test split by MiniLM; emoji (Noto) by an
+image-text tower that was trained on other subcategories: its 13 validation and novel ones, 20 pictures a class and
+more. ``--tower`` is a folder or Hub id of that tower.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from hf_fsl.heads.refusal import fit_refusal
 from hf_fsl.modeling import FeatureTransform
 
 
-def one_draw(supports: Pool, queries: Pool | None, shots: int, rng: np.random.Generator) -> tuple[Any, ...]:
-    """Support embeddings and labels, in-scope queries, out-of-scope ones; without ``queries`` from what is left."""
-    classes = rng.permutation(torch.unique(supports[1]).numpy())
+def one_draw(pool: Pool, shots: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    """Support embeddings and labels, in-scope queries, out-of-scope ones."""
+    embeddings, labels = pool[0], pool[1].numpy()
+    classes = rng.permutation(np.unique(labels))
     inside = classes[: len(classes) // 2]
-    rows = np.stack([rng.choice(np.flatnonzero(supports[1].numpy() == kind), shots, replace=False) for kind in inside])
-    embeddings, labels = queries or supports
-    rest = np.ones(len(labels), dtype=bool)
-    if queries is None:
-        rest[rows.ravel()] = False
-    within = np.isin(labels.numpy(), inside)
-    chosen = torch.arange(len(inside)).repeat_interleave(shots)
-    return supports[0][rows.ravel()], chosen, embeddings[rest & within], embeddings[rest & ~within]
+    rows = [rng.permutation(np.flatnonzero(labels == kind)) for kind in inside]
+    queries = min(map(len, rows)) - shots
+    support = np.concatenate([of_class[:shots] for of_class in rows])
+    asked = np.concatenate([of_class[shots : shots + queries] for of_class in rows])
+    of_support = torch.arange(len(inside)).repeat_interleave(shots)
+    return embeddings[support], of_support, embeddings[asked], embeddings[~np.isin(labels, inside)]
 
 
-def measure(supports: Pool, queries: Pool | None, shots: int, coverage: float, draws: int) -> dict[str, Any]:
+def measure(pool: Pool, shots: int, coverage: float, draws: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     kept, uncorrected, separation = [], [], []
     for _ in range(draws):
-        support, labels, inside, outside = one_draw(supports, queries, shots, rng)
+        support, labels, inside, outside = one_draw(pool, shots, rng)
         refusal = fit_refusal(support, labels, coverage=coverage, transform=FeatureTransform(normalize=True))
         near, far = refusal.score(inside).numpy(), refusal.score(outside).numpy()
         kept.append(float((near <= refusal.threshold).mean()))
@@ -58,23 +57,18 @@ def measure(supports: Pool, queries: Pool | None, shots: int, coverage: float, d
 
 
 def main(draws: int, tower: str) -> None:
-    texts, pictures = supersense(), emoji(tower)
+    pictures = emoji(tower)
+    unseen = [pictures["noto", split] for split in ("validation", "novel")]
     pools = {
-        "supersense": (texts["validation"], texts["test"]),
-        "emoji": (
-            (
-                torch.cat([pictures["noto", split][0] for split in ("validation", "novel")]),
-                torch.cat([pictures["noto", split][1] for split in ("validation", "novel")]),
-            ),
-            None,
-        ),
+        "supersense": supersense()["test"],
+        "emoji": (torch.cat([one[0] for one in unseen]), torch.cat([one[1] for one in unseen])),
     }
     results: dict[str, Any] = {}
-    for name, (supports, queries) in pools.items():
+    for name, pool in pools.items():
         for shots in (2, 4, 8):
             for coverage in (0.8, 0.9, 0.95):
                 try:
-                    measured = measure(supports, queries, shots, coverage, draws)
+                    measured = measure(pool, shots, coverage, draws)
                 except HeadError as error:
                     measured = {"refused": str(error)}
                 results.setdefault(name, {})[f"{shots} shots, coverage {coverage}"] = measured
@@ -83,7 +77,7 @@ def main(draws: int, tower: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--tower", default="/tmp/emoji-tower", help="folder or Hub id of the emoji tower")
     options = parser.parse_args()
     main(options.draws, options.tower)
