@@ -1,12 +1,12 @@
 """Refusal: the coverage that was asked for against the coverage reached, and AUROC against classes never shown.
 
-    python benchmarks/refusal.py [--draws 200]
+    python benchmarks/refusal.py --tower hf-fsl/emoji-image-text [--draws 200]
 
 Each draw takes half of the classes as in scope, k supports of each, a threshold from these alone, and measures on
 other examples of the same pool: the share of in-scope queries kept, of as many queries a class, and how well the
 score tells them from examples of the other half of the classes. Supersense's test split by MiniLM; emoji (Noto) by an
 image-text tower that was trained on other subcategories: its 13 validation and novel ones, 20 pictures a class and
-more. ``--tower`` is a folder or Hub id of that tower.
+more.
 """
 
 from __future__ import annotations
@@ -78,6 +78,6 @@ def main(draws: int, tower: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--tower", default="/tmp/emoji-tower", help="folder or Hub id of the emoji tower")
+    parser.add_argument("--tower", required=True, help="folder or Hub id of the emoji tower")
     options = parser.parse_args()
     main(options.draws, options.tower)

@@ -1,6 +1,6 @@
 """Transductive refinement against the same head without it: 5-way, balanced and unbalanced queries.
 
-    python benchmarks/transductive.py [--episodes 1000]
+    python benchmarks/transductive.py --tower hf-fsl/emoji-image-text [--episodes 1000]
 
 The inductive head is CL2N (less the mean of other examples, unit length, nearest mean), the mean from a split that
 episodes are not drawn from. Episodes: supersense's test split by MiniLM; emoji's novel subcategories by an image-text
@@ -75,6 +75,6 @@ def main(episodes: int, tower: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=1000)
-    parser.add_argument("--tower", default="/tmp/emoji-tower", help="folder or Hub id of the emoji tower")
+    parser.add_argument("--tower", required=True, help="folder or Hub id of the emoji tower")
     options = parser.parse_args()
     main(options.episodes, options.tower)
