@@ -16,6 +16,8 @@ from hf_fsl.backbones.items import read_items
 from hf_fsl.backbones.texts import padded_length
 
 IMAGES_PER_BATCH = 32
+MAX_TOKENS = {"cpu": 384}
+"""Tokens embedded at a time, by device: on a CPU, batches of like length, with little padding to carry gradients."""
 
 Run = Callable[[], Tensor]
 
@@ -88,7 +90,8 @@ class Examples:
         """Positions in ``rows``, and what embeds the examples there."""
         backbone = self.backbone
         if self.text:
-            for batch in backbone.text_batches([self.tokens[row].tolist() for row in rows]):
+            ids = [self.tokens[row].tolist() for row in rows]
+            for batch in backbone.text_batches(ids, MAX_TOKENS.get(backbone.device.type)):
                 yield batch.rows, lambda batch=batch: backbone.embed_text_batch(batch)  # type: ignore[misc]
             return
         for start in range(0, len(rows), IMAGES_PER_BATCH):

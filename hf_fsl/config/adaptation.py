@@ -19,9 +19,9 @@ class AdaptationConfig:
     """Of triplet; ``null``: softplus instead of a hinge."""
     steps: int = 40
     """Optimiser steps. Time is in proportion to it."""
-    batch_size: int = 64
+    batch_size: int = 48
     """Examples a step, over all processes; memory is in proportion to it, whatever the number of examples."""
-    examples_per_class: int = 4
+    examples_per_class: int = 2
     """Of each class drawn into a batch, where the class has so many; a batch has batch_size / examples_per_class
     classes, or all there are, with more examples of each then."""
     learning_rate: float | None = None
