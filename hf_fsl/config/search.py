@@ -8,6 +8,7 @@ from typing import Literal
 
 from hf_fsl.config.search_space import SearchSpaceConfig
 from hf_fsl.config.sections import DataConfig, EvaluationConfig, HubConfig, ModelConfig
+from hf_fsl.config.supernet import SupernetConfig
 
 Sampler = Literal["random", "tpe", "nsga2"]
 Strategy = Literal["general", "supernet"]
@@ -142,6 +143,8 @@ class AdapterSearchConfig:
     space: SearchSpaceConfig = SearchSpaceConfig()
     strategy: Strategy = "general"
     """``general``: every architecture is trained; ``supernet``: LoRA only, one training from which all are cut."""
+    supernet: SupernetConfig = SupernetConfig()
+    """Used with ``strategy: supernet``."""
     search: StudyConfig = StudyConfig()
     finish: FinishConfig = FinishConfig()
     evaluation: EvaluationConfig = EvaluationConfig(baselines=[])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -34,6 +34,15 @@ class SupernetConfig:
     reorder: Literal["auto", "always", "never"] = "auto"
     """Singular value decomposition of each site's update after training: ``auto`` keeps it if a sample of members has
     a lower validation loss with it."""
+    members: int = 200
+    """Slices that are scored by their inherited weights."""
+    population: int = 40
+    audit_sizes: int = 2
+    """Sizes at which architectures are trained alone, to see whether the supernet ranks them; 0: no audit."""
+    audit_anchors: int = 3
+    """Architectures of each of these sizes,"""
+    audit_seeds: list[int] = field(default_factory=lambda: [0, 1])
+    """each trained with these seeds."""
 
     def problems(self) -> Iterator[str]:
         for name in ("learning_rate", "head_learning_rate", "scaling"):
@@ -45,8 +54,11 @@ class SupernetConfig:
         least = {
             "max_steps": 1, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "sampled_members": 0,
             "weight_decay": 0, "head_steps": 0, "eval_steps": 1, "early_stopping_patience": 1,
+            "members": 1, "population": 2, "audit_sizes": 0, "audit_anchors": 2,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 yield f"{name}: at least {bound}, got {value}"
+        if len(set(self.audit_seeds)) < max(2, len(self.audit_seeds)):
+            yield f"audit_seeds: two at least, each once, to tell architectures from noise; got {self.audit_seeds}"

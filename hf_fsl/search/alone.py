@@ -101,6 +101,7 @@ def train_alone(
             head=sites.head,
             evaluate=evaluate,
             identity={"architecture": architecture.to_dict()},
+            progress_bar=False,
         )
     losses = example_losses(adapted, data.validation, settings, sites, none, None)
     return TrainedAlone(architecture, seed, adapted, losses, progress)

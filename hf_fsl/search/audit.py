@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from hf_fsl.config.supernet import SupernetConfig
-from hf_fsl.search.alone import TrainedAlone, train_alone
+from hf_fsl.files import write_text
+from hf_fsl.search.alone import train_alone
+from hf_fsl.search.anchors import Anchors, choose_anchors
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.space import Architecture, SearchSpace
-from hf_fsl.search.statistics import paired_p_value, repeatability, stratified_correlation, stratified_kendall
+from hf_fsl.search.ranking import paired_p_value, repeatability, stratified_correlation, stratified_kendall
+from hf_fsl.search.space import Architecture
 from hf_fsl.search.supernet import TrainedSupernet
+from hf_fsl.search.supernet.keeping import add_to, meter_values
 
 LEVEL = 0.05
 """Of every test below."""
-WIDTH = 0.1
-"""How far from the size of its stratum an anchor's may be."""
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """Architectures of like size in each stratum, and the supernet's validation loss of each."""
-
-    architectures: list[Architecture]
-    strata: list[int]
-    supernet_losses: list[float]
-    parameters: list[int]
 
 
 @dataclass(frozen=True)
@@ -112,39 +103,6 @@ class Audit:
         )
 
 
-def choose_anchors(
-    trained: TrainedSupernet, strata: int = 2, per_stratum: int = 3, seed: int = 0, pool: int = 24
-) -> Anchors:
-    """Members of like size in each of some sizes, spread over the supernet's ranking there.
-
-    Args:
-        strata: sizes, evenly over the logarithm of what the space offers.
-        per_stratum: anchors of a size.
-        pool: members of a size that the supernet scores for it.
-
-    Raises:
-        SearchError: fewer than two anchors a stratum asked for, or a space too small for two of one size.
-    """
-    if strata < 1 or per_stratum < 2:
-        raise SearchError(f"An audit needs a stratum and two anchors in it; got {strata} and {per_stratum}.")
-    rng, space = np.random.default_rng(seed), _lora_only(trained.space)
-    low, high = _sizes(space)
-    chosen: list[tuple[Architecture, int, float]] = []
-    for stratum in range(strata):
-        target = math.exp(low + (high - low) * (stratum + 1) / (strata + 1))
-        members = _of_size(space, target, pool, rng)
-        if len(members) < 2:
-            continue
-        losses = {member: float(trained.evaluator.losses(member).mean()) for member in members}
-        ranked = sorted(members, key=lambda member: losses[member])
-        places = np.linspace(0, len(ranked) - 1, min(per_stratum, len(ranked))).round().astype(int)
-        chosen += [(ranked[place], stratum, losses[ranked[place]]) for place in dict.fromkeys(places.tolist())]
-    if not chosen:
-        raise SearchError("The space has no two architectures of like size: there is nothing to audit.")
-    architectures, groups, scores = (list(column) for column in zip(*chosen, strict=True))
-    return Anchors(architectures, groups, scores, [space.parameters(architecture) for architecture in architectures])
-
-
 def audit(
     model: nn.Module,
     data: SearchData,
@@ -155,14 +113,16 @@ def audit(
     per_stratum: int = 3,
     seeds: Sequence[int] = (0, 1),
     seed: int = 0,
-    tell: Callable[[TrainedAlone], None] | None = None,
+    folder: Path | None = None,
+    tell: Callable[[Architecture, int, float], None] | None = None,
 ) -> Audit:
     """Trains anchors alone over seeds and compares.
 
     Args:
         model: the classifier that the supernet was built from.
         seeds: of the trainings; two at least.
-        tell: called after each training.
+        folder: for checkpoints and losses: what is finished there is not trained again. None: all is.
+        tell: called after each training with the anchor, the seed and the validation loss.
 
     Raises:
         SearchError: fewer than two seeds, or see :func:`choose_anchors`.
@@ -175,12 +135,9 @@ def audit(
     for architecture in anchors.architectures:
         row = []
         for each in seeds:
-            alone = train_alone(
-                model, data, trained.space.sites, architecture, config, seed=each, meter=trained.meter
-            )  # fmt: skip
-            row.append(alone.validation_losses)
+            row.append(_anchor_losses(model, data, trained, architecture, config, each, folder))
             if tell is not None:
-                tell(alone)
+                tell(architecture, each, float(row[-1].mean()))
         losses.append(row)
     assert data.train.labels is not None and data.validation.labels is not None
     return conclude(
@@ -189,9 +146,10 @@ def audit(
 
 
 def constant_losses(train_labels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Log-loss of each example ``(N,)`` of always answering with the shares of the classes in training."""
+    """Log-loss of each example ``(N,)`` of always answering with the classes' shares in training, one example
+    added to each."""
     classes = int(max(train_labels.max(), labels.max())) + 1
-    counts = np.bincount(train_labels, minlength=classes) + 1e-9
+    counts = np.bincount(train_labels, minlength=classes) + 1.0
     shares: np.ndarray = -np.log(counts / counts.sum())
     return shares[labels]
 
@@ -242,36 +200,28 @@ def conclude(anchors: Anchors, losses: np.ndarray, constant: np.ndarray, seed: i
     )
 
 
-def _lora_only(space: SearchSpace) -> SearchSpace:
-    return SearchSpace(dataclasses.replace(space.config, methods=["lora"]), space.sites)
-
-
-def _sizes(space: SearchSpace) -> tuple[float, float]:
-    """Logarithms of the fewest and most parameters an adapter of the space has, head not counted."""
-    from hf_fsl.search.space.limits import parameter_range
-
-    low, high = parameter_range(space.config, space.sites, space.slots, "lora")
-    most = space.config.max_parameters
-    high = min(high, most) if most is not None else high
-    head = space.sites.head_parameters
-    return math.log(max(1, max(low, space.config.min_parameters or 0) - head)), math.log(max(1, high - head))
-
-
-def _of_size(space: SearchSpace, target: float, count: int, rng: np.random.Generator) -> list[Architecture]:
-    """Different members whose adapter has the target's number of parameters, give or take a tenth."""
-    head, members = space.sites.head_parameters, dict[Architecture, None]()
-    least, most = head + math.floor(target * (1 - WIDTH)), head + math.ceil(target * (1 + WIDTH))
-    within = dataclasses.replace(
-        space.config,
-        min_parameters=max(least, space.config.min_parameters or 0),
-        max_parameters=min(most, space.config.max_parameters or most),
-    )
-    try:
-        narrow = SearchSpace(within, space.sites)
-        for _ in range(4 * count):
-            members[narrow.sample_stratified(rng)] = None
-            if len(members) == count:
-                break
-    except SearchError:
-        pass  # no member of that size: the stratum stays empty
-    return list(members)
+def _anchor_losses(
+    model: nn.Module,
+    data: SearchData,
+    trained: TrainedSupernet,
+    architecture: Architecture,
+    config: SupernetConfig,
+    seed: int,
+    folder: Path | None,
+) -> np.ndarray:
+    """Validation losses of an anchor trained alone, from a file where they are known."""
+    place = folder / f"{architecture.key}-{seed}" if folder is not None else None
+    if place is not None and (notes := place / "losses.json").is_file():
+        known = json.loads(notes.read_text(encoding="utf-8"))
+        add_to(trained.meter, known["meter"])
+        return np.array(known["losses"])
+    meter = trained.meter.empty()
+    alone = train_alone(
+        model, data, trained.space.sites, architecture, config,
+        seed=seed, folder=place / "checkpoints" if place is not None else None, meter=meter,
+    )  # fmt: skip
+    add_to(trained.meter, meter_values(meter))
+    if place is not None:
+        known = {"losses": alone.validation_losses.tolist(), "meter": meter_values(meter)}
+        write_text(place / "losses.json", json.dumps(known) + "\n")
+    return alone.validation_losses

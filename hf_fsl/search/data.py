@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,28 +42,6 @@ class SearchData:
         for name, split in (("train", self.train), ("validation", self.validation)):
             if len(split) == 0 or split.labels is None or split.labels.ndim != 1:
                 raise SearchError(f"A search needs {name} examples, each of one class; got {len(split)} without.")
-
-
-def split_support(labels: Sequence[int], validation_per_class: int, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Indices to train on and to validate on: so many of each class are set aside.
-
-    Raises:
-        SearchError: a class would keep no example to train on.
-    """
-    given = np.asarray(labels)
-    rng = np.random.default_rng(seed)
-    training: list[int] = []
-    validation: list[int] = []
-    for label in np.unique(given):
-        members = rng.permutation(np.flatnonzero(given == label))
-        if not 0 < validation_per_class < len(members):
-            raise SearchError(
-                f"validation_per_class: from 1 to below the {len(members)} examples of class {label}, "
-                f"got {validation_per_class}. The others are what a search learns from."
-            )
-        validation += members[:validation_per_class].tolist()
-        training += members[validation_per_class:].tolist()
-    return sorted(training), sorted(validation)
 
 
 def make_batch(split: Split, indices: Sequence[int], device: torch.device) -> tuple[Batch, Tensor]:

@@ -13,10 +13,10 @@ from hf_fsl.search.space import Architecture, Sites, adapter_parameters
 
 @dataclass
 class Meter:
-    """Counts by the usual rule (Kaplan et al. 2020): a forward pass costs 2 FLOPs a parameter and token, a backward
-    pass twice the forward pass of what gradients flow through.
+    """Counts by the usual rule (Kaplan et al. 2020): 2 FLOPs a parameter and token for a forward pass, 2 for the
+    gradients that go back through it, 2 for those of the weights that are trained.
 
-    Gradients flow from the head down to the lowest adapted layer; what is taken from the prefix cache is not computed.
+    Gradients go from the head down to the lowest adapted layer; what is taken from the prefix cache is not computed.
     Look-ups of embeddings and singular value decompositions are not counted, padding is.
     """
 
@@ -32,18 +32,25 @@ class Meter:
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sites, batch: Mapping[str, Tensor]) -> Meter:
-        """A meter of a model without its adapter.
+        """A meter of a model, of whose layers only the frozen parameters count.
 
         Args:
             batch: a batch of model inputs, which tells how many tokens an image is in each layer.
         """
-        sizes = tuple(sum(p.numel() for p in model.get_submodule(name).parameters()) for name in sites.layers)
+        sizes = tuple(
+            sum(p.numel() for n, p in model.get_submodule(name).named_parameters() if "lora_" not in n)
+            for name in sites.layers
+        )
         tokens = None if "input_ids" in batch else _image_tokens(model, sites, batch)
         return cls(sizes, sites.head_parameters, tokens)
 
     @property
     def flops(self) -> float:
         return self.forward_flops + self.backward_flops
+
+    def empty(self) -> Meter:
+        """A meter of the same model that has counted nothing."""
+        return Meter(self.layer_parameters, self.head_parameters, self.image_tokens, phase=self.phase)
 
     def forward(
         self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, cached_layers: int = 0
@@ -53,12 +60,16 @@ class Meter:
         self.forward_flops += cost
         self._note(cost)
 
-    def backward(self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites) -> None:
-        """A backward pass: down to the lowest adapted layer."""
+    def backward(
+        self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, weights: bool = False
+    ) -> None:
+        """A backward pass, down to the lowest adapted layer; with ``weights`` to the encoder's own weights too."""
         first = architecture.first_layer
-        cost = 2 * self._cost(batch, architecture, sites, len(self.layer_parameters) if first is None else first)
-        self.backward_flops += cost
-        self._note(cost)
+        lowest = len(self.layer_parameters) if first is None else first
+        cost = self._cost(batch, architecture, sites, lowest)
+        trained = self._cost(batch, architecture, sites, lowest if weights else len(self.layer_parameters))
+        self.backward_flops += cost + trained
+        self._note(cost + trained)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a record."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.fronts import crowding_distances, non_dominated_ranks, pareto_front
+from hf_fsl.search.pareto import crowding_distances, front, non_dominated_ranks
 from hf_fsl.search.space import Architecture
 from hf_fsl.search.supernet import MemberEvaluator, TrainedSupernet, corner, nested_seeds
 
@@ -30,6 +31,7 @@ class MemberScore:
         parameters: trainable, head included.
         latency: seconds, where it is an objective.
         finished: whether it saw all examples.
+        token_flops: what scoring it cost; ``seconds`` likewise.
     """
 
     architecture: Architecture
@@ -38,6 +40,8 @@ class MemberScore:
     parameters: int
     latency: float | None
     finished: bool
+    token_flops: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,11 @@ def front_of(scores: Sequence[MemberScore]) -> list[MemberScore]:
     finished = [score for score in scores if score.finished]
     if not finished:
         return []
-    chosen = [finished[index] for index in pareto_front(objectives(finished))]
-    return sorted(chosen, key=lambda score: (score.parameters, score.loss))
+    points = objectives(finished)
+    chosen: dict[bytes, MemberScore] = {}
+    for index in front(points):
+        chosen.setdefault(points[index].tobytes(), finished[index])  # one of those that nothing tells apart
+    return list(chosen.values())
 
 
 def starting_members(trained: TrainedSupernet, count: int, rng: np.random.Generator) -> list[Architecture]:
@@ -141,7 +148,7 @@ class _Race:
     """Scores members on one chunk after the other, as long as nothing no larger beats them clearly."""
 
     def __init__(self, evaluator: MemberEvaluator, trained: TrainedSupernet, latency: Latency | None) -> None:
-        self.evaluator, self.space, self.latency = evaluator, trained.space, latency
+        self.evaluator, self.space, self.latency, self.meter = evaluator, trained.space, latency, trained.meter
         self.reference = evaluator.losses(trained.supernet.largest)
 
     def run(self, architecture: Architecture, others: Sequence[MemberScore]) -> MemberScore:
@@ -152,7 +159,7 @@ class _Race:
             if other.finished and other.parameters <= size
             and (seconds is None or (other.latency is not None and other.latency <= seconds))
         ]  # fmt: skip
-        seen = np.empty(0)
+        seen, started, before = np.empty(0), time.perf_counter(), self.meter.flops
         for number in range(len(self.evaluator.chunks)):
             seen = np.concatenate([seen, self.evaluator.losses(architecture, number)])
             last = number == len(self.evaluator.chunks) - 1
@@ -160,7 +167,10 @@ class _Race:
                 break
         count = len(seen)
         loss = float(seen.mean() + self.reference.mean() - self.reference[:count].mean())
-        return MemberScore(architecture, seen, loss, size, seconds, count == len(self.reference))
+        return MemberScore(
+            architecture, seen, loss, size, seconds, count == len(self.reference),
+            self.meter.flops - before, time.perf_counter() - started,
+        )  # fmt: skip
 
 
 def _clearly_worse(ours: np.ndarray, theirs: np.ndarray) -> bool:

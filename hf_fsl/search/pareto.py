@@ -37,16 +37,39 @@ def front(values: np.ndarray) -> np.ndarray:
     return np.asarray(chosen[np.lexsort((first, last))])
 
 
+def crowding_distances(values: np.ndarray) -> np.ndarray:
+    """``(N,)``: how far apart the neighbours of each point of one front ``(N, M)`` are; infinite at its ends."""
+    distances = np.zeros(len(values))
+    for column in np.asarray(values, dtype=float).T:
+        order = np.argsort(column, kind="stable")
+        extent = column[order[-1]] - column[order[0]]
+        distances[order[[0, -1]]] = np.inf
+        if extent > 0:
+            distances[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / extent
+    return distances
+
+
 def hypervolume(values: np.ndarray, reference: Sequence[float]) -> float:
-    """Area that points ``(N, 2)`` dominate below a reference point (Zitzler and Thiele 1998); 0 without points."""
-    points = np.asarray(values, dtype=float).reshape(-1, 2)
-    points = points[(points < np.asarray(reference)).all(-1)]
-    area, ceiling = 0.0, float(reference[1])
-    for first, second in points[np.lexsort(points.T[::-1])]:
-        if second < ceiling:
-            area += (reference[0] - first) * (ceiling - second)
-            ceiling = second
-    return float(area)
+    """Volume that points ``(N, M)`` dominate below a reference point ``(M,)`` (Zitzler and Thiele 1998); 0 without
+    points. Exact."""
+    limits = np.asarray(reference, dtype=float)
+    points = np.asarray(values, dtype=float).reshape(-1, len(limits))
+    points = points[(points < limits).all(-1)]
+    return _volume(points, limits) if len(points) else 0.0
+
+
+def _volume(points: np.ndarray, reference: np.ndarray) -> float:
+    """Slices along the last objective, each as large as what the points up to it dominate in the others."""
+    if points.shape[1] == 1:
+        return float(reference[0] - points.min())
+    points = points[np.argsort(points[:, -1], kind="stable")]
+    ends = [*points[1:, -1], reference[-1]]
+    slices = [
+        (end - point[-1]) * _volume(points[:count, :-1], reference[:-1])
+        for count, (point, end) in enumerate(zip(points, ends, strict=True), start=1)
+        if end > point[-1]
+    ]
+    return float(sum(slices))
 
 
 def spread(sizes: Sequence[float], count: int) -> list[int]:

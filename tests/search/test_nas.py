@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -11,14 +10,15 @@ import torch
 from planted import PlantedModel, planted_split
 
 from hf_fsl.search.alone import predict, renew_head, train_alone
-from hf_fsl.search.audit import Anchors, audit, choose_anchors, conclude, constant_losses
+from hf_fsl.search.anchors import Anchors, choose_anchors
+from hf_fsl.search.audit import audit, conclude, constant_losses
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.finish import compare, diverse_points, retrain
-from hf_fsl.search.fronts import non_dominated_ranks
-from hf_fsl.search.nas import MemberScore, objectives, search_members
+from hf_fsl.search.nas import objectives, search_members
+from hf_fsl.search.pareto import non_dominated_ranks
 from hf_fsl.search.space import Architecture, SearchSpace, find_sites
 from hf_fsl.search.supernet import SupernetConfig, train_supernet
+from hf_fsl.search.supernet_search import search_by_supernet
 
 CONFIG = SupernetConfig(
     max_steps=100, learning_rate=5e-2, per_device_train_batch_size=32, scaling=1.0, early_stopping_patience=None
@@ -156,43 +156,7 @@ def test_anchors_of_a_stratum_are_of_like_size_and_differ(planted):
 
 def test_constant_answer_has_the_loss_of_the_class_shares():
     losses = constant_losses(np.array([0, 0, 0, 1]), np.array([0, 1]))
-    np.testing.assert_allclose(losses, [-np.log(0.75), -np.log(0.25)], atol=1e-6)
-
-
-def test_finish_tunes_the_learning_rate_and_compares_points(planted):
-    model, data, space, trained = planted
-    ranks = [[[0] * 3 for _ in range(4)] for _ in range(2)]
-    ranks[0][2][2], ranks[1][1][2] = 1, 1
-    right, wrong = (
-        Architecture("lora", tuple(map(tuple, rows)), 1.0, 0.0, 5e-2, 100) for rows in ranks
-    )  # fmt: skip
-    test = planted_split(200, 7)
-    given = copy.deepcopy(model.state_dict())
-    points = [
-        retrain(model, data, test, space.sites, a, QUICK, seeds=(0, 1), learning_rates=(1e-4, 5e-2))
-        for a in (right, wrong)
-    ]
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, given[name])
-    assert points[0].architecture.learning_rate == 5e-2
-    assert points[0].tuned[5e-2] < points[0].tuned[1e-4]
-    assert points[0].test_correct.shape == points[0].test_losses.shape == (2, 200)
-    assert points[0].test_correct.mean() > 0.8 > 0.65 > points[1].test_correct.mean()
-    logits, labels = predict(points[0].best.model, test)
-    accuracy = float((logits.argmax(-1) == labels).float().mean())
-    assert any(accuracy == pytest.approx(float(row.mean())) for row in points[0].test_correct)
-    (comparison,) = compare(points)
-    assert comparison.architecture == points[1].architecture and comparison.against == points[0].architecture
-    assert comparison.adjusted < 0.01 and comparison.loss.value > 0 > comparison.accuracy.value
-
-
-def test_points_to_retrain_are_spread_over_sizes():
-    def score(loss, parameters):
-        return MemberScore(Architecture.uniform(1, 2, steps=parameters), np.zeros(1), loss, parameters, None, True)
-
-    front = [score(0.9, 10), score(0.8, 12), score(0.5, 1000), score(0.52, 900), score(0.7, 100)]
-    assert [a.steps for a in diverse_points(front, 3)] == [10, 100, 1000]
-    assert len(diverse_points(front, 9)) == 5
+    np.testing.assert_allclose(losses, [-np.log(4 / 6), -np.log(2 / 6)])
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "ia3", "ln_tuning", "vera", "none"])
@@ -227,3 +191,36 @@ def test_loss_of_another_kind_is_refused_by_train_alone(model_and_sites):
     model, sites = model_and_sites("bert")
     with pytest.raises(SearchError, match="cross_entropy, not prototypical"):
         train_alone(model, None, sites, Architecture.uniform(1, 2, loss="prototypical"), CONFIG)
+
+
+def test_whole_path_goes_on_where_it_was(tmp_path, monkeypatch):
+    model, data, space, _ = trained_on(config=dataclasses.replace(QUICK, max_steps=5))
+    config = dataclasses.replace(QUICK, max_steps=40, members=25, population=10, audit_sizes=1, audit_anchors=2)
+    said = []
+    first = search_by_supernet(model, data, space, config, folder=tmp_path, say=said.append)
+    assert len(first.tried) == 25 and len(said) == 2 and said[1] == first.audit.verdict
+    cost = first.trained.meter.to_dict()
+    assert first.tried[0].token_flops > 100 * first.tried[1].token_flops > 0
+    total = sum(tried.token_flops for tried in first.tried) + cost["by_phase"]["audit"]
+    reference = cost["token_flops"] - total  # the race's reference, and anchors that were looked for
+    assert 0 <= reference < 0.2 * cost["token_flops"]
+    monkeypatch.setattr("hf_fsl.search.supernet.training.train", None)
+    monkeypatch.setattr("hf_fsl.search.alone.train", None)
+    again = search_by_supernet(model, data, space, config, folder=tmp_path)
+    assert again.trained.meter.to_dict() == cost
+    assert [t.architecture for t in again.tried] == [t.architecture for t in first.tried]
+    assert [t.values for t in again.tried] == [t.values for t in first.tried]
+    assert again.audit.verdict == first.audit.verdict
+    other = dataclasses.replace(config, learning_rate=0.9)
+    with pytest.raises(SearchError, match="differs in config"):
+        search_by_supernet(model, data, space, other, folder=tmp_path)
+
+
+def test_supernet_of_three_objectives_measures_latency(planted):
+    model, data, space, _ = planted
+    config = dataclasses.replace(QUICK, max_steps=5, members=6, population=4, audit_sizes=0)
+    found = search_by_supernet(model, data, space, config, latency=True)
+    assert found.audit is None and all(tried.values["latency"] > 0 for tried in found.tried)
+    recorded = {tried.architecture: tried.values["latency"] for tried in found.tried}
+    again = search_by_supernet(model, data, space, config, latency=lambda a: recorded.get(a, 1.0))
+    assert all(tried.values["latency"] in (1.0, recorded.get(tried.architecture)) for tried in again.tried)

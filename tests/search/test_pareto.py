@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
 
-from hf_fsl.search.pareto import front, hypervolume, non_dominated_ranks, spread
+import numpy as np
+import pytest
+
+from hf_fsl.search.pareto import crowding_distances, front, hypervolume, non_dominated_ranks, spread
 
 
 def dominates(a, b):
@@ -42,3 +45,16 @@ def test_spread_holds_the_ends_and_is_even_in_the_logarithm():
     assert spread([1, 10, 11, 12, 100, 1000], 4) == [0, 3, 4, 5]
     assert spread([5, 6], 4) == [0, 1]
     assert spread([1, 10, 100], 1) == [2]
+
+
+def test_hypervolume_of_three_objectives_by_inclusion_and_exclusion():
+    points, reference, expected = np.random.default_rng(0).random((6, 3)), np.ones(3), 0.0
+    for size in range(1, 7):
+        for chosen in itertools.combinations(range(6), size):
+            expected -= (-1) ** size * np.prod(reference - points[list(chosen)].max(0))
+    assert hypervolume(points, reference) == pytest.approx(expected)
+
+
+def test_crowding_is_the_box_between_the_neighbours():
+    points = np.array([[0, 10], [1, 6], [4, 3], [10, 0]], dtype=float)
+    np.testing.assert_allclose(crowding_distances(points), [np.inf, 4 / 10 + 7 / 10, 9 / 10 + 6 / 10, np.inf])

@@ -12,7 +12,7 @@ from conftest import model_inputs
 from planted import MemorySplit
 
 from hf_fsl.adapters import merge_adapter
-from hf_fsl.search.data import SearchData, split_support
+from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, SearchSpace, adapter_parameters
@@ -234,8 +234,11 @@ def test_meter_counts_by_hand(model_and_sites):
     assert meter.flops == whole + half
     meter.phase = "audit"
     meter.backward(batch, upper, sites)
-    assert meter.backward_flops == 2 * half
-    assert meter.by_phase == {"search": whole + half, "audit": 2 * half}
+    trained = 2 * (extra * tokens + sites.head_parameters * 6)
+    assert meter.backward_flops == half + trained
+    assert meter.by_phase == {"search": whole + half, "audit": half + trained}
+    meter.backward(batch, upper, sites, weights=True)
+    assert meter.backward_flops == half + trained + 2 * half
     images, convnext = model_and_sites("convnext"), model_inputs("convnext", 2)
     assert Meter.of(images[0], images[1], convnext).image_tokens == (64.0, 16.0)
 
@@ -290,16 +293,6 @@ def test_space_without_lora_has_no_supernet(model_and_sites):
     data = SearchData(split_of("bert", 6), split_of("bert", 6))
     with pytest.raises(SearchError, match="holds lora"):
         train_supernet(model, data, SearchSpace.from_dict({"methods": ["dora"]}, sites), SupernetConfig())
-
-
-def test_validation_comes_out_of_the_same_labels():
-    labels = [0, 1, 2] * 8
-    training, validation = split_support(labels, 3, seed=1)
-    assert sorted([*training, *validation]) == list(range(24))
-    assert np.bincount([labels[i] for i in validation]).tolist() == [3, 3, 3]
-    assert split_support(labels, 3, seed=1) == (training, validation)
-    with pytest.raises(SearchError, match="below the 8 examples of class 0, got 8"):
-        split_support(labels, 8)
 
 
 @pytest.mark.parametrize("what", ["supernet", "alone"])

@@ -6,7 +6,8 @@ from hf_fsl.search.supernet.gradients import SiteGradient, gradient_pass, nested
 from hf_fsl.search.supernet.nested import NestedSite, Supernet
 from hf_fsl.search.supernet.prefix import PrefixCache
 from hf_fsl.search.supernet.reorder import reorder
-from hf_fsl.search.supernet.sandwich import TrainedSupernet, corner, member_space, train_supernet
+from hf_fsl.search.supernet.sandwich import corner, member_space
+from hf_fsl.search.supernet.training import TrainedSupernet, train_supernet
 
 __all__ = [
     "MemberEvaluator",

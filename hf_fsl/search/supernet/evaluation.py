@@ -57,6 +57,10 @@ class MemberEvaluator:
                 number += 1
             self._batches.append(batches)
 
+    def first_batch(self) -> dict[str, Tensor]:
+        """Model inputs of the first batch: what latency is measured on."""
+        return self._batches[0][0][2]
+
     def logits(self, architecture: Architecture, chunk: int) -> tuple[Tensor, Tensor]:
         """Logits ``(n, C)`` and labels ``(n,)`` of a chunk, in the fixed order."""
         size = self.chunks[chunk].stop - self.chunks[chunk].start

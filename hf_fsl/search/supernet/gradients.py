@@ -61,7 +61,7 @@ def gradient_pass(
                     total[name] += gradient
             if meter is not None:
                 meter.forward(inputs, lowest, sites)
-                meter.backward(inputs, lowest, sites)
+                meter.backward(inputs, lowest, sites, weights=True)
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(wanted[name])

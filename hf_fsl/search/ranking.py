@@ -1,4 +1,4 @@
-"""Is a ranking more than noise: concordance within strata, repeatability, paired tests, Holm's correction."""
+"""Is a ranking more than noise: concordance within strata, repeatability, paired tests."""
 
 from __future__ import annotations
 
@@ -80,16 +80,6 @@ def paired_p_value(ours: np.ndarray, theirs: np.ndarray, alternative: str = "two
         sure = {"less": mean < 0, "greater": mean > 0, "two-sided": mean != 0}[alternative]
         return 0.0 if sure else 1.0
     return float(stats.ttest_1samp(difference, 0.0, alternative=alternative).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for the number of comparisons (Holm 1979), in the order given."""
-    values = np.asarray(p_values, dtype=float)
-    order = np.argsort(values, kind="stable")
-    scaled = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
-    return [float(value) for value in adjusted]
 
 
 def _signs(values: np.ndarray) -> np.ndarray:
