@@ -71,8 +71,8 @@ def kept_in(folder: Path, identity: dict[str, Any]) -> Kept | None:
 
 def meter_values(meter: Meter) -> dict[str, Any]:
     """What a meter has counted so far."""
-    names = ("forward_flops", "backward_flops", "gradient_steps", "by_phase")
-    return {name: getattr(meter, name) for name in names}
+    names = ("forward_flops", "backward_flops", "gradient_steps")
+    return {**{name: getattr(meter, name) for name in names}, "by_phase": dict(meter.by_phase)}
 
 
 def add_to(meter: Meter, values: dict[str, Any]) -> None:
