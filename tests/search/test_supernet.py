@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import peft
@@ -10,7 +14,9 @@ import pytest
 import torch
 from conftest import model_inputs
 from planted import MemorySplit
+from safetensors.torch import load_file
 
+import hf_fsl
 from hf_fsl.adapters import merge_adapter
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
@@ -327,3 +333,22 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(what, model_and_site
         run(tmp_path)
     np.testing.assert_array_equal(run(tmp_path), whole)
     assert len(calls) == 8 + 12 - 6
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_supernet_of_one(tmp_path):
+    """The same examples a step, whichever process has them."""
+    worker = Path(__file__).with_name("supernet_worker.py")
+    environment = {**os.environ, "PYTHONPATH": str(Path(hf_fsl.__file__).parents[1])}
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+    presets = worker.parents[2] / "recipes" / "accelerate_configs"
+    states = []
+    for preset, batch_size in (("cpu", 16), ("cpu_2proc", 8)):
+        file = tmp_path / f"{preset}.safetensors"
+        command = [*launcher, str(presets / f"{preset}.yaml"), str(worker), str(batch_size), str(file)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        states.append(load_file(file))
+    assert {name[0] for name in states[0]} == {"1"} and {name[0] for name in states[1]} == {"2"}
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1]["2" + name[1:]], value, atol=1e-3, rtol=1e-3)
