@@ -26,7 +26,12 @@ DEFAULT_SPREADS = {"names": 1.05, "examples": 0.85}
 """There the temperature makes this the root mean square of the supports' logits for other classes than their own: with
 label names, and without. The fewer dimensions of the embedding matter, the more these logits spread by chance."""
 
-_LIKELY_SHRINKAGE, _LIKELY_NAME_WEIGHT = 0.8, 1.5
+ZERO_SHOT_SCALE = 10.0
+"""1 / temperature of cosines with the label embeddings, where there are no examples."""
+
+_PRIOR_EXAMPLES = 24
+"""n' in n' / (n' + n − C), the likely shrinkage: as if so many examples had been seen that spread evenly."""
+_LIKELY_NAME_WEIGHT = 1.5
 _NO_NAMES = 3.5
 """How many doublings lie between the likely name weight and none."""
 _TRUST = 0.5
@@ -136,7 +141,7 @@ def choose_head(
 def _zero_shot(support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
     settings: dict[str, Any] = {"strength": 1.0}
     head = fit_head("prior", support, labels, **common, **settings)
-    scale = 10.0
+    scale = ZERO_SHOT_SCALE
     return HeadChoice(
         head.scaled(scale), "prior", settings, 1 / scale, "There are no examples: the label names are the classifier."
     )
@@ -183,7 +188,8 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     grid = [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in weights]
     # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
     scales, losses = (one.double() for one in best_scale(stacked.float(), own, tolerance=1e-3))
-    likely = torch.tensor([_surprise(*one, named=read.prior is not None) for one in grid], dtype=losses.dtype)
+    shrunk = _PRIOR_EXAMPLES / (_PRIOR_EXAMPLES + len(labels) - int((read.counts > 0).sum()))
+    likely = torch.tensor([_surprise(*one, shrunk, named=read.prior is not None) for one in grid], dtype=losses.dtype)
     shares = torch.softmax(-_TRUST * len(own) * losses - likely, 0)
     amounts = (shares * scales).reshape(len(SHRINKAGES), len(weights))
     amounts = amounts / amounts.sum()
@@ -237,9 +243,9 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     )
 
 
-def _surprise(shrinkage: float, name_weight: float, *, named: bool) -> float:
+def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, *, named: bool) -> float:
     """Minus the log of what is likely before seeing the data: lognormal, a doubling being one standard deviation."""
-    doublings = math.log2(shrinkage / _LIKELY_SHRINKAGE)
+    doublings = math.log2(shrinkage / likely_shrinkage)
     names = (math.log2(name_weight / _LIKELY_NAME_WEIGHT) if name_weight else _NO_NAMES) if named else 0.0
     return 0.5 * (doublings**2 + names**2)
 

@@ -39,6 +39,8 @@ def _fitted(
     model = LogisticRegression(C=inverse, max_iter=iterations)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # One example a class is no regression problem here.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         model.fit(features, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
