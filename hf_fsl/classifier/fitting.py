@@ -16,7 +16,7 @@ from hf_fsl.backbones.cache import EmbeddingCache
 from hf_fsl.classifier.support import FewShotError, Support, folds_of
 from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.heads import ESTIMATORS, HeadChoice, choose_head, fit_head
-from hf_fsl.heads.temperature import best_scale
+from hf_fsl.heads.calibration import fit_temperature
 from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
 
 Adapter = AdapterConfig | peft.PeftConfig
@@ -44,9 +44,9 @@ class HeldOut:
     nearest: Tensor
     """``(m,)``: distance to the nearest class mean of that fit, in its transform."""
     scale: float
-    """Factor on the logits under which the labels are most likely,"""
+    """Factor on the logits that calibrates them,"""
     loss: float
-    """and the mean negative log likelihood there."""
+    """and the mean negative log likelihood under it."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, se
         means = transformed_means(transform, fitted.embeddings, rest.labels)
         nearest.append(torch.cdist(transform(queries), means).amin(-1))
     labels, stacked = support.labels[rows], torch.cat(logits)
-    scale, loss = best_scale(stacked.double(), labels)
+    scale = 1 / fit_temperature(stacked, labels)
+    loss = torch.nn.functional.cross_entropy(scale * stacked.double(), labels)
     return HeldOut(stacked, labels, torch.cat(nearest), float(scale), float(loss))
 
 

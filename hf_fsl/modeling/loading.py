@@ -8,12 +8,11 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 
 from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.modules import EmbeddingModules
 from hf_fsl.modeling import modeling_few_shot
-from hf_fsl.modeling.configuration_few_shot import FewShotConfig
 from hf_fsl.modeling.processors import without_prompt
 from hf_fsl.modeling.stock import FAMILIES
 from hf_fsl.modeling.towers import ExportError
