@@ -99,7 +99,7 @@ def choose_head(
     likelihood, at its own best temperature, and by how far it is from what is likely before seeing the data, which
     decides when examples are few. Averages of such heads are such a head. The temperature is then chosen on the
     average's leave-one-out logits. Classes with one example are fitted, but not held out; where no class has two, the
-    defaults hold, without names if these do not tell the supports apart. Without supports it is the zero-shot
+    defaults hold, and names count as far as they tell the supports apart. Without supports it is the zero-shot
     classifier.
 
     Args:
@@ -154,11 +154,11 @@ def _default(support: Tensor, labels: Tensor, read: Support, normalize: bool, co
         settings["name_weight"] = 0.0
         reason += "shrinkage and temperature; there are no label names."
     else:
-        gain = names_gain(read)
-        settings["name_weight"] *= 1 - math.exp(-gain)
+        trust = names_trust(read)
+        settings["name_weight"] *= trust
         reason += (
-            f"shrinkage, temperature and label names. These alone make the examples' labels {gain:.1f} nats likelier "
-            f"than guessing, so that a name weighs as much as {settings['name_weight']:.2g} examples."
+            f"shrinkage, temperature and label names. That these tell the examples apart is likely to {trust:.2f}, so "
+            f"that a name weighs as much as {settings['name_weight']:.2g} examples."
         )
     head = fit_head("named_lda", support, labels, **common, **settings)
     logits = head(support).double()
@@ -168,11 +168,18 @@ def _default(support: Tensor, labels: Tensor, read: Support, normalize: bool, co
     return HeadChoice(head.scaled(scale), "named_lda", settings, 1 / scale, reason)
 
 
-def names_gain(support: Support) -> float:
-    """Nats by which label names alone, at their best temperature, explain the supports' labels; not below 0."""
-    held_out = NamedHeldOut.of(support)
-    _, loss = best_scale(held_out.names, support.labels)
-    return max(0.0, len(support.labels) * (math.log(support.num_classes) - float(loss)))
+def names_trust(support: Support) -> float:
+    """How likely it is that the label names tell the classes apart, judged by the supports: no head has to be fitted.
+
+    Two to one before they are seen. Then by the likelihood of their labels given the names, with logits of root mean
+    square 1, against guessing.
+    """
+    logits = NamedHeldOut.of(support).names
+    logits = logits - logits.mean(-1, keepdim=True)
+    logits = logits / logits.square().mean().sqrt().clamp(min=1e-30)
+    likelihoods = logits.log_softmax(-1).gather(-1, support.labels.unsqueeze(-1))
+    gain = float(likelihoods.sum()) + len(support.labels) * math.log(support.num_classes)
+    return float(torch.sigmoid(torch.tensor(gain + math.log(2))))
 
 
 def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> HeadChoice:
