@@ -104,7 +104,7 @@ def adapt(
     if wrong:
         raise AdaptationError("adaptation: " + "; ".join(wrong))
     adapter = adapter if adapter is not None else AdapterConfig()
-    inputs, numbers = _with_label_texts(inputs, torch.as_tensor(labels), label_texts)
+    inputs, numbers = _with_label_texts(inputs, _class_numbers(labels, len(inputs)), label_texts)
     batches = iter(ClassBatches(numbers, config.batch_size, config.examples_per_class, seed))
     adapted = copy.copy(backbone)
     adapted.model, adapted.modules = copy.deepcopy(backbone.model), copy.deepcopy(backbone.modules)
@@ -153,14 +153,22 @@ def adapt(
     return Adapted(adapted, losses, time.perf_counter() - started, count, peft_config, state)
 
 
+def _class_numbers(labels: Sequence[int] | Tensor, count: int) -> Tensor:
+    try:
+        numbers = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AdaptationError(f"labels: one integer for each input; they are no integers: {error}") from error
+    if numbers.ndim != 1 or numbers.is_floating_point() or len(numbers) != count or count == 0:
+        raise AdaptationError(
+            f"labels: one integer for each input, got {str(numbers.dtype).removeprefix('torch.')} of shape "
+            f"{tuple(numbers.shape)} for {count} inputs."
+        )
+    return numbers.long()
+
+
 def _with_label_texts(
     inputs: Sequence[Any], labels: Tensor, label_texts: Sequence[str] | None
 ) -> tuple[Sequence[Any], Tensor]:
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(inputs) or len(labels) == 0:
-        raise AdaptationError(
-            f"labels: one integer for each input, got {str(labels.dtype).removeprefix('torch.')} of shape "
-            f"{tuple(labels.shape)} for {len(inputs)} inputs."
-        )
     if label_texts is None:
         return inputs, labels
     if int(labels.max()) >= len(label_texts) or int(labels.min()) < 0:

@@ -18,7 +18,8 @@ class AdaptationConfig:
     margin: float | None = None
     """Of triplet; ``null``: softplus instead of a hinge."""
     steps: int = 40
-    """Optimiser steps. Time is in proportion to it."""
+    """Optimiser steps; time is in proportion to it. The defaults were best on supersense's validation split at 8 shots
+    of 24 classes: twice as many steps cost accuracy there, also at half the learning rate."""
     batch_size: int = 48
     """Examples a step, over all processes; memory is in proportion to it, whatever the number of examples."""
     examples_per_class: int = 2

@@ -160,6 +160,7 @@ def test_bf16_computes_nearly_the_same_and_leaves_weights_and_attention_as_they_
         ({"labels": [0] * len(TEXTS)}, "all labels are the same"),
         ({"labels": LABELS[:-1]}, "one integer for each input"),
         ({"labels": [0.5] * len(TEXTS)}, "one integer for each input, got float32"),
+        ({"labels": ["cat"] * len(TEXTS)}, "they are no integers"),
         ({"label_texts": ["a", "b"]}, "labels go from 0 to 2, and there are 2 texts"),
         ({"config": replace(CONFIG, batch_size=4)}, "batch_size: at least 2 classes"),
         ({"adapter": AdapterConfig(method="head")}, "trains no part of a backbone"),
