@@ -16,7 +16,7 @@ from hf_fsl.search.supernet import MemberEvaluator, TrainedSupernet, corner, nes
 
 Latency = Callable[[Architecture], float]
 
-RACE_Z = 1.0
+RACE_Z = 2.0
 """Standard errors by which a member must lose against one that is no larger to leave the race."""
 
 

@@ -19,9 +19,14 @@ def main(batch_size: int, file: str) -> None:
 
     accelerator = make_accelerator()
     model = PlantedModel()
-    space = SearchSpace.from_dict({"ranks": [0, 1, 2], "methods": ["lora", "none"]}, find_sites(model, ["classifier"]))
+    space = SearchSpace.from_dict({"ranks": [0, 1, 2]}, find_sites(model, ["classifier"]))
     config = SupernetConfig(
-        max_steps=10, learning_rate=1e-2, per_device_train_batch_size=batch_size, eval_steps=5, head_steps=2
+        max_steps=10,
+        learning_rate=1e-2,
+        per_device_train_batch_size=batch_size,
+        eval_steps=5,
+        head_steps=2,
+        reorder="never",  # singular vectors have no sign of their own
     )
     data = SearchData(planted_split(64, 1), planted_split(32, 2))
     trained = train_supernet(

@@ -33,6 +33,7 @@ from hf_fsl.search.supernet import (
     seed_increments,
     train_supernet,
 )
+from hf_fsl.search.supernet.gradients import initialize_from
 from hf_fsl.search.supernet.reorder import low_rank_svd
 
 MEMBER = ((1, 0, 8), (0, 4, 2))
@@ -176,6 +177,29 @@ def test_seeds_are_nested_and_in_the_order_of_their_scores(model_and_sites):
     capped = SearchSpace.from_dict({"ranks": [0, 1, 2, 4], "scaling": [2.0], "max_parameters": 900}, sites)
     family = nested_seeds(gradients, capped, Architecture.uniform(1, 2, scaling=2.0, steps=50))
     assert family and all(capped.parameters(seed) <= 900 for seed in family)
+
+
+def test_rows_start_as_directions_of_the_gradient_as_far_as_it_has_any():
+    from planted import PlantedModel, planted_split
+
+    from hf_fsl.search.space import find_sites
+
+    model = PlantedModel()  # two classes: gradients of rank one, at one site
+    sites = find_sites(model, ["classifier"])
+    supernet = Supernet(model, sites, Architecture.uniform(2, 4).replace(ranks=((2, 2, 2),) * 4))
+    before = {name: site.lora_A.detach().clone() for name, site in supernet.nested.items()}
+    gradients = gradient_pass(model, sites, planted_split(40, 1), rank=2)
+    initialize_from(supernet, gradients)
+    for name, site in supernet.nested.items():
+        first, second = site.lora_A.detach()
+        torch.testing.assert_close(second, before[name][1], atol=0, rtol=0)
+        if name == "layers.2.fc1":
+            direction = first / first.norm()
+            torch.testing.assert_close(direction, gradients[name].right[0])
+            assert float(first.norm()) == pytest.approx(float(before[name][0].norm()), rel=1e-5)
+            assert float(direction[0].abs()) > 0.7  # what the labels depend on
+        else:
+            torch.testing.assert_close(first, before[name][0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "vit", "clip", "convnext"])

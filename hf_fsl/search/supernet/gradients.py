@@ -15,6 +15,9 @@ from hf_fsl.search.space import GROUPS, Architecture, SearchSpace, Site, Sites
 from hf_fsl.search.space.limits import ladder
 from hf_fsl.search.supernet.nested import Supernet
 
+NOISE = 1e-4
+"""Share of the largest singular value below which one counts as zero."""
+
 
 @dataclass(frozen=True)
 class SiteGradient:
@@ -118,7 +121,9 @@ def initialize_from(supernet: Supernet, gradients: Mapping[str, SiteGradient]) -
         for name, site in supernet.nested.items():
             rows = gradients[name].right[: site.largest].to(site.lora_A)
             length = site.lora_A[: len(rows)].norm(dim=1, keepdim=True)
-            known = rows.norm(dim=1, keepdim=True) > 0.5  # a site that no gradient reaches has no directions
+            values = gradients[name].values[: site.largest].to(site.lora_A)
+            # Below, singular vectors are those of rounding errors: C classes give a head's gradients a rank below C.
+            known = (values > NOISE * values.max())[:, None]
             site.lora_A[: len(rows)] = torch.where(known, rows * length, site.lora_A[: len(rows)])
             site.lora_B.zero_()
 
@@ -135,7 +140,9 @@ def _decomposed(gradient: Tensor, site: Site, rank: int) -> SiteGradient:
     else:
         _, values, basis = torch.svd_lowrank(matrix, q=kept + 8, niter=4)
         right = basis.T
-    return SiteGradient(values[:kept].cpu(), right[:kept].cpu())
+    right = right[:kept]
+    signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()  # or they would depend on rounding
+    return SiteGradient(values[:kept].cpu(), (right * signs).cpu())
 
 
 def _lowest(sites: Sites) -> Sequence[Sequence[int]]:

@@ -33,7 +33,7 @@ def fit_head_alone(
     training = [module for module in model.modules() if module.training]
     model.eval()
     device = next(model.parameters()).device
-    size = config.per_device_train_batch_size
+    size = config.per_device_eval_batch_size
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).tolist()
     batches = [make_batch(split, order[start : start + size], device) for start in range(0, len(order), size)]
     parameters = [p for part in sites.head for p in model.get_submodule(part).parameters()]
