@@ -222,6 +222,8 @@ class RunRecord:
     cost: CostRecord
     environment: dict[str, str] = field(default_factory=dict)
     """Package -> version."""
+    search: dict[str, Any] | None = None
+    """Of an adapter search: its report, without the trials that are not on the front."""
     schema_version: int = SCHEMA_VERSION
 
     @property

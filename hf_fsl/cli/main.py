@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_fsl import __version__
-from hf_fsl.cli import demo, hub, launch, models, publishing
+from hf_fsl.cli import demo, hub, launch, models, publishing, search
 from hf_fsl.errors import UserError
 
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"hf_fsl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (demo, launch, models, publishing, hub):
+    for module in (demo, launch, models, publishing, search, hub):
         module.add_commands(commands)
     options, rest = parser.parse_known_args(arguments)
     if getattr(options, "takes_inputs", False) and not any(word.startswith("-") for word in rest):

@@ -14,6 +14,7 @@ from hf_fsl.config.contrastive import (
 )
 from hf_fsl.config.few_shot import ClassifierConfig, EpisodesConfig, FewShotRecipeConfig
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml, to_dict
+from hf_fsl.config.search import AdapterSearchConfig
 from hf_fsl.config.sections import (
     AdapterConfig,
     DataConfig,
@@ -29,6 +30,7 @@ RECIPES: dict[str, type[Any]] = {
     "few_shot": FewShotRecipeConfig,
     "fine_tune": FineTuneConfig,
     "train_contrastive": ContrastiveConfig,
+    "search_adapters": AdapterSearchConfig,
     "zero_shot_nli": ZeroShotNLIConfig,
     "zero_shot_clip": ZeroShotClipConfig,
 }
@@ -38,6 +40,7 @@ __all__ = [
     "RECIPES",
     "AdaptationConfig",
     "AdapterConfig",
+    "AdapterSearchConfig",
     "AugmentationConfig",
     "ClassifierConfig",
     "ConfigError",

@@ -118,15 +118,21 @@ class FinishConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     learning_rate_factors: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """The learning rate of each is tuned again on validation, among these multiples of its own."""
+    eval_steps: int | None = None
+    """Validate every so many steps and keep the best weights; ``null``: those of the last step, as in the search."""
+    early_stopping_patience: int | None = None
     baseline_rank: int = 8
     """Of the uniform LoRA that is tuned and trained in the same way beside them; 0: none."""
-    choose: Literal["best", "smallest"] = "best"
-    """What is published: the member best on validation, or the smallest one that is not measurably worse than it
-    there."""
+    choose: Literal["best", "smallest"] = "smallest"
+    """What is published: what is best on validation, or the smallest within a standard error (over seeds) of it."""
 
     def problems(self) -> Iterator[str]:
         if self.members < 1 or self.baseline_rank < 0:
             yield "members: at least 1; baseline_rank: at least 0"
+        if self.eval_steps is not None and self.eval_steps < 1:
+            yield f"eval_steps: at least 1, got {self.eval_steps}"
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            yield "early_stopping_patience: needs eval_steps"
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"seeds: at least one, each once; got {self.seeds}"
         if not self.learning_rate_factors or any(factor <= 0 for factor in self.learning_rate_factors):
@@ -142,7 +148,8 @@ class AdapterSearchConfig:
     few_shot: ShotsConfig = ShotsConfig()
     space: SearchSpaceConfig = SearchSpaceConfig()
     strategy: Strategy = "general"
-    """``general``: every architecture is trained; ``supernet``: LoRA only, one training from which all are cut."""
+    """``general``: every architecture is trained; ``supernet``: LoRA only, one training from which all are cut, and
+    the general path from the best of them where an audit finds that its ranking is no good."""
     supernet: SupernetConfig = SupernetConfig()
     """Used with ``strategy: supernet``."""
     search: StudyConfig = StudyConfig()
@@ -155,8 +162,17 @@ class AdapterSearchConfig:
     def problems(self) -> Iterator[str]:
         if self.data.problem_type != "single_label_classification":
             yield "data.problem_type: the search is for tasks with one label an example"
+        for name in self.search.objectives:
+            if name not in (*COSTS, "loss", *self.evaluation.metrics):
+                yield (
+                    f"search.objectives: loss, one of evaluation.metrics {self.evaluation.metrics}, or one of "
+                    f"{', '.join(COSTS)}; got {name!r}"
+                )
         if self.space.loss != ["cross_entropy"]:
             yield f"space.loss: this recipe trains with cross_entropy, as fine_tune does; got {self.space.loss}"
         foreign = sorted(set(self.space.methods) - {"lora", "none"})
         if self.strategy == "supernet" and foreign:
             yield f"strategy: a supernet is of nested LoRA; {', '.join(foreign)} need strategy: general"
+        inherited = ["loss", "parameters", "latency"]
+        if self.strategy == "supernet" and self.search.objectives not in (inherited[:2], inherited):
+            yield f"search.objectives: of a supernet {inherited[:2]} or {inherited}, got {self.search.objectives}"

@@ -119,6 +119,7 @@ def _as_trial(number: int, score: MemberScore, training: tuple[float, float]) ->
     return Tried(
         number=number,
         architecture=score.architecture,
+        parameters=score.parameters,
         values=values,
         stopped=not score.finished,
         token_flops=score.token_flops + training[0],

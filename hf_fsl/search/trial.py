@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -24,6 +25,7 @@ from hf_fsl.inputs import EncodedSplit, longest_input
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.metrics import OURS, bootstrap_interval, compute_metrics
 from hf_fsl.search.errors import SearchError
+from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training import list_checkpoints, predict_logits, train
@@ -68,7 +70,7 @@ class AdapterTrial:
                 f"few_shot.modules_to_save: {type(self.model).__name__} has no {', '.join(missing)}; its own head is "
                 f"{', '.join(classifier.head)}."
             )
-        self.sites = find_sites(self.model, self.head)
+        self.sites, self.label_names = find_sites(self.model, self.head), splits.task.label_names
         limit = longest_input(self.processor, self.model.config, model.max_length)
         if limit is not None:
             self.processor.model_max_length = limit
@@ -79,30 +81,30 @@ class AdapterTrial:
         assert self.validation.labels is not None
         self.labels = self.validation.labels.numpy()
         self.metrics = [name for name in dict.fromkeys([*search.objectives, "loss", "accuracy"]) if name not in COSTS]
+        # A metric that cannot be had is found out now, not after a training.
+        compute_metrics(self.metrics, np.eye(len(self.label_names)), np.arange(len(self.label_names)))
         self.recorded = _recorded_latencies(search.latencies)
-        self.layer_parameters = [
-            sum(parameter.numel() for parameter in self.model.get_submodule(name).parameters())
-            for name in self.sites.layers
-        ]
+        self.model.to(accelerator.device)
+        self.meter = Meter.of(self.model, self.sites, self._timed_batch(accelerator))
 
     def __call__(self, architecture: Architecture, context: TrialContext) -> Evaluation:
         """Trains and measures one architecture; see :data:`hf_fsl.search.study.TrialFunction`."""
         accelerator = context.accelerator or self.accelerator
         started, before = time.perf_counter(), context.seconds
-        model = self.adapted(architecture).to(accelerator.device)
+        model = self.adapted(architecture)
         costs = self.latency(model, architecture, accelerator)
         limit = self.search.max_latency
         if limit is not None and costs["merged_latency"] > limit:
             raise Infeasible({"max_latency": costs["merged_latency"] / limit - 1})
         costs["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
-        tokens = TokenCount(model, self.model.config, accelerator.num_processes)
+        meter = self._metered(model, architecture)
         spent = context.token_flops
 
         def measure(current: nn.Module) -> dict[str, float]:
             logits = predict_logits(current, self.validation, accelerator, self.few_shot.per_device_eval_batch_size)
             values = compute_metrics(self.metrics, logits, self.labels)
             context.seconds = before + time.perf_counter() - started
-            context.token_flops = spent + self.token_flops(architecture, tokens.trained, tokens.evaluated)
+            context.token_flops = spent + meter.flops * accelerator.num_processes
             measured = {**values, **costs, "seconds": context.seconds, "token_flops": context.token_flops}
             self._last_logits = logits
             return {name: float(measured[name]) for name in dict.fromkeys([*self.search.objectives, *self.metrics])}
@@ -170,13 +172,17 @@ class AdapterTrial:
             load_best_model_at_end=False,
         )
 
-    def token_flops(self, architecture: Architecture, trained: int, evaluated: int) -> float:
-        """Operations of so many tokens: two a weight forwards, and as many again backwards down to the lowest
-        adapted layer (the gradients of frozen weights are not computed)."""
-        whole = sum(self.layer_parameters)
-        lowest = architecture.first_layer
-        above = sum(self.layer_parameters[lowest:]) if lowest is not None else 0
-        return 2.0 * whole * (trained + evaluated) + 2.0 * above * trained
+    def _metered(self, model: nn.Module, architecture: Architecture) -> Meter:
+        """A meter that counts every pass of a model from now on."""
+        meter = self.meter.empty()
+
+        def count(module: nn.Module, arguments: Any, inputs: dict[str, Any]) -> None:
+            meter.forward(inputs, architecture, self.sites)
+            if module.training:
+                meter.backward(inputs, architecture, self.sites)
+
+        model.register_forward_pre_hook(count, with_kwargs=True)
+        return meter
 
     def latency(self, model: nn.Module, architecture: Architecture, accelerator: Accelerator) -> dict[str, float]:
         """Median seconds of a batch, where the search asks for it: recorded, or measured on the main process."""
@@ -224,32 +230,6 @@ class RungUpdate(Update):
         self.step += 1
         self.at_step(self.step, self.model)
         return result
-
-
-class TokenCount:
-    """Counts the tokens that pass through a model, padding included; of an image its patches.
-
-    Args:
-        config: of the transformers model.
-        processes: that each take their share.
-    """
-
-    def __init__(self, model: nn.Module, config: Any, processes: int) -> None:
-        self.trained = self.evaluated = 0
-        self.patch, self.processes = getattr(getattr(config, "vision_config", config), "patch_size", None), processes
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, model: nn.Module, arguments: Any, inputs: Mapping[str, Any]) -> None:
-        if "input_ids" in inputs:
-            tokens = inputs["input_ids"].numel()
-        else:
-            count, _, height, width = inputs["pixel_values"].shape
-            patch = self.patch if isinstance(self.patch, int) else 32
-            tokens = count * (height // patch) * (width // patch)
-        if model.training:
-            self.trained += tokens * self.processes
-        else:
-            self.evaluated += tokens * self.processes
 
 
 def _recorded_latencies(path: str | None) -> dict[str, dict[str, float]]:

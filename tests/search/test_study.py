@@ -14,7 +14,16 @@ from search.study_worker import quality, tiny_space
 from hf_fsl.config.search import StudyConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.pareto import front
-from hf_fsl.search.study import Evaluation, Infeasible, StorageAway, StudyMismatch, identity, open_storage, run_study
+from hf_fsl.search.study import (
+    Evaluation,
+    Infeasible,
+    StorageAway,
+    StudyMismatch,
+    engine,
+    identity,
+    open_storage,
+    run_study,
+)
 from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import distributions, parameters_of
 
@@ -113,14 +122,15 @@ def test_architectures_above_the_limit_are_not_trained(sampler, tmp_path):
     assert all(runner.space.parameters(architecture) <= 150 for architecture in runner.ran)
 
 
-def test_a_constraint_that_nobody_meets_ends_the_search_with_its_name(tmp_path):
+def test_a_constraint_that_nobody_meets_ends_the_search_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "IN_VAIN", 8)
     runner = Runner(tmp_path)
 
     def slow(architecture, context):
         raise Infeasible({"max_latency": 3.0})
 
     runner.function = slow
-    with pytest.raises(SearchError, match=r"200 proposals in a row broke a constraint.*300% of max_latency"):
+    with pytest.raises(SearchError, match=r"8 proposals in a row broke a constraint.*300% of max_latency"):
         runner()
 
 

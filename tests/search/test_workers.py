@@ -14,6 +14,8 @@ import pytest
 from launching import ROOT
 from search.postgres import Postgres, find_program
 
+from hf_fsl.search.study import open_storage
+
 WORKER = Path(__file__).with_name("study_worker.py")
 TRIALS = 8
 
@@ -69,7 +71,7 @@ class Workers:
         return [process.stderr.read() for process in self.running if process.poll() not in (None, 0, -9)]
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        return optuna.load_study(study_name=self.name, storage=self.url).trials
+        return optuna.load_study(study_name=self.name, storage=open_storage(self.url)).trials
 
 
 @pytest.fixture

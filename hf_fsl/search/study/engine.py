@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from hf_fsl.search.study.group import Group
 from hf_fsl.search.study.identity import claim
 from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import SpaceSampler
-from hf_fsl.search.study.storage import fail_stale_trials, open_storage
+from hf_fsl.search.study.storage import PatientStorage, fail_stale_trials, open_storage
 from hf_fsl.search.study.trials import (
     FINISHED,
     Infeasible,
@@ -52,6 +52,7 @@ def run_study(
     folder: str | Path,
     identity: Mapping[str, Any],
     accelerator: Accelerator | None = None,
+    first: Sequence[Architecture] = (),
     say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> list[Tried]:
@@ -68,6 +69,7 @@ def run_study(
         folder: for the SQLite file and the trials' checkpoints; workers on several machines share it, or a dead
             worker's trial starts from its beginning.
         identity: what the study is about (:func:`hf_fsl.search.study.identity.identity`); others are refused.
+        first: architectures to start with.
         say: told what happens to the storage and to other workers; default: standard error.
         progress: shows a bar with the time left.
 
@@ -84,6 +86,7 @@ def run_study(
         group.follow(function)
         return list(group.share())
     worker = _Worker(space, function, config, group, Path(folder), say)
+    worker.first = first
     finished = worker.work(name, identity, progress)
     group.finish()
     return list(group.share(finished))
@@ -103,6 +106,7 @@ class _Worker:
         self.space, self.function, self.config, self.group = space, function, config, group
         self.folder, self.say = folder, say
         self.budget = Budget.of(config)
+        self.first: Sequence[Architecture] = ()
         self.in_vain = 0
         self.current: int | None = None
         """Number of the trial that is being run."""
@@ -119,21 +123,21 @@ class _Worker:
         try:
             study = optuna.create_study(
                 storage=storage,
-                sampler=SpaceSampler(config.sampler, self.space, config.seed, config.startup),
+                sampler=SpaceSampler(config.sampler, self.space, config.seed, config.startup, self.first),
                 study_name=name,
                 directions=[_direction(name) for name in config.objectives],
                 load_if_exists=True,
             )
             claim(study, identity)
             with ProgressBar(self.budget, progress) as bar:
-                self._until_done(study, storage.say, bar)
+                self._until_done(study, storage, bar)
             return finished_trials(study, config.objectives)
         finally:
             optuna.logging.set_verbosity(verbosity)
             storage.remove_session()
             storage.engine.dispose()
 
-    def _until_done(self, study: optuna.Study, say: Callable[[str], None], bar: ProgressBar) -> None:
+    def _until_done(self, study: optuna.Study, storage: PatientStorage, bar: ProgressBar) -> None:
         told = False
         while True:
             bar.update(study, self._best(study))
@@ -144,23 +148,26 @@ class _Worker:
                 if TrialState.RUNNING not in states:
                     return
                 if not told:
-                    say(f"Nothing left to start; waiting for {states.count(TrialState.RUNNING)} running trials.")
+                    count = states.count(TrialState.RUNNING)
+                    storage.say(f"Nothing left to start; waiting for {count} running trials.")
                     told = True
                 time.sleep(min(2.0, self.config.heartbeat / 4))
                 continue
-            self._one_trial(study, say)
+            self._one_trial(study, storage)
 
-    def _one_trial(self, study: optuna.Study, say: Callable[[str], None]) -> None:
+    def _one_trial(self, study: optuna.Study, storage: PatientStorage) -> None:
         self.current = self.checkpoints = None
         try:
             study.optimize(self._objective, n_trials=1, catch=(_Surplus,))
             if self.checkpoints is not None:
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
-        except ValueError as error:
+        except Exception as error:
+            if storage.lost is not None:
+                raise storage.lost from error
             # Optuna's word for it: "Cannot tell a FAIL trial".
-            if not self._taken_over(study):
+            if not (isinstance(error, ValueError) and self._taken_over(study)):
                 raise
-            say(f"Trial {self.current} was taken for dead and is run by another worker ({error}); going on.")
+            storage.say(f"Trial {self.current} was taken for dead and is run by another worker ({error}); going on.")
         except KeyboardInterrupt:
             if self.current is not None:
                 _run_again(study, study.trials[self.current])
@@ -168,16 +175,17 @@ class _Worker:
 
     def _objective(self, trial: optuna.Trial) -> list[float]:
         self.current = trial.number
+        self.in_vain += 1
         if self._is_surplus(trial):
             raise _Surplus
         if "origin" not in trial.user_attrs:
             trial.set_user_attr("origin", trial.number)
         architecture = self.space.suggest(trial)
         trial.set_user_attr("architecture", architecture.to_dict())
+        trial.set_user_attr("parameters", self.space.parameters(architecture))
         excess = self._excess(architecture)
         if excess:
             return self._infeasible(trial, excess)
-        self.in_vain = 0
         twin = self._twin(trial, architecture)
         if twin is not None:
             return _as_before(trial, twin)
@@ -197,9 +205,11 @@ class _Worker:
         )
         context.decide = self._decider(trial, context)
         self.group.start(architecture, context)
+        in_vain, self.in_vain = self.in_vain, 0
         try:
             evaluation = self.function(architecture, context)
         except Infeasible as found:
+            self.in_vain = in_vain
             return self._infeasible(trial, found.excess)
         except TrialStopped as stopped:
             _note_cost(trial, context)
@@ -254,7 +264,6 @@ class _Worker:
         for name, value in excess.items():
             trial.set_constraint(name, value)
         trial.set_user_attr("infeasible", dict(excess))
-        self.in_vain += 1
         if self.in_vain >= IN_VAIN:
             raise SearchError(
                 f"{IN_VAIN} proposals in a row broke a constraint, the last one by {_shares(excess)}. Widen "

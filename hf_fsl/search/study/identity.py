@@ -59,6 +59,12 @@ def claim(study: optuna.Study, mine: Mapping[str, Any]) -> None:
         )
 
 
+def about(study: optuna.Study) -> dict[str, Any] | None:
+    """What a study was made for; None for one that others made."""
+    found: dict[str, Any] | None = study.user_attrs.get(_KEY)
+    return found
+
+
 def _difference(there: Any, here: Any) -> str:
     """Both values, of mappings only what differs."""
     if isinstance(there, dict) and isinstance(here, dict):

@@ -9,6 +9,9 @@ import numpy as np
 from hf_fsl.search.pareto import non_dominated_ranks
 from hf_fsl.search.study.trials import minimised
 
+_FAILED = 1e300
+"""Stands for a value that is no number: behind all others."""
+
 
 def goes_on(
     mine: Mapping[str, float], others: Sequence[Mapping[str, float]], objectives: Sequence[str], factor: float
@@ -25,5 +28,5 @@ def goes_on(
     if len(others) + 1 <= factor:
         return True
     rows = [[minimised(name, row[name]) for name in objectives] for row in (mine, *others)]
-    ranks = non_dominated_ranks(np.nan_to_num(np.array(rows), nan=np.inf, posinf=np.inf, neginf=-np.inf))
+    ranks = non_dominated_ranks(np.nan_to_num(np.array(rows), nan=_FAILED, posinf=_FAILED))
     return int((ranks < ranks[0]).sum()) < len(rows) / factor

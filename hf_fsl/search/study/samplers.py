@@ -27,12 +27,16 @@ class SpaceSampler(BaseSampler):
     Args:
         kind: ``random``, ``tpe`` or ``nsga2``.
         startup: trials (of NSGA-II: the population) drawn before the sampler proposes.
+        first: architectures to start with.
     """
 
-    def __init__(self, kind: Sampler, space: SearchSpace, seed: int, startup: int) -> None:
-        self.kind, self.space, self.seed, self.startup = kind, space, seed, startup
+    def __init__(
+        self, kind: Sampler, space: SearchSpace, seed: int, startup: int, first: Sequence[Architecture] = ()
+    ) -> None:
+        self.kind, self.space, self.seed, self.startup, self.first = kind, space, seed, startup, first
         self._distributions = distributions(space)
         self._rng = np.random.default_rng(seed)
+        self._given: Architecture | None = None
         self._inner: BaseSampler = self._make(seed)
 
     def reseed_rng(self) -> None:
@@ -41,6 +45,7 @@ class SpaceSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         earlier = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
         ordinal = sum(t.state != TrialState.FAIL for t in earlier)
+        self._given = self.first[ordinal] if ordinal < len(self.first) else None
         own, inner = np.random.SeedSequence([self.seed, ordinal]).spawn(2)
         self._rng = np.random.default_rng(own)
         self._inner = self._make(int(inner.generate_state(1)[0]))
@@ -52,6 +57,8 @@ class SpaceSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        if self._given is not None:
+            return parameters_of(self._given, self.space)
         known = self._inner.infer_relative_search_space(study, trial)
         proposed = self._inner.sample_relative(study, trial, known)
         if proposed:

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -50,6 +51,8 @@ class PatientStorage(RDBStorage):
         self, url: str, heartbeat: int, max_retries: int, longest_wait: float | None = None, say: Say | None = None
     ) -> None:
         self.longest_wait, self.say = longest_wait, say or _to_stderr
+        self.lost: StorageAway | None = None
+        """Set once the storage is given up: Optuna's own clean-up then fails too, and hides why."""
         self._seen: dict[int, tuple[Any, float]] = {}
         options: dict[str, Any] = {"pool_pre_ping": True}
         if url.startswith("sqlite"):
@@ -86,11 +89,14 @@ class PatientStorage(RDBStorage):
     def wait(self, error: BaseException, since: float, first: bool, pause: float) -> None:
         """One pause before the next attempt. Raises StorageAway where it has been long enough."""
         away = time.monotonic() - since
+        if self.lost is not None:
+            raise self.lost
         if self.longest_wait is not None and away > self.longest_wait:
-            raise StorageAway(
-                f"The study's storage {shown(self.url)} has not answered for {away:.0f} s ({reason(error)}). Start "
+            self.lost = StorageAway(
+                f"The study's storage {shown(self.url)} has not answered for {away:.1f} s ({reason(error)}). Start "
                 "it and start this worker again: what is finished is in the study."
-            ) from error
+            )
+            raise self.lost from error
         if first:
             self.say(f"The study's storage {shown(self.url)} does not answer ({reason(error)}); waiting for it.")
         time.sleep(pause)
@@ -152,6 +158,7 @@ def open_storage(
         SearchError: the URL is none, its driver is not installed, or its tables are of another Optuna.
         StorageAway: nothing answers there.
     """
+    url = _with_driver(url)
     error: BaseException
     for attempt in range(_CREATING):
         try:
@@ -209,6 +216,13 @@ def fail_stale_trials(study: optuna.Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
+
+
+def _with_driver(url: str) -> str:
+    """SQLAlchemy takes ``postgresql://`` for psycopg 3; where only psycopg2 is installed, that is meant."""
+    if url.startswith("postgresql://") and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        return url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    return url
 
 
 def _write_ahead(connection: Any, record: Any) -> None:

@@ -83,6 +83,8 @@ class Tried:
 
     number: int
     architecture: Architecture
+    parameters: int
+    """Trainable ones, the head among them."""
     values: dict[str, float]
     """Objective -> value; infinite where training diverged; at the last rung for one that was stopped."""
     stopped: bool
@@ -130,6 +132,7 @@ def finished_trials(study: optuna.Study, objectives: Sequence[str]) -> list[Trie
             Tried(
                 number=trial.number,
                 architecture=Architecture.from_dict(trial.user_attrs["architecture"]),
+                parameters=int(trial.user_attrs["parameters"]),
                 values=values,
                 stopped=trial.state == TrialState.PRUNED,
                 token_flops=float(trial.user_attrs.get("token_flops", 0.0)),

@@ -1,0 +1,170 @@
+"""SearchReport: what a search tried, what came of the best of it, and what that says, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_fsl.errors import UserError
+from hf_fsl.files import write_text
+from hf_fsl.records import Measurement
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(kw_only=True)
+class TrialRow:
+    """One architecture that was tried."""
+
+    number: int
+    key: str
+    architecture: dict[str, Any]
+    description: str
+    parameters: int
+    values: dict[str, float]
+    stopped: bool
+    token_flops: float
+    seconds: float
+    on_front: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class MemberRow:
+    """An architecture that was trained again over seeds: of the front, or a baseline."""
+
+    name: str
+    architecture: dict[str, Any]
+    description: str
+    baseline: bool
+    parameters: int
+    seeds: list[int]
+    validation: Measurement
+    """The first objective, over seeds."""
+    test: dict[str, Measurement]
+    """Metric -> mean over seeds. ``ci95`` is over seeds and test examples together."""
+    chosen: bool = False
+
+
+@dataclass(kw_only=True)
+class ComparisonRow:
+    """Two retrained architectures on the same test examples: first minus second."""
+
+    first: str
+    second: str
+    metric: str
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    p_holm: float
+
+    @property
+    def measurable(self) -> bool:
+        return self.p_holm < 0.05
+
+
+@dataclass(kw_only=True)
+class AuditRow:
+    """What :func:`hf_fsl.search.audit.audit` found. τ are Kendall's, within strata of like numbers of parameters."""
+
+    anchors: int
+    tau_supernet: float
+    p_supernet: float
+    tau_parameters: float
+    tau_repeated: float
+    p_repeated: float
+    p_learned: float
+    architecture_matters: bool
+    supernet_trusted: bool
+    verdict: str
+
+
+@dataclass(kw_only=True)
+class SearchReport:
+    """A search, from its space to its verdict. Plain JSON; everything that is shown is in here."""
+
+    name: str
+    created: str
+    strategy: str
+    sampler: str
+    objectives: list[str]
+    identity: dict[str, Any]
+    space: dict[str, Any]
+    space_size: int
+    trials: list[TrialRow]
+    members: list[MemberRow] = field(default_factory=list)
+    comparisons: list[ComparisonRow] = field(default_factory=list)
+    chance: float | None = None
+    """Log-loss on test of predicting the classes' training frequencies."""
+    token_flops: float = 0.0
+    seconds: float = 0.0
+    finish_token_flops: float = 0.0
+    hypervolume: dict[str, Any] = field(default_factory=dict)
+    """``reference`` (objective, log10 parameters), ``curve`` of [token-FLOPs, hypervolume], ``baselines``."""
+    importances: dict[str, float] = field(default_factory=dict)
+    audit: AuditRow | None = None
+    """Of a supernet's ranking, against architectures trained alone."""
+    matters: bool | None = None
+    """Whether architecture mattered more than noise; None where nothing was trained again."""
+    verdict: str = ""
+    chosen: str | None = None
+    chosen_because: str = ""
+    peft_config: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def front(self) -> list[TrialRow]:
+        return sorted((row for row in self.trials if row.on_front), key=lambda row: row.parameters)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the report whole or not at all."""
+        return write_text(path, self.to_json())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SearchReport:
+        """Raises UserError for a report of another schema."""
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION or "trials" not in values:
+            raise UserError(
+                f"This hf_fsl reads search reports of schema {SCHEMA_VERSION}, got {version!r}. Install the version "
+                "that wrote it, or give the report.json of a search."
+            )
+        members = [
+            MemberRow(
+                **{
+                    **row,
+                    "validation": _measurement(row["validation"]),
+                    "test": {name: _measurement(value) for name, value in row["test"].items()},
+                }
+            )
+            for row in values["members"]
+        ]
+        return cls(
+            **{
+                **values,
+                "trials": [TrialRow(**row) for row in values["trials"]],
+                "members": members,
+                "comparisons": [ComparisonRow(**{**row, "ci95": tuple(row["ci95"])}) for row in values["comparisons"]],
+                "audit": AuditRow(**values["audit"]) if values.get("audit") else None,
+            }
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> SearchReport:
+        """Raises UserError where there is none."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is no report of a search: {error}.") from error
+        return cls.from_dict(values if isinstance(values, dict) else {})
+
+
+def _measurement(values: dict[str, Any]) -> Measurement:
+    ci95 = values.get("ci95")
+    return Measurement(**{**values, "ci95": tuple(ci95) if ci95 is not None else None})

@@ -1,0 +1,264 @@
+"""The end of a search: members of the front tuned again, trained over seeds by ``fine_tune`` itself, and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+from accelerate import Accelerator
+
+from hf_fsl.config import AdapterSearchConfig, DataConfig, FineTuneConfig, HubConfig
+from hf_fsl.data import Splits
+from hf_fsl.files import replaced, write_text
+from hf_fsl.reporting import SeedOutcome
+from hf_fsl.search.pareto import hypervolume, spread
+from hf_fsl.search.report import MemberRow, SearchReport, chance_loss, compare_members, judge, member_row
+from hf_fsl.search.report.record import TrialRow
+from hf_fsl.search.space import GROUPS, Architecture, Sites, to_adapter_config, to_peft, trainable_parameters
+from hf_fsl.search.study.group import Group
+from hf_fsl.search.study.trials import TrialContext, minimised
+from hf_fsl.search.trial import AdapterTrial
+from hf_fsl.transfer import FineTuned, fine_tune_seed
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """An architecture trained over seeds.
+
+    Attributes:
+        config: what ``fine_tune`` was told, and what reproduces it.
+        adapter: folder of the best seed's PEFT adapter; None for what has none.
+    """
+
+    name: str
+    architecture: Architecture
+    baseline: bool
+    config: FineTuneConfig
+    outcomes: list[SeedOutcome]
+    adapter: Path | None
+
+    def validation(self, objective: str) -> list[float]:
+        return [outcome.record.validation[objective] for outcome in self.outcomes]
+
+    def best_seed(self, objective: str) -> int:
+        """The seed that is best on validation, and would be published."""
+        values = [minimised(objective, value) for value in self.validation(objective)]
+        return self.outcomes[int(np.argmin(values))].record.seed
+
+
+class Finish:
+    """Trains what is best of a search again. Every process of the launch goes through it together.
+
+    What is done is kept in ``folder``: a run that was stopped goes on where it was.
+
+    Args:
+        splits: the few examples, and the whole test split.
+        folder: the run's output.
+    """
+
+    def __init__(
+        self,
+        config: AdapterSearchConfig,
+        trial: AdapterTrial,
+        splits: Splits,
+        accelerator: Accelerator,
+        folder: Path,
+        say: Say,
+    ) -> None:
+        self.config, self.trial, self.splits = config, trial, splits
+        self.accelerator, self.group, self.folder, self.say = accelerator, Group(accelerator), folder, say
+        self.objective = config.search.objectives[0]
+        self.token_flops = 0.0
+        if self.group.is_main:
+            write_examples(splits, folder / "few_shot")
+        accelerator.wait_for_everyone()
+
+    def run(self, front: Sequence[TrialRow]) -> list[Member]:
+        """The members of a front that span its sizes, and the baselines."""
+        settings = self.config.finish
+        rows = [front[i] for i in spread([row.parameters for row in front], settings.members)]
+        members = []
+        for number, row in enumerate(rows, start=1):
+            architecture = Architecture.from_dict(row.architecture)
+            members.append(self._member(f"front-{number}", architecture, self._rates(architecture), False))
+        taken = {member.architecture for member in members}
+        for name, architecture, rates in self._baselines():
+            if architecture not in taken:
+                members.append(self._member(name, architecture, rates, True))
+        return members
+
+    def published(self, member: Member) -> FineTuned:
+        """The model of a member's best seed, out of its checkpoint."""
+        return fine_tune_seed(member.config, self.splits, self.accelerator, member.best_seed(self.objective))
+
+    def _baselines(self) -> list[tuple[str, Architecture, list[float]]]:
+        space, sites, rank = self.config.space, self.trial.sites, self.config.finish.baseline_rank
+        rates = sorted({rate * factor for rate in space.learning_rate for factor in (1.0, 3.0)})
+        common: dict[str, Any] = {"learning_rate": rates[0], "steps": max(space.steps)}
+        found = [("head-only", Architecture("none", tuple((0,) * len(GROUPS) for _ in sites.layers), **common), rates)]
+        if rank:
+            rows = uniform_ranks(rank, sites)
+            found.insert(0, (f"uniform-r{rank}", Architecture("lora", rows, scaling=2.0, **common), rates))
+        return found
+
+    def _rates(self, architecture: Architecture) -> list[float]:
+        return [architecture.learning_rate * factor for factor in self.config.finish.learning_rate_factors]
+
+    def _member(self, name: str, architecture: Architecture, rates: Sequence[float], baseline: bool) -> Member:
+        tuned = self._tuned(architecture, rates)
+        config = fine_tune_config(self.config, tuned, self.trial, self.folder / "members" / tuned.key, self.folder)
+        outcomes: list[SeedOutcome] = []
+        adapter, best = None, np.inf
+        for seed in config.training.seeds:
+            trained = fine_tune_seed(config, self.splits, self.accelerator, seed)
+            outcomes.append(trained.outcome)
+            value = minimised(self.objective, trained.outcome.record.validation[self.objective])
+            if value < best and isinstance(trained.model, peft.PeftModel):
+                best, adapter = value, Path(config.output_dir) / "adapter"
+                if self.group.is_main:
+                    trained.model.save_pretrained(str(adapter))
+        mean = float(np.mean([outcome.record.validation[self.objective] for outcome in outcomes]))
+        size = trainable_parameters(tuned, self.trial.sites)
+        self.say(f"{name}: {size:,} parameters, validation {self.objective} {mean:.4f} over {len(outcomes)} seeds")
+        return Member(name, tuned, baseline, config, outcomes, adapter)
+
+    def _tuned(self, architecture: Architecture, rates: Sequence[float]) -> Architecture:
+        """The architecture with the learning rate that is best on validation, with the search's own seed."""
+        candidates = [architecture.replace(learning_rate=rate) for rate in rates]
+        path = self.folder / "tuning.json"
+        known: dict[str, Any] = self.group.share(json.loads(path.read_text()) if path.is_file() else {})
+        for candidate in candidates:
+            if candidate.key not in known:
+                context = TrialContext(folder=self.folder / "tuning" / candidate.key, rungs=[])
+                try:
+                    value = self.trial(candidate, context).values[self.objective]
+                except FloatingPointError:  # this rate is too high
+                    value = np.inf if minimised(self.objective, 1.0) > 0 else -np.inf
+                known[candidate.key] = {"value": value, "token_flops": context.token_flops}
+                known = self.group.share(known)
+                if self.group.is_main:
+                    write_text(path, json.dumps(known, indent=1))
+                    shutil.rmtree(context.folder, ignore_errors=True)
+        self.token_flops += sum(known[candidate.key]["token_flops"] for candidate in candidates)
+        return min(candidates, key=lambda candidate: minimised(self.objective, known[candidate.key]["value"]))
+
+
+def complete(
+    report: SearchReport, members: Sequence[Member], splits: Splits, sites: Sites, config: AdapterSearchConfig
+) -> Member:
+    """Adds to a report what was trained again: rows, tests, verdict, and the choice. Returns what was chosen."""
+    labels = np.asarray(splits.test["label"][:])
+    train = np.asarray(splits.train["label"][:])
+    objective = report.objectives[0]
+    logits = {member.name: np.stack([outcome.logits for outcome in member.outcomes]) for member in members}
+    report.members = [
+        member_row(
+            member.name, member.architecture, trainable_parameters(member.architecture, sites),
+            [outcome.record.seed for outcome in member.outcomes], member.validation(objective),
+            logits[member.name], labels, baseline=member.baseline,
+        )
+        for member in members
+    ]  # fmt: skip
+    report.comparisons = compare_members(logits, labels)
+    report.chance = chance_loss(train, labels, len(splits.task.label_names))
+    report.matters, report.verdict = judge(report.members, report.comparisons, report.chance, report.audit)
+    chosen, because = choose(report.members, objective, config.finish.choose)
+    for row in report.members:
+        row.chosen = row.name == chosen
+    report.chosen, report.chosen_because = chosen, because
+    reference = report.hypervolume.get("reference")
+    if reference:
+        report.hypervolume["baselines"] = {
+            row.name: hypervolume(
+                np.array([[minimised(objective, row.validation.value), np.log10(max(row.parameters, 1))]]),
+                reference,
+            )
+            for row in report.members
+            if row.baseline
+        }
+    member = next(member for member in members if member.name == chosen)
+    if member.architecture.method != "none":
+        values = to_peft(member.architecture, sites).to_dict()
+        report.peft_config = json.loads(json.dumps({k: v for k, v in values.items() if v not in (None, {}, [])},
+                                                   default=_plain))  # fmt: skip
+    return member
+
+
+def choose(rows: Sequence[MemberRow], objective: str, rule: str) -> tuple[str, str]:
+    """The name of what is published, and why. Among the baselines too: a search that does not beat them says so."""
+    best = min(rows, key=lambda row: minimised(objective, row.validation.value))
+    if rule == "best":
+        return best.name, f"Best on validation ({objective} {best.validation.value:.4f})."
+    low, high = best.validation.ci95 or (best.validation.value,) * 2
+    limit = max(minimised(objective, low), minimised(objective, high))
+    within = [row for row in rows if minimised(objective, row.validation.value) <= limit]
+    smallest = min(within, key=lambda row: row.parameters)
+    if smallest is best:
+        return best.name, f"Best on validation ({objective} {best.validation.value:.4f}), and nothing smaller near it."
+    return smallest.name, (
+        f"The smallest within a standard error over seeds of the best on validation: {objective} "
+        f"{smallest.validation.value:.4f} against {best.validation.value:.4f} of {best.name}, with "
+        f"{smallest.parameters:,} parameters against {best.parameters:,}."
+    )
+
+
+def fine_tune_config(
+    config: AdapterSearchConfig, architecture: Architecture, trial: AdapterTrial, output: Path, folder: Path
+) -> FineTuneConfig:
+    """What ``fine_tune`` is told to train an architecture on the few examples, kept in ``folder/few_shot``."""
+    finish, data = config.finish, config.data
+    training = dataclasses.replace(
+        trial.training_config(architecture, None),
+        seeds=list(finish.seeds),
+        eval_strategy="no" if finish.eval_steps is None else "steps",
+        eval_steps=finish.eval_steps,
+        early_stopping_patience=finish.early_stopping_patience,
+        load_best_model_at_end=finish.eval_steps is not None,
+    )
+    adapter = to_adapter_config(architecture, trial.sites)
+    if config.few_shot.modules_to_save is not None:
+        adapter = dataclasses.replace(adapter, modules_to_save=list(config.few_shot.modules_to_save))
+    return FineTuneConfig(
+        data=DataConfig(
+            path=str(folder / "few_shot"),
+            text_column="text" if data.text_column is not None else None,
+            text_pair_column="text_pair" if data.text_pair_column is not None else None,
+            image_column="image" if data.image_column is not None else None,
+            label_names=list(trial.label_names),
+            min_examples_per_class=1,
+            on_overlap="ignore",
+        ),
+        model=config.model,
+        adapter=adapter,
+        training=training,
+        evaluation=config.evaluation,
+        hub=dataclasses.replace(config.hub, push_to_hub=False, hub_model_id=None) if config.hub else HubConfig(),
+        output_dir=str(output),
+    )
+
+
+def write_examples(splits: Splits, folder: Path) -> None:
+    """The few examples and the test split as Parquet, for ``fine_tune`` to read again."""
+    for name in ("train", "validation", "test"):
+        with replaced(folder / f"{name}.parquet") as temporary:
+            getattr(splits, name).to_parquet(temporary)
+
+
+def uniform_ranks(rank: int, sites: Sites) -> tuple[tuple[int, ...], ...]:
+    """The same rank at every site that a model has."""
+    return tuple(
+        tuple(rank if (layer, group) in sites.slots else 0 for group in GROUPS) for layer in range(len(sites.layers))
+    )
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(getattr(value, "value", value))

@@ -1,0 +1,257 @@
+"""The parts of a run of ``recipes/search_adapters.py``: the search, and its record for the card."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from accelerate import Accelerator
+
+from hf_fsl.config import AdapterSearchConfig, to_dict
+from hf_fsl.data import Splits
+from hf_fsl.files import write_text
+from hf_fsl.hub.bundle import copy_adapter
+from hf_fsl.metrics import predicted_labels
+from hf_fsl.records import RunRecord
+from hf_fsl.reporting import compare
+from hf_fsl.resources import portable
+from hf_fsl.search.audit import Audit
+from hf_fsl.search.data import SearchData
+from hf_fsl.search.few_shot import examples_fingerprint
+from hf_fsl.search.pareto import spread
+from hf_fsl.search.report import AuditRow, SearchReport, build_report, figures
+from hf_fsl.search.retraining import Member
+from hf_fsl.search.space import Architecture, SearchSpace
+from hf_fsl.search.study import identity, run_study
+from hf_fsl.search.study.group import Group
+from hf_fsl.search.supernet_search import search_by_supernet
+from hf_fsl.search.trial import AdapterTrial
+
+Say = Callable[[str], None]
+
+
+def search(
+    config: AdapterSearchConfig, space: SearchSpace, trial: AdapterTrial, splits: Splits, say: Say
+) -> SearchReport:
+    """Searches as the config says, and reports. Every process of the launch calls it.
+
+    Strategy ``supernet``: where the audit trusts the ranking of inherited weights, that is the search; else its front
+    is where the study of the general path starts.
+
+    Raises:
+        StudyMismatch, StorageAway, SearchError: see :func:`hf_fsl.search.study.run_study`.
+    """
+    folder = Path(config.output_dir)
+    name, about = config.search.name or folder.name, study_identity(config, space, trial, splits)
+    shown: dict[str, Any] = {"name": name, "identity": about, "classes": len(splits.task.label_names)}
+    audited: AuditRow | None = None
+    start: list[Architecture] = []
+    if config.strategy == "supernet":
+        found = search_by_supernet(
+            trial.model, SearchData(trial.train, trial.validation), space, config.supernet, seed=config.search.seed,
+            folder=folder, accelerator=trial.accelerator, latency="latency" in config.search.objectives, say=say,
+            progress=trial.accelerator.is_main_process,
+        )  # fmt: skip
+        audited = audit_row(found.audit) if found.audit is not None else None
+        if audited is None or audited.supernet_trusted:
+            return build_report(
+                found.tried, space, config.search.objectives, **shown, strategy="supernet",
+                sampler="NSGA-II over inherited weights", audit=audited,
+            )  # fmt: skip
+        start = [_nearest(score.architecture, space) for score in found.front]
+    tried = run_study(
+        space,
+        trial,
+        config.search,
+        name=name,
+        folder=folder,
+        identity=about,
+        accelerator=trial.accelerator,
+        first=[start[i] for i in spread([space.parameters(each) for each in start], config.search.startup)],
+        say=say,
+        progress=True,
+    )
+    return build_report(
+        tried, space, config.search.objectives, **shown, strategy="general", sampler=config.search.sampler,
+        audit=audited,
+    )  # fmt: skip
+
+
+def audit_row(audit: Audit) -> AuditRow:
+    """An audit as a report holds it."""
+    names = ("tau_supernet", "p_supernet", "tau_parameters", "tau_repeated", "p_repeated", "p_learned")
+    return AuditRow(
+        anchors=len(audit.anchors.architectures),
+        **{name: float(getattr(audit, name)) for name in names},
+        architecture_matters=bool(audit.architecture_matters),
+        supernet_trusted=bool(audit.supernet_trusted),
+        verdict=audit.verdict,
+    )
+
+
+def _nearest(architecture: Architecture, space: SearchSpace) -> Architecture:
+    """A supernet's member with the training choices of the space: its own may not be among them."""
+    config = space.config
+    choices = {name: getattr(config, name) for name in ("scaling", "dropout", "learning_rate", "steps")}
+    kept = {
+        name: min(values, key=lambda value: abs(value - getattr(architecture, name)))
+        for name, values in choices.items()
+    }
+    return architecture.replace(**kept)
+
+
+def study_identity(
+    config: AdapterSearchConfig, space: SearchSpace, trial: AdapterTrial, splits: Splits
+) -> dict[str, Any]:
+    """What workers must have in common to join a study."""
+    return identity(
+        **{
+            "space": space.to_dict(),
+            "space size": space.size(),
+            "data set": {
+                "path": portable(config.data.path),
+                "name": splits.record.name,
+                "revision": splits.record.revision,
+                "training examples": examples_fingerprint(splits.train),
+                "validation examples": examples_fingerprint(splits.validation),
+            },
+            "backbone": {
+                "path": portable(config.model.model_name_or_path),
+                "commit": trial.commit,
+                "weights": _weights_fingerprint(trial),
+                "head": list(trial.head),
+            },
+            "few_shot": to_dict(config.few_shot),
+            "objectives": config.search.objectives,
+            "sampler": config.search.sampler,
+            "seed": config.search.seed,
+            "rungs": config.search.rungs,
+        }
+    )
+
+
+@contextlib.contextmanager
+def only_worker(folder: Path, accelerator: Accelerator) -> Iterator[bool]:
+    """Whether this launch is the one that finishes the search in a folder that workers share.
+
+    All its processes enter together.
+    """
+    group = Group(accelerator)
+    if not group.is_main:
+        yield bool(group.share())
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "finish.lock").open("w") as file:
+        mine = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            mine = False
+        yield bool(group.share(mine))
+
+
+def search_summary(report: SearchReport, members: Sequence[Member]) -> dict[str, Any]:
+    """The report as a RunRecord holds it: without the trials off the front, and with the adapters published."""
+    values = dataclasses.asdict(report)
+    values["trials"] = [row for row in values["trials"] if row["on_front"]]
+    return {
+        **values,
+        "tried": len(report.trials),
+        "stopped": sum(row.stopped for row in report.trials),
+        "adapters": list(other_adapters(report, members)),
+    }
+
+
+def other_adapters(report: SearchReport, members: Sequence[Member]) -> dict[str, Path]:
+    """Name -> adapter folder of the front's members that are not what is published itself."""
+    return {
+        member.name: member.adapter
+        for member in members
+        if member.adapter is not None and not member.baseline and member.name != report.chosen
+    }
+
+
+def search_record(
+    record: RunRecord, config: AdapterSearchConfig, report: SearchReport, members: Sequence[Member], labels: np.ndarray
+) -> RunRecord:
+    """The record of the published member, as ``fine_tune`` makes it, turned into that of the search."""
+    objective = report.objectives[0]
+    chosen = next(member for member in members if member.name == report.chosen)
+    comparisons = list(record.comparisons)
+    for member in members:
+        if member.baseline and member is not chosen:
+            ours, theirs = (_best_predictions(each, objective) for each in (chosen, member))
+            comparisons.append(compare(member.name, ours, theirs, labels, config.evaluation))
+    return dataclasses.replace(
+        record,
+        recipe=config.recipe,
+        config=to_dict(config) | {"output_dir": portable(config.output_dir)},
+        comparisons=comparisons,
+        search=search_summary(report, members),
+    )
+
+
+def write_extras(bundle: Path, report: SearchReport, members: Sequence[Member], base_model: str) -> None:
+    """What a bundle holds of a search beside its record: the other members' adapters in ``adapter/<name>/``, pictures,
+    and the YAML that trains the model again."""
+    for name, source in other_adapters(report, members).items():
+        copy_adapter(source, bundle / "adapter" / name, base_model)
+    (bundle / "figures").mkdir(exist_ok=True)
+    for name, picture in figures(report).items():
+        (bundle / "figures" / name).write_bytes(picture)
+    chosen = next(member for member in members if member.name == report.chosen)
+    write_text(bundle / "fine_tune.yaml", fine_tune_yaml(chosen))
+
+
+def fine_tune_yaml(member: Member) -> str:
+    """The ``fine_tune`` config of a member, as far as it differs from the defaults."""
+    config = dataclasses.replace(member.config, output_dir=f"outputs/{member.name}")
+    training = dataclasses.replace(config.training, resume_from_checkpoint=None)
+    data = dataclasses.replace(config.data, path=portable(config.data.path))
+    text: str = yaml.safe_dump(
+        {"recipe": "fine_tune", **_sparse(dataclasses.replace(config, training=training, data=data))},
+        sort_keys=False, allow_unicode=True,
+    )  # fmt: skip
+    return (
+        f"# {member.name}: {member.architecture}\n#\n#   accelerate launch recipes/fine_tune.py --config FILE\n{text}"
+    )
+
+
+def _sparse(config: Any) -> dict[str, Any]:
+    """The fields of a config that are not their defaults, sections likewise."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            if section := _sparse(value):
+                found[field.name] = section
+            continue
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if value != default:
+            found[field.name] = value
+    return found
+
+
+def _best_predictions(member: Member, objective: str) -> np.ndarray:
+    seed = member.best_seed(objective)
+    logits = next(outcome.logits for outcome in member.outcomes if outcome.record.seed == seed)
+    return predicted_labels(logits, False)
+
+
+def _weights_fingerprint(trial: AdapterTrial) -> str:
+    """Stands for the backbone's weights, the fresh head left out."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trial.model.state_dict().items()):
+        if not any(name.startswith(f"{part}.") for part in trial.head):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()[:16]

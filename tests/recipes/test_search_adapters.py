@@ -1,0 +1,123 @@
+"""The search's recipe through the real launcher: published, loaded back, joined by two workers, reproduced."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from huggingface_hub import HfApi, snapshot_download
+from launching import ROOT, hf_fsl, launch
+
+from hf_fsl.hub.verify import require_verified
+from hf_fsl.records import RunRecord
+from hf_fsl.search.report import SearchReport
+
+SMOKE = ROOT / "recipes" / "configs" / "search_adapters" / "supersense.smoke.yaml"
+
+
+def run(environment, output, *options, **launching):
+    done = launch(environment, output, SMOKE, *options, recipe="search_adapters", **launching)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(hub, tmp_path_factory):
+    import os
+
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path_factory.getbasetemp() / "hub_home"),
+                   "HF_TOKEN": "test"}  # fmt: skip
+    output = tmp_path_factory.mktemp("search")
+    done = run(environment, output, "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/searched")
+    return environment, output, done
+
+
+def test_the_winner_is_published_and_the_others_are_adapters_beside_it(finished, hub, tmp_path):
+    environment, output, done = finished
+    record, report = RunRecord.load(output / "run_record.json"), SearchReport.load(output / "report.json")
+    assert len(report.trials) == 4 and report.verdict in done.stdout
+    assert report.chosen == record.search["chosen"] and report.matters is not None
+    assert record.metrics["accuracy"].n == record.data.splits["test"].rows == 48
+    require_verified(output / "bundle")
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 2 and "http" not in page.replace("http-equiv", "")
+
+    folder = snapshot_download("me/searched", cache_dir=tmp_path, endpoint=hub, token="test")
+    card = (output / "bundle" / "README.md").read_text()
+    assert report.verdict in card and "figures/search_front.png" in card
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from hf_fsl.hub.seed import minilm_folder
+
+    published = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(["a big cat", "to run"], padding=True, return_tensors="pt")
+    others = [row.name for row in report.members if not row.baseline and not row.chosen]
+    assert record.search["adapters"] == others and others
+    own = [""] if report.peft_config else []  # the head alone may be what is best
+    for name in [*own, *others]:
+        base = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=24)
+        model = PeftModel.from_pretrained(base, folder, subfolder=f"adapter/{name}".rstrip("/")).eval()
+        with torch.inference_mode():
+            same = torch.allclose(model(**tokens).logits, published(**tokens).logits, atol=1e-5)
+        assert same == (name == ""), name
+    assert (output / "bundle" / "adapter" / "adapter_config.json").is_file() == bool(own)
+    assert HfApi(endpoint=hub, token="test").model_info("me/searched").pipeline_tag == "text-classification"
+
+
+def test_the_chosen_config_trains_the_same_model_again(finished, tmp_path):
+    environment, output, _ = finished
+    record = RunRecord.load(output / "run_record.json")
+    again = launch(environment, tmp_path, output / "fine_tune.yaml", "--data.path", str(output / "few_shot"))
+    assert again.returncode == 0, again.stderr[-3000:]
+    reproduced = RunRecord.load(tmp_path / "run_record.json")
+    assert [run.test["loss"].value for run in reproduced.runs] == [run.test["loss"].value for run in record.runs]
+    assert reproduced.metrics["accuracy"] == record.metrics["accuracy"]
+
+
+def test_a_finished_search_is_shown_and_not_run_again(finished):
+    environment, output, done = finished
+    shown = hf_fsl(environment, "search", "show", str(output))
+    assert shown.returncode == 0 and SearchReport.load(output / "report.json").verdict in shown.stdout
+    live = hf_fsl(environment, "search", "show", str(output), "--live")
+    assert live.returncode == 0 and "4 of" in live.stdout and "Front on validation" in live.stdout
+    before = json.loads((output / "report.json").read_text())["trials"]
+    run(environment, output)
+    assert json.loads((output / "report.json").read_text())["trials"] == before
+    refused = launch(environment, output, SMOKE, "--few_shot.shots", "4", recipe="search_adapters")
+    assert refused.returncode != 0
+    assert "is about something else than this worker" in refused.stderr and "shots 3 there, 4 here" in refused.stderr
+    missing = hf_fsl(environment, "search", "show", "no/such/search")
+    assert missing.returncode == 1 and "There is no search at no/such/search" in missing.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_launch_search_like_one(finished, tmp_path):
+    environment, output, _ = finished
+    run(environment, tmp_path, "--few_shot.per_device_train_batch_size", "4", preset="cpu_2proc")
+    one, two = (SearchReport.load(folder / "report.json") for folder in (output, tmp_path))
+    assert [row.architecture for row in one.trials] == [row.architecture for row in two.trials]
+    assert [row.values["loss"] for row in two.trials] == pytest.approx(
+        [row.values["loss"] for row in one.trials], rel=1e-3
+    )
+
+
+def test_wrong_settings_are_said_before_anything_runs(tmp_path):
+    import os
+
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["space"]["loss"] = ["prototypical"]
+    settings["search"] |= {"trials": None, "rungs": [0.5, 0.2], "objectives": ["parameters"]}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(settings))
+    done = hf_fsl(environment, "validate", str(tmp_path / "wrong.yaml"))
+    assert done.returncode == 2
+    for problem in (
+        "space.loss: this recipe trains with cross_entropy",
+        "search.trials, seconds or token_flops: at least one of them",
+        "search.rungs: ascending shares between 0 and 1",
+        "search.objectives: the first is a metric",
+    ):
+        assert problem in done.stderr

@@ -1,0 +1,124 @@
+"""The best is trained again by fine_tune's own code: resumable, compared, and honest where labels are random."""
+
+from __future__ import annotations
+
+import pytest
+from search.few_texts import text_splits
+
+from hf_fsl.config import AdapterSearchConfig, DataConfig, EvaluationConfig, ModelConfig
+from hf_fsl.config.search import FinishConfig, ShotsConfig, StudyConfig
+from hf_fsl.config.search_space import SearchSpaceConfig
+from hf_fsl.records import Measurement
+from hf_fsl.search import retraining
+from hf_fsl.search.few_shot import few_shot_splits
+from hf_fsl.search.report import MemberRow
+from hf_fsl.search.retraining import Finish, choose, complete
+from hf_fsl.search.run import fine_tune_yaml, search
+from hf_fsl.search.space import SearchSpace
+from hf_fsl.search.trial import AdapterTrial
+from hf_fsl.training import make_accelerator
+
+
+class Run:
+    """A search on a few texts, as the recipe makes it."""
+
+    def __init__(self, backbone, folder, random_labels):
+        self.config = AdapterSearchConfig(
+            data=DataConfig(path="tiny", text_column="text"),
+            model=ModelConfig(model_name_or_path=str(backbone)),
+            few_shot=ShotsConfig(shots=8, validation_shots=3, per_device_train_batch_size=16),
+            space=SearchSpaceConfig(
+                ranks=[0, 2, 4],
+                scaling=[2.0],
+                dropout=[0.0],
+                learning_rate=[1e-2],
+                steps=[24],
+                methods=["lora", "ia3"],
+            ),
+            search=StudyConfig(trials=4, startup=2, rungs=[0.5]),
+            finish=FinishConfig(members=2, seeds=[0, 1], learning_rate_factors=[1.0], baseline_rank=4),
+            evaluation=EvaluationConfig(metrics=["accuracy"], bootstrap_resamples=100, baselines=[]),
+            output_dir=str(folder),
+        )
+        splits = text_splits(train=8, test=30, random_labels=random_labels)
+        self.splits = few_shot_splits(splits, self.config.few_shot)
+        self.accelerator = make_accelerator()
+        self.trial = AdapterTrial(
+            self.config.model, self.splits, self.config.few_shot, self.config.search, self.accelerator
+        )
+        space = SearchSpace(self.config.space, self.trial.sites)
+        self.report = search(self.config, space, self.trial, self.splits, lambda line: None)
+        self.said = []
+        self.finish = Finish(self.config, self.trial, self.splits, self.accelerator, folder, self.said.append)
+        self.members = self.finish.run(self.report.front)
+        self.chosen = complete(self.report, self.members, self.splits, self.trial.sites, self.config)
+
+
+@pytest.fixture(scope="module")
+def learnable(text_backbone, tmp_path_factory):
+    return Run(text_backbone, tmp_path_factory.mktemp("learnable"), random_labels=False)
+
+
+def test_random_labels_are_called_noise(text_backbone, tmp_path):
+    report = Run(text_backbone, tmp_path, random_labels=True).report
+    assert report.matters is False
+    assert "nothing was learnt" in report.verdict or "did not matter more than noise" in report.verdict
+
+
+def test_labels_that_can_be_learnt_are_not(learnable):
+    assert "nothing was learnt" not in learnable.report.verdict
+    names = [row.name for row in learnable.report.members]
+    assert names[-2:] == ["uniform-r4", "head-only"] and names[0] == "front-1"
+    (chosen,) = [row for row in learnable.report.members if row.chosen]
+    assert chosen.name == learnable.chosen.name == learnable.report.chosen
+    assert len(learnable.report.comparisons) == len(names) * (len(names) - 1) // 2
+    assert set(learnable.report.hypervolume["baselines"]) == {"uniform-r4", "head-only"}
+
+
+def test_what_was_trained_is_not_trained_again(learnable, monkeypatch):
+    monkeypatch.setattr(AdapterTrial, "__call__", lambda *_: pytest.fail("tuned again"))
+    steps = []
+    train_step = retraining.fine_tune_seed.__globals__["train"]
+
+    def counting(*arguments, **options):
+        progress = train_step(*arguments, **options)
+        steps.append(progress.wall_seconds)
+        return progress
+
+    monkeypatch.setitem(retraining.fine_tune_seed.__globals__, "train", counting)
+    again = learnable.finish.run(learnable.report.front)
+    for first, second in zip(learnable.members, again, strict=True):
+        assert first.validation("loss") == second.validation("loss")
+        assert [o.record.wall_seconds for o in second.outcomes] == pytest.approx(
+            [o.record.wall_seconds for o in first.outcomes], abs=0.3
+        )
+    published = learnable.finish.published(learnable.chosen)
+    assert published.outcome.record.seed == learnable.chosen.best_seed("loss")
+
+
+def test_the_config_that_is_written_out_is_that_of_the_member(learnable, tmp_path):
+    from hf_fsl.config import FineTuneConfig, load_config
+
+    path = tmp_path / "fine_tune.yaml"
+    path.write_text(fine_tune_yaml(learnable.chosen))
+    config, told = load_config(FineTuneConfig, path), learnable.chosen.config
+    assert config.adapter == told.adapter and config.model == told.model and config.evaluation == told.evaluation
+    assert config.training.learning_rate == told.training.learning_rate
+    assert config.training.resume_from_checkpoint is None
+
+
+def row(name, value, parameters, half=None):
+    interval = None if half is None else (value - half, value + half)
+    return MemberRow(
+        name=name, architecture={}, description="", baseline=False, parameters=parameters, seeds=[0],
+        validation=Measurement(value=value, ci95=interval), test={},
+    )  # fmt: skip
+
+
+def test_the_smallest_near_the_best_is_chosen():
+    rows = [row("small", 1.05, 10, 0.2), row("middle", 1.02, 20, 0.2), row("best", 1.0, 30, 0.1)]
+    assert choose(rows, "loss", "best")[0] == "best"
+    name, because = choose(rows, "loss", "smallest")
+    assert name == "small" and "10 parameters against 30" in because
+    assert choose([row("small", 1.2, 10, 0.5), row("best", 1.0, 30, 0.1)], "loss", "smallest")[0] == "best"
+    assert choose([row("small", 0.9, 10, 0.5), row("best", 0.93, 30, 0.1)], "accuracy", "smallest")[0] == "small"

@@ -1,0 +1,76 @@
+"""A run by either strategy: a supernet's members are the search where its audit trusts them, else its start."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from search.few_texts import text_splits
+
+from hf_fsl.config import AdapterSearchConfig, DataConfig, ModelConfig
+from hf_fsl.config.search import ShotsConfig, StudyConfig
+from hf_fsl.config.search_space import SearchSpaceConfig
+from hf_fsl.config.supernet import SupernetConfig
+from hf_fsl.search import run as module
+from hf_fsl.search.few_shot import few_shot_splits
+from hf_fsl.search.report import AuditRow
+from hf_fsl.search.run import search
+from hf_fsl.search.space import SearchSpace
+from hf_fsl.search.trial import AdapterTrial
+from hf_fsl.training import make_accelerator
+
+
+@pytest.fixture
+def run(text_backbone, tmp_path, monkeypatch):
+    """trusted -> the report of a search whose audit says so; the audit itself is tested in test_nas.py."""
+    config = AdapterSearchConfig(
+        data=DataConfig(path="tiny", text_column="text"),
+        model=ModelConfig(model_name_or_path=str(text_backbone)),
+        few_shot=ShotsConfig(shots=6, validation_shots=2, per_device_train_batch_size=8),
+        space=SearchSpaceConfig(
+            ranks=[0, 1, 4], scaling=[1.0, 2.0], dropout=[0.0, 0.1], learning_rate=[1e-2], steps=[3]
+        ),
+        strategy="supernet",
+        supernet=SupernetConfig(
+            max_steps=4,
+            eval_steps=2,
+            learning_rate=3e-3,
+            per_device_train_batch_size=8,
+            members=10,
+            population=4,
+            audit_sizes=1,
+            audit_anchors=2,
+        ),  # fmt: skip
+        search=StudyConfig(trials=3, startup=2, rungs=[]),
+        output_dir=str(tmp_path),
+    )
+    splits = few_shot_splits(text_splits(), config.few_shot)
+    trial = AdapterTrial(config.model, splits, config.few_shot, config.search, make_accelerator())
+    space = SearchSpace(config.space, trial.sites)
+
+    def go(trusted):
+        made = module.audit_row
+
+        def said_so(audit):
+            return dataclasses.replace(made(audit), supernet_trusted=trusted)
+
+        monkeypatch.setattr(module, "audit_row", said_so)
+        return search(config, space, trial, splits, lambda line: None)
+
+    return go
+
+
+def test_a_trusted_supernet_is_the_search(run):
+    report = run(trusted=True)
+    assert report.strategy == "supernet" and len(report.trials) == 10
+    assert isinstance(report.audit, AuditRow) and report.audit.anchors == 2
+    assert report.verdict == report.audit.verdict and report.matters == report.audit.architecture_matters
+    assert {row.architecture["learning_rate"] for row in report.trials} == {3e-3}
+    assert report.token_flops > 0 and report.front and report.hypervolume["curve"]
+
+
+def test_a_supernet_that_is_not_trusted_is_where_the_study_starts(run):
+    report = run(trusted=False)
+    assert report.strategy == "general" and len(report.trials) == 3
+    assert report.audit is not None and not report.audit.supernet_trusted
+    assert {(row.architecture["learning_rate"], row.architecture["steps"]) for row in report.trials} == {(1e-2, 3)}
