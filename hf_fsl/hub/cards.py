@@ -118,7 +118,7 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
     on_hub = is_hub_id(record.model.base_model)
     optional: dict[str, Any] = {
         "base_model": record.model.base_model if on_hub else None,
-        "base_model_relation": "finetune" if on_hub and record.runs else None,
+        "base_model_relation": "finetune" if on_hub and (record.runs or record.head) else None,
         "datasets": [data.path] if is_hub_id(data.path) else None,
         "license": hub.get("license"),
         "language": hub.get("language"),
