@@ -16,6 +16,7 @@ from hf_fsl.errors import UserError
 from hf_fsl.resources import recipes_folder
 
 MODEL = "demo/supersense-minilm-lora"
+SEARCHED = "demo/supersense-searched-adapter"
 FEW_SHOT_MODEL = "demo/supersense-8-shot"
 IMAGE_TEXT = "hf-fsl/emoji-image-text"
 KINDS = "bird,fruit,heart,vehicle on the ground"
@@ -31,7 +32,7 @@ import sys
 from datasets import load_dataset
 emoji = load_dataset("hf-fsl/emoji", "noto-subcategory", split="novel")
 for kind in ("animal-bird", "food-fruit", "heart", "transport-ground"):
-    emoji[emoji["subcategory"].index(kind)]["image"].save(f"{sys.argv[1]}/{kind}.png")
+    emoji[emoji["subcategory"].index(emoji.features["subcategory"].str2int(kind))]["image"].save(f"{sys.argv[1]}/{kind}.png")
 """
 _FEW_SHOT = """
 import sys
@@ -63,9 +64,10 @@ _PREDICT = [sys.executable, "-c", "import sys; from hf_fsl.cli.main import main;
 def add_commands(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
-        help="labels for no examples and for thousands, published to a Hub on this machine, loaded back",
-        description="Starts a local Hub on a free port, seeds it, classifies from label names alone, runs the "
-        "fine_tune recipe through accelerate launch, pushes the model, loads it back in a fresh process and predicts. "
+        help="the ladder from no labels to thousands, published to a Hub on this machine, loaded back",
+        description="Starts a local Hub on a free port, seeds it, classifies texts and pictures by names alone, fits "
+        "a classifier on eight labels a class, runs the fine_tune recipe through accelerate launch, loads what was "
+        "pushed back in fresh processes, predicts, and ends with a small adapter search. "
         "Further --section.field value arguments override the config of the main run.",
     )
     demo.add_argument("--folder", default=".demo", help="where everything goes (default .demo); emptied first")
@@ -113,6 +115,9 @@ def _demo(options: argparse.Namespace) -> int:
         _say(f'5. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
         # -I: isolated, so that hf_fsl could not even be found in the working folder.
         run(sys.executable, "-I", "-c", _LOAD, MODEL, *SENTENCES)
+        _say("6. Which adapter do eight labels a class need? Six of them tried, the best trained again")
+        found = ["--output_dir", str(folder / "search"), "--hub.push_to_hub", "true"]
+        run(*launch_command("search_adapters", "supersense.demo", "cpu", [*found, "--hub.hub_model_id", SEARCHED]))
     print(f"Done in {time.perf_counter() - started:.0f} s. The card: {folder / 'run' / 'bundle' / 'README.md'}")
     return 0
 
