@@ -20,7 +20,7 @@ import yaml
 
 from hf_fsl.classifier import FewShotClassifier
 from hf_fsl.classifier.backbones import load_backbone
-from hf_fsl.classifier.publishing import write_few_shot_bundle
+from hf_fsl.classifier.publishing import export, write_few_shot_bundle
 from hf_fsl.config import FewShotRecipeConfig, run_recipe, to_dict
 from hf_fsl.few_shot.evaluation import evaluate, meta_trained
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
@@ -80,8 +80,9 @@ def main(config: FewShotRecipeConfig) -> None:
         say(f"Fitted on {len(support)} examples: {classifier.reason_}")
         measured = measure_classifier(classifier, test, pools, config)
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
+        exported = export(classifier)
         record = build_record(
-            config, command, pools, episodes, classifier, measured, trained, time.perf_counter() - started,
+            config, command, pools, episodes, classifier, exported, measured, trained, time.perf_counter() - started,
             accelerator.num_processes,
         )  # fmt: skip
         record.save(output / "run_record.json")
@@ -89,7 +90,7 @@ def main(config: FewShotRecipeConfig) -> None:
         for line in report(record):
             say(line)
 
-        bundle, exported = write_few_shot_bundle(output / "bundle", classifier, record)
+        bundle = write_few_shot_bundle(output / "bundle", classifier, exported, record)
         shown = test.inputs[:VERIFIED]
         reference = reference_logits(
             exported.model, exported.processor, shown, classifier.decision_function(shown), accelerator.device.type

@@ -18,7 +18,8 @@ LAYERS = [
     {"heads", "zero_shot", "transfer", "contrastive", "adaptation"},
     {"episodic"},
     {"classifier", "few_shot", "search", "pipelines"},
-    {"auto", "cli"},
+    {"auto"},
+    {"cli"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -81,21 +81,15 @@ def push(
         return push_folder(folder, hub, token=token)
 
 
-def write_few_shot_bundle(
-    folder: Path, classifier: FewShotClassifier, record: RunRecord, stock: bool | None = None
-) -> tuple[Path, Exported]:
+def write_few_shot_bundle(folder: Path, classifier: FewShotClassifier, exported: Exported, record: RunRecord) -> Path:
     """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures."""
-    exported = export(classifier, stock)
-    record.model.architecture = type(exported.model).__name__
-    record.head.stock, record.head.published_as = exported.stock, exported.reason  # type: ignore[union-attr]
-    bundle = write_bundle(
+    return write_bundle(
         folder, model=exported.model, processor=exported.processor, record=record,
         more=lambda building: write_state(classifier, building),
     )  # fmt: skip
-    return bundle, exported
 
 
-def export(classifier: FewShotClassifier, stock: bool | None) -> Exported:
+def export(classifier: FewShotClassifier, stock: bool | None = None) -> Exported:
     """The model of a classifier, see :func:`hf_fsl.modeling.export_model`."""
     state = classifier.state_
     return export_model(

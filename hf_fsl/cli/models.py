@@ -78,6 +78,8 @@ def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[s
     """For each input its labels by falling score, by a model that was trained for them."""
     from transformers import pipeline
 
+    import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
+
     pipe: Any = pipeline(  # type: ignore[call-overload]
         task=_pipeline_task(options.model, options.revision, options.trust_remote_code),
         model=options.model,
@@ -98,6 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     import transformers
     from accelerate import Accelerator
 
+    import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
     from hf_fsl.backbones.classification import load_processor
     from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.data import load_split

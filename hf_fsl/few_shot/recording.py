@@ -21,6 +21,7 @@ from hf_fsl.config import FewShotRecipeConfig, to_dict
 from hf_fsl.few_shot.pools import Examples, Pools
 from hf_fsl.files import replaced
 from hf_fsl.metrics import confusion_matrix, paired_difference, probabilities_of
+from hf_fsl.modeling.export import Exported
 from hf_fsl.records import EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
 from hf_fsl.reporting import measure, measured_cost
 from hf_fsl.resources import portable
@@ -78,6 +79,7 @@ def build_record(
     pools: Pools,
     episodes: EpisodesRecord,
     classifier: Any,
+    exported: Exported,
     measured: MeasuredClassifier,
     trained: Adapted | None,
     wall_seconds: float,
@@ -100,7 +102,7 @@ def build_record(
             base_model=config.model.model_name_or_path,
             base_revision=loaded_commit(config.model.model_name_or_path, config.model.revision),
             base_license=model_license(config.model.model_name_or_path),
-            architecture=type(model).__name__,
+            architecture=type(exported.model).__name__,
             adapter={"method": "none"} if adapted is None else to_dict(config)["adapter"],
             total_parameters=sum(parameter.numel() for parameter in model.parameters()),
             trainable_parameters=0 if adapted is None else adapted.parameters.trainable,
@@ -112,6 +114,8 @@ def build_record(
             estimator=state.estimator,
             hyperparameters=state.hyperparameters,
             reason=classifier.reason_,
+            stock=exported.stock,
+            published_as=exported.reason,
             words=dict(zip(task.label_names, state.words or [], strict=False)),
             refusal=measured.refusal,
         ),
