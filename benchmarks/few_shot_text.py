@@ -186,8 +186,8 @@ def run_ours(seeds: list[int], data: Any) -> None:
                 ours.adapted(name, ADAPTED[name], known)
 
 
-def report() -> None:
-    """Writes the curve, the bars and the figure from the runs that there are."""
+def report(size: int) -> None:
+    """Writes the curve, the bars and the figure from the runs that there are; ``size`` is that of the test split."""
     runs = known_runs()
     methods = list(dict.fromkeys(method for _, method in runs))
     curve = {}
@@ -201,19 +201,18 @@ def report() -> None:
             "cpu_seconds": float(np.median([row["cpu_seconds"] for row in rows])),
             "wall_seconds": float(np.median([row["seconds"] for row in rows])),
         }
-    compared = {method: against_reference(runs, method) for method in methods if method != REFERENCE}
+    compared = {method: against_reference(runs, method, size) for method in methods if method != REFERENCE}
     values = {"data": "supersense", "shots": SHOTS, "classes": 24, "curve": curve, "against_setfit_20": compared}
     write_result("few_shot_text", values | {"setfit_points_above_our_curve": above(curve)})
     figure(curve)
 
 
-def against_reference(runs: dict[tuple[int, str], dict[str, Any]], method: str) -> dict[str, Any]:
+def against_reference(runs: dict[tuple[int, str], dict[str, Any]], method: str, size: int) -> dict[str, Any]:
     """Points above the reference, paired over the seeds that both have and over examples, and how much faster."""
     seeds = [seed for seed, name in runs if name == method and (seed, REFERENCE) in runs]
     if not seeds:
         return {"seeds": []}
     pairs = [(runs[seed, method], runs[seed, REFERENCE]) for seed in seeds]
-    size = 2396
     right = [
         np.array([np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[:size] for row in rows])
         for rows in zip(*pairs, strict=True)
@@ -290,7 +289,7 @@ def main(seeds: list[int], only: str | None, python: str | None) -> None:
         interpreter = setfit_python(python) if wanted else ""
         for seed, method in wanted:
             run_setfit(interpreter, method, seed, data)
-    report()
+    report(len(data["test"]))
 
 
 if __name__ == "__main__":
