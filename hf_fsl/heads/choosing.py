@@ -34,7 +34,7 @@ _PRIOR_EXAMPLES = 24
 _LIKELY_NAME_WEIGHT = 1.5
 _NO_NAMES = 3.5
 """How many doublings lie between the likely name weight and none."""
-_TRUST = 0.5
+_TRUST = 0.25
 """Exponent on the held-out likelihood: leave-one-out terms are not independent."""
 
 OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
