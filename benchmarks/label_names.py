@@ -1,6 +1,6 @@
 """From the names of classes alone to sixteen examples of each: prior only, supports only, and ``choose_head``.
 
-    python benchmarks/label_names.py --tower PATH [--draws 200]
+    python benchmarks/label_names.py --tower PATH [--draws 400]
 
 MiniLM on supersense (24 classes, queries: the test split), and the emoji tower that ``train_contrastive`` writes to
 PATH on subcategories that it was not trained on (7 classes) and on all (29); its queries are the pictures that are not
@@ -160,7 +160,7 @@ def summary(pool: Pool, draws: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tower", required=True, help="bundle of the emoji tower that train_contrastive trained")
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--supersense-draws", type=int, default=50)
     parser.add_argument("--cache", default=str(ROOT / "outputs/embeddings"))
     arguments = parser.parse_args()

@@ -32,8 +32,6 @@ ZERO_SHOT_SCALE = 10.0
 _PRIOR_EXAMPLES = 24
 """n' in n' / (n' + n − C), the likely shrinkage: as if so many examples had been seen that spread evenly."""
 _LIKELY_NAME_WEIGHT = 1.5
-_NO_NAMES = 3.5
-"""How many doublings lie between the likely name weight and none."""
 _TRUST = 0.25
 """Exponent on the held-out likelihood: leave-one-out terms are not independent."""
 
@@ -196,7 +194,8 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
     scales, losses = (one.double() for one in best_scale(stacked.float(), own, tolerance=1e-3))
     shrunk = _PRIOR_EXAMPLES / (_PRIOR_EXAMPLES + len(labels) - int((read.counts > 0).sum()))
-    likely = torch.tensor([_surprise(*one, shrunk, named=read.prior is not None) for one in grid], dtype=losses.dtype)
+    trust = names_trust(read) if read.prior is not None else 0.0
+    likely = torch.tensor([_surprise(*one, shrunk, trust) for one in grid], dtype=losses.dtype)
     shares = torch.softmax(-_TRUST * len(own) * losses - likely, 0)
     amounts = (shares * scales).reshape(len(SHRINKAGES), len(weights))
     amounts = amounts / amounts.sum()
@@ -250,11 +249,12 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     )
 
 
-def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, *, named: bool) -> float:
-    """Minus the log of what is likely before seeing the data: lognormal, a doubling being one standard deviation."""
+def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, trust: float) -> float:
+    """Minus the log of what is likely before any head: lognormal, a doubling being one standard deviation."""
     doublings = math.log2(shrinkage / likely_shrinkage)
-    names = (math.log2(name_weight / _LIKELY_NAME_WEIGHT) if name_weight else _NO_NAMES) if named else 0.0
-    return 0.5 * (doublings**2 + names**2)
+    if not name_weight:
+        return 0.5 * doublings**2 - math.log(max(1 - trust, 1e-9))
+    return 0.5 * (doublings**2 + math.log2(name_weight / _LIKELY_NAME_WEIGHT) ** 2) - math.log(max(trust, 1e-9))
 
 
 def _best(name: str, support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
