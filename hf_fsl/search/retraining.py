@@ -19,7 +19,7 @@ from hf_fsl.data import Splits
 from hf_fsl.files import replaced, write_text
 from hf_fsl.reporting import SeedOutcome
 from hf_fsl.search.pareto import hypervolume, spread
-from hf_fsl.search.report import MemberRow, SearchReport, chance_loss, compare_members, judge, member_row
+from hf_fsl.search.report import MemberRow, SearchReport, against_chance, compare_members, judge, member_row
 from hf_fsl.search.report.record import TrialRow
 from hf_fsl.search.space import GROUPS, Architecture, Sites, to_adapter_config, to_peft, trainable_parameters
 from hf_fsl.search.study.group import Group
@@ -169,7 +169,7 @@ def complete(
         for member in members
     ]  # fmt: skip
     report.comparisons = compare_members(logits, labels)
-    report.chance = chance_loss(train, labels, len(splits.task.label_names))
+    report.chance = against_chance(report.members, logits, train, labels, objective)
     report.matters, report.verdict = judge(report.members, report.comparisons, report.chance, report.audit)
     chosen, because = choose(report.members, objective, config.finish.choose)
     for row in report.members:

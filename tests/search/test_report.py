@@ -14,8 +14,8 @@ from hf_fsl.search.errors import SearchError
 from hf_fsl.search.report import (
     AuditRow,
     SearchReport,
+    against_chance,
     build_report,
-    chance_loss,
     compare_members,
     judge,
     lines,
@@ -60,7 +60,8 @@ def compared(**skills):
         member_row(name, Architecture.uniform(2**i, 2), 100 * 2**i, [0, 1, 2], [1.0, 1.1, 0.9], each, LABELS)
         for i, (name, each) in enumerate(all_logits.items())
     ]
-    return rows, compare_members(all_logits, LABELS), chance_loss(LABELS, LABELS, CLASSES)
+    chance = against_chance(rows, all_logits, LABELS[:9], LABELS, "loss")
+    return rows, compare_members(all_logits, LABELS), chance
 
 
 def test_with_one_seed_the_paired_test_is_students():
@@ -98,14 +99,14 @@ def test_the_verdict_says_what_the_numbers_say():
     assert matters is False and "no two of the 2 retrained architectures differ" in sentence
     matters, sentence = judge(*compared(a=-0.4, b=-2.0), audit=None)
     assert matters is False and "nothing was learnt" in sentence and "noise" in sentence
-    assert judge([], [], None, None)[0] is None
+    assert judge([], [])[0] is None
     audit = AuditRow(
         anchors=6, tau_supernet=0.0, p_supernet=0.5, tau_parameters=0.1, tau_repeated=0.0, p_repeated=0.6,
         p_learned=0.4, architecture_matters=False, supernet_trusted=False, verdict="Noise: nothing was learned.",
     )  # fmt: skip
     matters, sentence = judge(*compared(a=2.0, b=0.5), audit=audit)
     assert matters is False and sentence.startswith("Noise: nothing was learned. On test: Architecture mattered")
-    assert judge([], [], None, audit) == (False, audit.verdict)
+    assert judge([], [], audit=audit) == (False, audit.verdict)
 
 
 def whole_report():
@@ -114,7 +115,7 @@ def whole_report():
     members, report.comparisons, report.chance = compared(**{"front-1": 2.0, "uniform-r8": 0.5})
     members[1].baseline, members[0].chosen = True, True
     report.members, report.chosen, report.chosen_because = members, "front-1", "Best."
-    report.matters, report.verdict = judge(members, report.comparisons, report.chance, None)
+    report.matters, report.verdict = judge(members, report.comparisons, report.chance)
     report.peft_config = {"peft_type": "LORA", "target_modules": ["x.<y>"]}
     return report, rows
 

@@ -15,8 +15,9 @@ import optuna
 from hf_fsl.metrics.functions import correct, example_losses, predicted_labels
 from hf_fsl.records import Measurement
 from hf_fsl.search.pareto import front, hypervolume
+from hf_fsl.search.ranking import paired_p_value
 from hf_fsl.search.report.paired import holm, paired_test
-from hf_fsl.search.report.record import AuditRow, ComparisonRow, MemberRow, SearchReport, TrialRow
+from hf_fsl.search.report.record import AuditRow, Chance, ComparisonRow, MemberRow, SearchReport, TrialRow
 from hf_fsl.search.report.verdict import judge
 from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.space.limits import parameter_range
@@ -46,7 +47,7 @@ def build_report(
         classes: of the task: with log-loss as objective, guessing is the hypervolume's reference.
     """
     rows, ended = trial_rows(tried, objectives)
-    matters, verdict = judge([], [], None, audit)
+    matters, verdict = judge([], [], audit=audit)
     return SearchReport(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -152,10 +153,28 @@ def compare_members(logits: dict[str, np.ndarray], labels: np.ndarray, metric: s
     ]
 
 
-def chance_loss(train_labels: np.ndarray, test_labels: np.ndarray, classes: int) -> float:
-    """Log-loss on test of predicting the training frequencies of the classes (one example added to each)."""
-    counts = np.bincount(train_labels, minlength=classes) + 1.0
-    return float(-np.log(counts / counts.sum())[test_labels].mean())
+def against_chance(
+    members: Sequence[MemberRow],
+    logits: dict[str, np.ndarray],
+    train_labels: np.ndarray,
+    labels: np.ndarray,
+    objective: str,
+) -> Chance:
+    """Whether anything was learnt, by the member that is best on validation.
+
+    Args:
+        logits: on test ``(S, N, C)`` of each member.
+        train_labels: of the few examples; to the count of each class one is added.
+        labels: of the test examples ``(N,)``.
+    """
+    best = min(members, key=lambda row: minimised(objective, row.validation.value))
+    losses = example_values(logits[best.name], labels)[0].mean(0)
+    counts = np.bincount(train_labels, minlength=logits[best.name].shape[-1]) + 1.0
+    constant = -np.log(counts / counts.sum())[labels]
+    return Chance(
+        loss=float(constant.mean()), best=best.name, best_loss=float(losses.mean()),
+        p=paired_p_value(losses, constant, "less"),
+    )  # fmt: skip
 
 
 def importances(tried: Sequence[Tried], space: SearchSpace, objective: str) -> dict[str, float]:

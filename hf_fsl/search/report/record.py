@@ -83,6 +83,22 @@ class AuditRow:
 
 
 @dataclass(kw_only=True)
+class Chance:
+    """The member that is best on validation against always predicting the classes' training frequencies, on test."""
+
+    loss: float
+    """Log-loss of the frequencies."""
+    best: str
+    best_loss: float
+    p: float
+    """One-sided, paired over test examples; losses are means over seeds."""
+
+    @property
+    def beaten(self) -> bool:
+        return self.p < 0.05
+
+
+@dataclass(kw_only=True)
 class SearchReport:
     """A search, from its space to its verdict. Plain JSON; everything that is shown is in here."""
 
@@ -97,8 +113,7 @@ class SearchReport:
     trials: list[TrialRow]
     members: list[MemberRow] = field(default_factory=list)
     comparisons: list[ComparisonRow] = field(default_factory=list)
-    chance: float | None = None
-    """Log-loss on test of predicting the classes' training frequencies."""
+    chance: Chance | None = None
     token_flops: float = 0.0
     seconds: float = 0.0
     finish_token_flops: float = 0.0
@@ -151,6 +166,7 @@ class SearchReport:
                 "trials": [TrialRow(**row) for row in values["trials"]],
                 "members": members,
                 "comparisons": [ComparisonRow(**{**row, "ci95": tuple(row["ci95"])}) for row in values["comparisons"]],
+                "chance": Chance(**values["chance"]) if values.get("chance") else None,
                 "audit": AuditRow(**values["audit"]) if values.get("audit") else None,
             }
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_fsl.records import goodness
-from hf_fsl.search.report.record import AuditRow, ComparisonRow, MemberRow
+from hf_fsl.search.report.record import AuditRow, Chance, ComparisonRow, MemberRow
 
 
 def judge(
-    members: Sequence[MemberRow], comparisons: Sequence[ComparisonRow], chance: float | None, audit: AuditRow | None
+    members: Sequence[MemberRow],
+    comparisons: Sequence[ComparisonRow],
+    chance: Chance | None = None,
+    audit: AuditRow | None = None,
 ) -> tuple[bool | None, str]:
     """Whether architecture mattered, and the words that say so.
 
@@ -19,7 +22,7 @@ def judge(
     Args:
         members: retrained architectures, the baselines among them.
         comparisons: of each pair of them, of one metric.
-        chance: log-loss of predicting class frequencies.
+        chance: how the best on validation does against predicting class frequencies.
         audit: of a supernet's ranking, where there was one.
     """
     matters, sentence = _of_retrained(members, comparisons, chance)
@@ -31,19 +34,17 @@ def judge(
 
 
 def _of_retrained(
-    members: Sequence[MemberRow], comparisons: Sequence[ComparisonRow], chance: float | None
+    members: Sequence[MemberRow], comparisons: Sequence[ComparisonRow], chance: Chance | None
 ) -> tuple[bool | None, str]:
     """Where nothing was learnt the losses of large and small adapters differ by how much they overfit, which is no
     reason to prefer one: then they do not count."""
     if not members:
         return None, "Nothing was trained again yet, so noise cannot be told from architecture."
-    best = min(members, key=lambda row: row.test["loss"].value)
-    loss = best.test["loss"]
-    if chance is not None and not (loss.ci95[1] if loss.ci95 else loss.value) < chance:
+    if chance is not None and not chance.beaten:
         return False, (
-            "Architecture did not matter here, because nothing was learnt: the lowest test log-loss, "
-            f"{loss.value:.3f} of {best.name}, is not measurably below {chance:.3f}, that of always predicting the "
-            "class frequencies. Differences between architectures are noise."
+            f"Architecture did not matter here, because nothing was learnt: the test log-loss of {chance.best}, the "
+            f"best on validation, is {chance.best_loss:.3f}, not measurably below the {chance.loss:.3f} of always "
+            f"predicting the class frequencies (p = {chance.p:.2g}). Differences between architectures are noise."
         )
     placed = [row for row in comparisons if row.measurable]
     count = f"{len(members)} retrained architectures"
