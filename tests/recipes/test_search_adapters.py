@@ -121,3 +121,17 @@ def test_wrong_settings_are_said_before_anything_runs(tmp_path):
         "search.objectives: the first is a metric",
     ):
         assert problem in done.stderr
+
+
+@pytest.mark.slow
+def test_the_supernet_strategy_ends_in_a_bundle_too(finished, tmp_path):
+    environment, _, _ = finished
+    run(
+        environment, tmp_path, "--strategy", "supernet", "--space.methods", "[lora]", "--supernet.max_steps", "4",
+        "--supernet.eval_steps", "2", "--supernet.members", "8", "--supernet.population", "4",
+        "--supernet.audit_sizes", "1", "--supernet.audit_anchors", "2",
+    )  # fmt: skip
+    report = SearchReport.load(tmp_path / "report.json")
+    assert report.audit is not None and report.audit.verdict in report.verdict
+    assert report.audit.verdict in (tmp_path / "bundle" / "README.md").read_text()
+    require_verified(tmp_path / "bundle")
