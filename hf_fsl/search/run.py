@@ -207,21 +207,29 @@ def write_extras(bundle: Path, report: SearchReport, members: Sequence[Member], 
     for name, picture in figures(report).items():
         (bundle / "figures" / name).write_bytes(picture)
     chosen = next(member for member in members if member.name == report.chosen)
-    write_text(bundle / "fine_tune.yaml", fine_tune_yaml(chosen))
+    write_text(bundle / "fine_tune.yaml", fine_tune_yaml(chosen, public=True))
 
 
-def fine_tune_yaml(member: Member) -> str:
-    """The ``fine_tune`` config of a member, as far as it differs from the defaults."""
-    config = dataclasses.replace(member.config, output_dir=f"outputs/{member.name}")
-    training = dataclasses.replace(config.training, resume_from_checkpoint=None)
-    data = dataclasses.replace(config.data, path=portable(config.data.path))
-    text: str = yaml.safe_dump(
-        {"recipe": "fine_tune", **_sparse(dataclasses.replace(config, training=training, data=data))},
-        sort_keys=False, allow_unicode=True,
-    )  # fmt: skip
-    return (
-        f"# {member.name}: {member.architecture}\n#\n#   accelerate launch recipes/fine_tune.py --config FILE\n{text}"
+def fine_tune_yaml(member: Member, public: bool = False) -> str:
+    """The ``fine_tune`` config of a member, as far as it differs from the defaults.
+
+    Args:
+        public: without the paths of this machine.
+    """
+    config = dataclasses.replace(
+        member.config,
+        output_dir=f"outputs/{member.name}",
+        training=dataclasses.replace(member.config.training, resume_from_checkpoint=None),
     )
+    if public:
+        config = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, path=portable(config.data.path)),
+            model=dataclasses.replace(config.model, model_name_or_path=portable(config.model.model_name_or_path)),
+        )
+    fields = {"recipe": "fine_tune", **_sparse(config)}
+    head = f"# {member.name}: {member.architecture}\n#\n#   accelerate launch recipes/fine_tune.py --config FILE\n"
+    return head + str(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 
 
 def _sparse(config: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_the_winner_is_published_and_the_others_are_adapters_beside_it(finished,
 def test_the_chosen_config_trains_the_same_model_again(finished, tmp_path):
     environment, output, _ = finished
     record = RunRecord.load(output / "run_record.json")
-    again = launch(environment, tmp_path, output / "fine_tune.yaml", "--data.path", str(output / "few_shot"))
+    again = launch(environment, tmp_path, output / "fine_tune.yaml")
     assert again.returncode == 0, again.stderr[-3000:]
     reproduced = RunRecord.load(tmp_path / "run_record.json")
     assert [run.test["loss"].value for run in reproduced.runs] == [run.test["loss"].value for run in record.runs]
