@@ -129,8 +129,6 @@ def study_identity(
                 "head": list(trial.head),
             },
             "few_shot": to_dict(config.few_shot),
-            "objectives": config.search.objectives,
-            "sampler": config.search.sampler,
             "seed": config.search.seed,
             "rungs": config.search.rungs,
         }

@@ -14,6 +14,7 @@ from search.study_worker import quality, tiny_space
 from hf_fsl.config.search import StudyConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.pareto import front
+from hf_fsl.search.report.live import read_study
 from hf_fsl.search.study import (
     Evaluation,
     Infeasible,
@@ -193,6 +194,7 @@ def test_an_interrupted_trial_is_run_again_from_its_checkpoint(tmp_path):
     ("change", "named"),
     [
         ({"space": {"ranks": [0, 1]}}, r"space: .*ranks"),
+        ({"objectives": ["accuracy"]}, r'objectives: \["loss", "parameters"\] there, \["accuracy"\] here'),
         ({"data": "another"}, 'data: "tiny" there, "another" here'),
         ({"backbone": "another"}, "backbone: "),
         ({"hf_fsl version": "0.0.1"}, 'hf_fsl version: ".*" there, "0.0.1" here'),
@@ -201,10 +203,26 @@ def test_an_interrupted_trial_is_run_again_from_its_checkpoint(tmp_path):
 def test_a_study_of_something_else_is_refused_by_name(change, named, tmp_path):
     runner = Runner(tmp_path)
     runner(trials=1)
+    options = {name: change.pop(name) for name in list(change) if name == "objectives"}
     about = identity(space=runner.space.to_dict(), data="tiny", backbone="none") | change
     with pytest.raises(StudyMismatch, match=named):
-        runner(about)
+        runner(about, **options)
     assert len(runner.ran) == 1
+
+
+def test_what_is_finished_so_far_can_be_read(tmp_path):
+    tried = Runner(tmp_path)(trials=4)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    report = read_study(url)
+    assert report.name == "study" and report.objectives == ["loss", "parameters"]
+    assert [row.values for row in report.trials] == [t.values for t in tried] and report.front
+    with pytest.raises(SearchError, match="has no study other; it has: study"):
+        read_study(url, "other")
+    optuna.create_study(storage=url, study_name="foreign")
+    with pytest.raises(SearchError, match="no study to show without --name; it has: foreign, study"):
+        read_study(url)
+    with pytest.raises(SearchError, match="was not made by hf_fsl"):
+        read_study(url, "foreign")
 
 
 def test_a_study_that_others_made_is_refused(tmp_path):

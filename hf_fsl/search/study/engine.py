@@ -128,7 +128,7 @@ class _Worker:
                 directions=[_direction(name) for name in config.objectives],
                 load_if_exists=True,
             )
-            claim(study, identity)
+            claim(study, {**identity, "objectives": list(config.objectives), "sampler": config.sampler})
             with ProgressBar(self.budget, progress) as bar:
                 self._until_done(study, storage, bar)
             return finished_trials(study, config.objectives)
