@@ -58,8 +58,8 @@ def main(config: ZeroShotClipConfig) -> None:
         if asked.shots:
             backbone = Backbone(pipe.model, pipe.tokenizer, image_processor=pipe.image_processor)
             pool = supports_of(splits, test)
-            compared.methods += k_shot_rows(
-                backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions
+            compared.methods.extend(
+                k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions)
             )
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(

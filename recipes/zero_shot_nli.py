@@ -70,8 +70,8 @@ def main(config: ZeroShotNLIConfig) -> None:
     if accelerator.is_main_process:
         if asked.shots:
             backbone, pool = near.label_encoder.backbone, supports_of(splits, test)
-            compared.methods += k_shot_rows(
-                backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions
+            compared.methods.extend(
+                k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions)
             )
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(

@@ -44,11 +44,12 @@ def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment
     assert RunRecord.from_json(record.to_json()) == record
     assert len(record.candidate_labels) == 7 and record.metrics["accuracy"].n == 36
     assert len(record.confusion_matrix) == 7 and sum(map(sum, record.confusion_matrix)) == 36
-    assert sum(row.chosen for row in record.methods) == 1 and len(record.methods) == 4
+    assert sum(row.chosen for row in record.methods) == 1 and len(record.methods) == 6
+    assert [row.name for row in record.methods[4:]] == ["1 labelled of each class", "2 labelled of each class"]
     require_verified(tmp_path / "bundle")
     assert HfApi(endpoint=hub, token="x").model_info("me/see").pipeline_tag == "zero-shot-image-classification"
     card = (tmp_path / "bundle" / "README.md").read_text()
-    assert "guessing at random gives 0.1429" in card
+    assert "guessing at random gives 0.1429" in card and "| 2 labelled of each class |" in card
 
     image_text_images(1)[0].save(tmp_path / "one.png")
     stock = subprocess.run(
