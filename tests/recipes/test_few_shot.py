@@ -70,6 +70,7 @@ def test_what_was_published_loads_without_hf_fsl_and_grows_with_it(run, hub_envi
     assert answers.returncode == 0 and "food" in answers.stdout, answers.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(run, hub_environment, tmp_path):
     done = launch(
         hub_environment, tmp_path, CONFIGS / "supersense.smoke.yaml", recipe="few_shot", preset="cpu_2proc"

@@ -67,6 +67,7 @@ def test_the_winner_is_published_and_the_others_are_adapters_beside_it(finished,
     assert HfApi(endpoint=hub, token="test").model_info("me/searched").pipeline_tag == "text-classification"
 
 
+@pytest.mark.slow
 def test_the_chosen_config_trains_the_same_model_again(finished, tmp_path):
     environment, output, _ = finished
     record = RunRecord.load(output / "run_record.json")
