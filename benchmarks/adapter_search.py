@@ -1,0 +1,279 @@
+"""Adapter search on supersense with eight labels a class (MiniLM): train once and slice many, against the usual ways.
+
+    python benchmarks/adapter_search.py            # hours on two cores; start it again to go on where it was
+    python benchmarks/adapter_search.py --quick    # within 10 minutes; small in everything, and says so in its result
+
+Every method sees the same labels: what it validates on comes out of the eight. Cost is token-FLOPs (hf_fsl/search/
+meter.py) and gradient steps, evaluation on validation and the training of the finalists included; reading test is
+free. Quality is the hypervolume of the finalists that were trained again, by test log-loss and log10 of the trainable
+parameters. Its reference point is fixed beforehand: the loss of guessing (ln of the classes), and twice the parameters
+of the largest adapter in the space.
+
+About 100 configurations are trained with two seeds each into results/adapter_search_runs.jsonl. Random search, TPE,
+successive halving and NSGA-II are replayed from it over 20 search seeds (adapter_replay.py); random's whole budget is
+the whole table, at whose end they all have seen the same. The supernet's path is run for real over 5 seeds.
+
+Bars:
+  1. Hypervolume of random search with its whole budget (not below it by 2 % of it, the lower end of the interval of
+     the difference), with at least 10 times fewer gradient steps and 5 times fewer token-FLOPs (lower ends too).
+  2. The front nowhere significantly below uniform LoRA of the same size or larger (test log-loss, both bootstrapped
+     over seeds and texts; no correction for the number of sizes, which would make it easier).
+  3. On 10 other draws of the labels, accuracy not below that of uniform LoRA r=8 by a point (lower end of Student's
+     interval of the paired difference), both with their learning rates tuned, with at most a quarter of its trainable
+     parameters, heads included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from adapter_bars import Courses, against_random, against_uniform, draw, summary
+from adapter_replay import Entry, Point, Replay, test_hypervolume
+from adapter_runs import Bench, Kind, Row, Runs, Sizes, best_rung
+from common import RESULTS, write_result
+
+from hf_fsl.config.supernet import SupernetConfig
+from hf_fsl.metrics import seeds_interval
+from hf_fsl.search.nas import search_members
+from hf_fsl.search.pareto import spread
+from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters
+from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
+
+QUICK: dict[str, Any] = {
+    "configurations": 8, "replays": 20, "searches": 2, "supports": 2, "steps": 12, "batch_size": 16,
+    "test_examples": 200, "members": 30, "population": 10, "finalists": 3, "rates": [3e-3, 1e-2], "ranks": [1, 8],
+}  # fmt: skip
+SCALING = 2.0
+FINAL = 100
+"""Seed of the first training that a search hands out; the others follow."""
+
+
+def make_space(bench: Bench, options: argparse.Namespace, most: int | None = None) -> SearchSpace:
+    """LoRA of any rank at any site, or none; the same for every method."""
+    config = SearchSpaceConfig(
+        methods=["lora", "none"], scaling=[1.0, SCALING, 4.0], dropout=[0.0], learning_rate=options.rates,
+        steps=[options.steps], max_parameters=most,
+    )  # fmt: skip
+    return SearchSpace(config, bench.sites)
+
+
+def make_table(bench: Bench, space: SearchSpace, count: int) -> list[Entry]:
+    """Configurations of all sizes, no adapter among them, each trained with two seeds."""
+    rng, none = np.random.default_rng(0), uniform(bench, 0, space.config.steps[0])
+    chosen = dict.fromkeys(none.replace(learning_rate=rate) for rate in space.config.learning_rate)
+    while len(chosen) < count:
+        chosen[space.sample_stratified(rng)] = None
+    table = []
+    for number, architecture in enumerate(chosen, start=1):
+        print(f"table: configuration {number} of {len(chosen)}", flush=True)
+        first, second = (bench.run(architecture, seed) for seed in (0, 1))
+        table.append(Entry(architecture, first["parameters"], (first, second)))
+    return table
+
+
+def uniform(bench: Bench, rank: int, steps: int) -> Architecture:
+    return Architecture.uniform(rank, len(bench.sites.layers), scaling=SCALING, steps=steps)
+
+
+def by_supernet(bench: Bench, space: SearchSpace, options: argparse.Namespace, seed: int) -> Row:
+    """The front that a supernet's slices make, smallest first, and what it cost; or what is known of it."""
+    config = SupernetConfig(
+        max_steps=options.steps, learning_rate=options.rate, scaling=SCALING, members=options.members,
+        population=options.population, per_device_train_batch_size=options.batch_size,
+        eval_steps=max(1, options.steps // 6),
+    )  # fmt: skip
+    identity = bench.identity("search", config=vars(config), space=space.to_dict(), seed=seed)
+    known = bench.runs.get(identity)
+    if known is not None:
+        return known
+    trained = train_supernet(bench.model, bench.data, space, config, seed=seed, accelerator=bench.accelerator)
+    found = search_members(trained, members=config.members, population=config.population, seed=seed)
+    values = {
+        "front": [score.architecture.to_dict() for score in found.front],
+        "validation_losses": [score.loss for score in found.front],
+        **trained.meter.to_dict(),
+    }
+    print(f"supernet, support {bench.support}, seed {seed}: {len(found.front)} members on the front", flush=True)
+    return bench.runs.add(identity, values)
+
+
+def by_gradient(bench: Bench, space: SearchSpace, options: argparse.Namespace) -> Row:
+    """The gradient's nested family and the cost of its one pass."""
+    config, meter = SupernetConfig(learning_rate=options.rate, max_steps=options.steps), bench.trial.meter.empty()
+    held = member_space(space, config, only_lora=True)
+    gradients = gradient_pass(
+        bench.model, bench.sites, bench.data.train, max(held.config.ranks), options.batch_size, meter
+    )
+    family = nested_seeds(gradients, held, corner(held, max))
+    return {"front": [member.to_dict() for member in family], **meter.to_dict()}
+
+
+def finished(bench: Bench, search: Row, seed: int, count: int) -> tuple[list[Row], float, float]:
+    """Members that span a front, trained again; token-FLOPs and gradient steps of all, the search included."""
+    members = [Architecture.from_dict(values) for values in search["front"]]
+    sizes = [trainable_parameters(member, bench.sites) for member in members]
+    rows = [bench.run(members[place], FINAL + seed) for place in spread(sizes, count)]
+    ends = [row["rungs"][-1] for row in rows]
+    flops = search["token_flops"] + sum(end["token_flops"] for end in ends)
+    return rows, flops, search["gradient_steps"] + sum(end["gradient_steps"] for end in ends)
+
+
+def tuned(bench: Bench, architecture: Architecture, rates: list[float], seed: int, kind: Kind) -> tuple[Row, Row]:
+    """The run whose learning rate is best on validation, and the cost of trying all."""
+    rows = [bench.run(architecture.replace(learning_rate=rate), seed, kind) for rate in rates]
+    ends = [row["rungs"][-1] for row in rows]
+    cost = {name: sum(end[name] for end in ends) for name in ("token_flops", "gradient_steps")}
+    return min(rows, key=lambda row: best_rung(row)["validation_loss"]), cost
+
+
+def replays(
+    table: list[Entry], space: SearchSpace, options: argparse.Namespace, reference: tuple[float, float]
+) -> Courses:
+    """Method -> its course at each search seed."""
+    courses: Courses = {}
+    for seed in range(options.replays):
+        for name in ("random", "tpe", "halving", "nsga2"):
+            replay = Replay(table, space, seed, options.finalists, reference)
+            courses.setdefault(name, []).append(replay.points(getattr(replay, name)(len(table))))
+        replay = Replay(table, space, seed, options.finalists, reference)
+        by_size = replay.handed_out(replay.by_size(options.finalists))
+        courses.setdefault("parameters only", []).append([by_size])
+    return courses
+
+
+def single_points(
+    bench: Bench, options: argparse.Namespace, reference: tuple[float, float]
+) -> tuple[dict[str, Any], dict[int, list[Row]]]:
+    """What has no search but of the learning rate: results by method, and the uniform LoRAs' runs by rank."""
+    top = uniform(bench, 12, options.steps)
+    methods: dict[str, tuple[Architecture, list[float], Kind]] = {
+        "head only": (uniform(bench, 0, options.steps), options.rates, "architecture"),
+        "adalora": (top, options.rates, "adalora"),
+        "full fine-tuning": (uniform(bench, 0, options.steps), [rate / 20 for rate in options.rates], "full"),
+    }
+    for rank in options.ranks:
+        methods[f"uniform lora r={rank}"] = uniform(bench, rank, options.steps), options.rates, "architecture"
+    results: dict[str, Any] = {}
+    runs: dict[int, list[Row]] = {}
+    for name, (architecture, rates, kind) in methods.items():
+        best, cost = tuned(bench, architecture, rates, 0, kind)
+        chosen = Architecture.from_dict(best["architecture"])
+        rows = [bench.run(chosen, FINAL + seed, kind) for seed in range(options.searches)]
+        outcomes = [best_rung(row) for row in rows]
+        results[name] = {
+            "parameters": rows[0]["parameters"],
+            "learning_rate": chosen.learning_rate,
+            "test_loss": vars(seeds_interval([outcome["test_loss"] for outcome in outcomes])),
+            "test_accuracy": vars(seeds_interval([outcome["test_accuracy"] for outcome in outcomes])),
+            "hypervolume": float(np.mean([test_hypervolume([row], reference) for row in rows])),
+            **{f"tuning_{kind_of_cost}": value for kind_of_cost, value in cost.items()},
+        }
+        if name.startswith("uniform"):
+            runs[int(name.rpartition("=")[2])] = rows
+    return results, runs
+
+
+def over_supports(options: argparse.Namespace, sizes: Sizes, runs: Runs, accelerator: Accelerator) -> dict[str, Any]:
+    """Bar 3: the searched adapter of a quarter of the size against uniform LoRA r=8, on other draws of the labels."""
+    differences, ours, theirs, shares = [], [], [], []
+    for support in range(1, options.supports + 1):
+        bench = Bench(sizes, support, runs, accelerator)
+        base, _ = tuned(bench, uniform(bench, 8, options.steps), options.rates, 0, "architecture")
+        search = by_supernet(bench, make_space(bench, options, base["parameters"] // 4), options, support)
+        # The largest of a front has its lowest loss.
+        member, _ = tuned(bench, Architecture.from_dict(search["front"][-1]), options.rates, 0, "architecture")
+        accuracies = [best_rung(row)["test_accuracy"] for row in (member, base)]
+        ours.append(accuracies[0])
+        theirs.append(accuracies[1])
+        differences.append(accuracies[0] - accuracies[1])
+        shares.append(base["parameters"] / member["parameters"])
+    interval = seeds_interval(differences)
+    enough = interval.ci95 is not None and interval.ci95[0] >= -0.01
+    return {
+        "ours": ours,
+        "uniform_r8": theirs,
+        "difference": vars(interval),
+        "times_fewer_parameters": {"each": shares, "least": min(shares)},
+        "ok": bool(enough and min(shares) >= 4 and options.supports >= 10),
+    }
+
+
+def main(options: argparse.Namespace) -> None:
+    name = "adapter_search_quick" if options.quick else "adapter_search"
+    # The table of a quick run is of no use to anybody else, so it stays out of the repository.
+    folder = Path.home() / ".cache" / "hf_fsl" / "benchmarks" if options.quick else RESULTS
+    sizes = Sizes(8, 3, options.steps, options.batch_size, options.test_examples)
+    runs, accelerator = Runs(folder / f"{name}_runs.jsonl"), Accelerator(cpu=True)
+    bench = Bench(sizes, 0, runs, accelerator)
+    space = make_space(bench, options)
+    largest = trainable_parameters(uniform(bench, max(space.config.ranks), options.steps), bench.sites)
+    reference = math.log(bench.classes), math.log10(2 * largest)
+
+    courses = replays(make_table(bench, space, options.configurations), space, options, reference)
+    fronts: list[list[Row]] = []
+    gradient = by_gradient(bench, space, options)
+    for seed in range(options.searches):
+        for method in ("supernet", "gradient only"):
+            search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
+            rows, flops, steps = finished(bench, search, seed, options.finalists)
+            volume = test_hypervolume(rows, reference)
+            point = Point(0, flops, steps, search["token_flops"], search["gradient_steps"], volume)
+            courses.setdefault(method, []).append([point])
+            if method == "supernet":
+                fronts.append(rows)
+    points, uniform_runs = single_points(bench, options, reference)
+    random = [course[-1] for course in courses["random"]]
+    target = float(np.mean([point.hypervolume for point in random]))
+    first = against_random([course[-1] for course in courses["supernet"]], random)
+    second = against_uniform(fronts, uniform_runs)
+    third = over_supports(options, sizes, runs, accelerator)
+    small = (
+        "Quick: few configurations, steps and test texts. It shows that the benchmark runs; no bar is judged by it."
+    )
+    write_result(
+        name,
+        {
+            "quick": options.quick,
+            "note": small if options.quick else "Whole size; see the docstring for the bars.",
+            "sizes": {key: value for key, value in vars(options).items() if key != "quick"},
+            "reference": {"test_loss": reference[0], "log10_parameters": reference[1]},
+            "searches": summary(courses, target),
+            "single_points": points,
+            "bars": {
+                "against_random": first,
+                "against_uniform_of_its_size": {"sizes": second, "ok": all(row["ok"] for row in second.values())},
+                "quarter_of_uniform_r8": third,
+            },
+        },
+    )
+    draw(courses, target, RESULTS / f"{name}.png")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole: dict[str, tuple[int, str]] = {
+        "configurations": (100, "of the table, each trained with two seeds; also random search's budget"),
+        "replays": (20, "search seeds of what is replayed"),
+        "searches": (5, "search seeds of what is run for real"),
+        "supports": (10, "draws of the labels for bar 3"),
+        "steps": (60, "optimiser steps of a training"),
+        "batch_size": (32, "texts of a step"),
+        "test_examples": (1000, "test texts read"),
+        "members": (200, "slices scored by a search"),
+        "population": (40, "parents kept by it"),
+        "finalists": (5, "members trained again"),
+    }
+    parser.add_argument("--quick", action="store_true", help="a size that ends within 10 minutes")
+    for option, (value, text) in whole.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=value, help=f"{text} ({value})")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="learning rates")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the supernet and its members")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of the uniform LoRAs")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**QUICK)
+    main(parser.parse_args())
