@@ -79,6 +79,7 @@ def summary(courses: Courses, target: float) -> dict[str, Any]:
 def draw(courses: Courses, target: float, path: Path) -> None:
     """Mean hypervolume over token-FLOPs; what is no course is a point with the range over its seeds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -95,6 +96,7 @@ def draw(courses: Courses, target: float, path: Path) -> None:
             axes.errorbar(costs, [mean], yerr=spans, fmt="o", capsize=3, label=name)
     axes.axhline(target, color="grey", linestyle=":", linewidth=1, label="random, whole budget")
     axes.set(xscale="log", xlabel="token-FLOPs, finalists included", ylabel="hypervolume (test log-loss, parameters)")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 

@@ -127,6 +127,7 @@ class Replay:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = TPESampler(multivariate=True, n_startup_trials=startup, seed=self.seed)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # or each of the replays is announced
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         choices, order = distributions(self.space), self.rng.permutation(len(self.table)).tolist()
         visits: list[Visit] = []

@@ -45,8 +45,8 @@ from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, tr
 from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
 
 QUICK: dict[str, Any] = {
-    "configurations": 8, "replays": 20, "searches": 2, "supports": 2, "steps": 12, "batch_size": 16,
-    "test_examples": 200, "members": 30, "population": 10, "finalists": 3, "rates": [3e-3, 1e-2], "ranks": [1, 8],
+    "configurations": 6, "replays": 20, "searches": 2, "supports": 2, "steps": 8, "batch_size": 8,
+    "test_examples": 96, "members": 12, "population": 6, "finalists": 2, "rates": [3e-3, 1e-2], "ranks": [8],
 }  # fmt: skip
 SCALING = 2.0
 FINAL = 100
