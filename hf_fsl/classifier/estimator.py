@@ -178,12 +178,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Writes the model as a repository: see :func:`hf_fsl.classifier.publishing.save`."""
         from hf_fsl.classifier.publishing import save
 
+        self._state()
         return save(self, Path(save_directory), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
         """Saves, verifies and pushes as one commit: see :func:`hf_fsl.classifier.publishing.push`."""
         from hf_fsl.classifier.publishing import push
 
+        self._state()
         return push(self, repo_id, **options)
 
     @classmethod
@@ -196,7 +198,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _grow(
         self, X: Iterable[Any], y: Iterable[Any], new: bool, label_texts: Mapping[Any, str] | None = None
     ) -> FewShotClassifier:
+        X = list(X)
         self.state_ = grown(self._state(), self.backbone_, X, y, new=new, label_texts=label_texts)
+        self.sample_ = [*self.sample_, *X][:_SAMPLED]
         return self
 
     @property

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 import hf_fsl
 from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
@@ -72,13 +74,18 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rpartition("/")[2]
         save(classifier, folder, stock=stock, repo_id=repo_id)
-        inputs = classifier.sample_
-        if inputs:
-            exported = export(classifier, stock)
-            trained = classifier.decision_function(inputs)
-            reference = reference_logits(exported.model, exported.processor, inputs, trained)
-            verify_model(folder, task_of(classifier), inputs, reference)
+        exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
+        trained = classifier.decision_function(inputs)
+        reference = reference_logits(exported.model, exported.processor, inputs, trained)
+        verify_model(folder, task_of(classifier), inputs, reference)
         return push_folder(folder, hub, token=token)
+
+
+def _stand_ins(classifier: FewShotClassifier) -> list[Any]:
+    """Inputs to verify a model by that was loaded, or fitted on names alone: it has no examples at hand."""
+    if classifier.state_.modality == "text":
+        return [str(name) for name in classifier.classes_]
+    return [Image.new("RGB", (64, 64), (32 * step, 255 - 32 * step, 128)) for step in range(8)]
 
 
 def write_few_shot_bundle(folder: Path, classifier: FewShotClassifier, exported: Exported, record: RunRecord) -> Path:

@@ -13,6 +13,7 @@ from encoders import save_encoder
 from huggingface_hub import HfApi, constants
 from launching import ROOT
 from safetensors.torch import load_file, save_file
+from sklearn.exceptions import NotFittedError
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.classifier import FewShotError
@@ -122,6 +123,10 @@ def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(bac
         files = HfApi(endpoint=endpoint, token="secret").list_repo_files("me/few")
         assert result.changed and {"adapter/adapter_config.json", "few_shot/state.json", "README.md"} <= set(files)
         assert not classifier.push_to_hub("me/few", token="secret").changed
+        loaded = FewShotClassifier.from_pretrained(str(classifier.save_pretrained(tmp_path / "model")))
+        assert loaded.push_to_hub("me/copy", token="secret").changed
+        with pytest.raises(NotFittedError):
+            FewShotClassifier(backbone).push_to_hub("me/nothing", token="secret")
         done = subprocess.run(
             [sys.executable, "-c", "from hf_fsl import FewShotClassifier\nimport json, sys\n"
              "c = FewShotClassifier.from_pretrained('me/few', token='secret')\n"
