@@ -71,6 +71,7 @@ def test_smoke_config_runs_publishes_and_loads_in_the_stock_pipeline(hub, hub_en
     assert pushed.returncode == 0 and "Pushed to" in pushed.stdout, pushed.stderr
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(hub_environment, tmp_path):
     options = ["--training.save_steps", "2", "--training.save_total_limit", "9", "--training.logging_steps", "1"]
     whole = launch(hub_environment, tmp_path / "whole", *options)
