@@ -120,6 +120,8 @@ def _new_prior(backbone: Backbone, words: tuple[str, ...], templates: tuple[str,
 
 def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal | None, str]:
     """The refusal, or why there is none. Of an adapted backbone the threshold comes from what it had not seen."""
+    if not support.items:
+        return None, "There are no examples to tell one by."
     transform = fitted.head.transform
     if fitted.adapted is None:
         try:
