@@ -52,6 +52,8 @@ class Sizes:
     steps: int
     batch_size: int
     test_examples: int
+    eval_batch_size: int = 16
+    """Small, since a batch is padded to its longest text, and padding costs what text does."""
 
 
 class Runs:
@@ -152,7 +154,7 @@ class Bench:
                 ("validation", self.trial.validation, self.trial.labels), ("test", self.test, self.test_labels),
             ):  # fmt: skip
                 counting[0] = name == "validation"  # test is read by the benchmark, no method pays for it
-                logits = predict_logits(current, split, self.accelerator)
+                logits = predict_logits(current, split, self.accelerator, self.sizes.eval_batch_size)
                 losses, right = (
                     np.nan_to_num(example_losses(logits, labels), nan=DIVERGED),
                     logits.argmax(-1) == labels,
