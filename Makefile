@@ -48,6 +48,7 @@ benchmarks: install
 	$(BIN)/python benchmarks/training_loop.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/episodes.py
 
 clean:
 	rm -rf $(VENV) outputs .demo build dist
