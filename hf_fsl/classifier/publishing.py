@@ -40,13 +40,7 @@ def save(
     Raises:
         ExportError: ``stock=True``, and the head does not fold.
     """
-    exported = export(classifier, stock)
-    with whole_folder(folder) as building:
-        exported.model.save_pretrained(building)
-        exported.processor.save_pretrained(building)
-        write_state(classifier, building)
-        write_text(building / "README.md", _card(classifier, exported, repo_id or folder.as_posix()))
-    return folder
+    return _write(classifier, folder, export(classifier, stock), repo_id or folder.as_posix())
 
 
 def push(
@@ -73,12 +67,21 @@ def push(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rpartition("/")[2]
-        save(classifier, folder, stock=stock, repo_id=repo_id)
         exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
+        _write(classifier, folder, exported, repo_id)
         trained = classifier.decision_function(inputs)
         reference = reference_logits(exported.model, exported.processor, inputs, trained)
         verify_model(folder, task_of(classifier), inputs, reference)
         return push_folder(folder, hub, token=token)
+
+
+def _write(classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str) -> Path:
+    with whole_folder(folder) as building:
+        exported.model.save_pretrained(building)
+        exported.processor.save_pretrained(building)
+        write_state(classifier, building)
+        write_text(building / "README.md", _card(classifier, exported, repo))
+    return folder
 
 
 def _stand_ins(classifier: FewShotClassifier) -> list[Any]:
