@@ -41,10 +41,6 @@ class HeadKind:
 class HeldOut:
     """Support examples as fits saw them that had not seen them."""
 
-    logits: Tensor
-    """``(m, C)``."""
-    labels: Tensor
-    """``(m,)``."""
     nearest: Tensor
     """``(m,)``: distance to the nearest class mean of that fit, in its transform."""
     scale: float
@@ -61,7 +57,6 @@ class Fitted:
     embeddings: Tensor
     """``(n, D)`` of the support."""
     prior: Tensor | None
-    base_mean: Tensor | None
     choice: HeadChoice
     scale: float = 1.0
     """On the logits of the chosen head: 1, unless held-out examples of an adapted backbone ask for another."""
@@ -87,7 +82,7 @@ def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: Embe
         embeddings = prior[:0]
     base_mean = backbone.encode(support.unlabeled, cache=cache).mean(0) if support.unlabeled else None
     choice = _choice(kind, embeddings, support, prior, base_mean)
-    return Fitted(backbone, embeddings, prior, base_mean, choice, reason=choice.reason.removesuffix("."))
+    return Fitted(backbone, embeddings, prior, choice, reason=choice.reason.removesuffix("."))
 
 
 def fit_adapted(
@@ -134,7 +129,7 @@ def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
     around = "around the label names" if prior is not None else "on the labels"
     reason = f"Kernel ridge {around} with its defaults, since the adapted backbone has seen every example"
     choice = HeadChoice(head.scaled(ADAPTED_SCALE), "prior", dict(ADAPTED_SETTINGS), 1 / ADAPTED_SCALE, reason)
-    return Fitted(backbone, embeddings, prior, None, choice, adapted=adapted, reason=reason)
+    return Fitted(backbone, embeddings, prior, choice, adapted=adapted, reason=reason)
 
 
 def fit_better(
@@ -186,7 +181,7 @@ def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, se
     labels, stacked = support.labels[rows], torch.cat(logits)
     scale = 1 / fit_temperature(stacked, labels)
     loss = torch.nn.functional.cross_entropy(scale * stacked.double(), labels)
-    return HeldOut(stacked, labels, torch.cat(nearest), float(scale), float(loss))
+    return HeldOut(torch.cat(nearest), float(scale), float(loss))
 
 
 def transformed_means(transform: FeatureTransform, embeddings: Tensor, labels: Tensor) -> Tensor:
