@@ -30,11 +30,12 @@ from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.space import GROUPS, Architecture, to_adapter_config
 from hf_fsl.search.trial import AdapterTrial, RungUpdate
 from hf_fsl.training import predict_logits, train
+from hf_fsl.training.checkpoints import load_trainable_state, trainable_state
 from hf_fsl.training.loop import TrainingDiverged
 
 DATA = Path(__file__).parents[1] / "recipes" / "data" / "supersense"
 RUNGS = (0.25, 0.5, 1.0)
-"""Shares of the steps after which a run is measured; the best of them on validation is its outcome."""
+"""Shares of the steps after which a run is validated; test is read of the best of them, which is its outcome."""
 
 DIVERGED = 1e6
 """Log-loss of a training that diverged: behind all others."""
@@ -131,40 +132,27 @@ class Bench:
         return self.runs.add(identity, row)
 
     def _train(self, model: Any, architecture: Architecture, seed: int, kind: Kind) -> Row:
-        meter, counting, rungs = self.trial.meter.empty(), [True], []
-        texts = len(self.test)
-        kept: dict[str, Any] = {"loss": np.inf, "losses": [DIVERGED] * texts, "right": [0] * texts}
+        meter, rungs = self.trial.meter.empty(), list[Row]()
+        best: dict[str, Any] = {"loss": np.inf, "rung": None, "state": None}
         # Gradients of full fine-tuning go down to the lowest layer, those of the weights are computed everywhere.
         metered = self._lowest(architecture) if kind == "full" else architecture
 
         def count(module: Any, arguments: Any, inputs: dict[str, Any]) -> None:
-            if counting[0]:
-                meter.forward(inputs, metered, self.sites)
-                if module.training:
-                    meter.backward(inputs, metered, self.sites, weights=kind == "full")
+            meter.forward(inputs, metered, self.sites)
+            if module.training:
+                meter.backward(inputs, metered, self.sites, weights=kind == "full")
 
-        model.register_forward_pre_hook(count, with_kwargs=True)
+        counting = model.register_forward_pre_hook(count, with_kwargs=True)
         wanted = {max(1, round(share * architecture.steps)) for share in RUNGS}
 
         def at_step(step: int, current: Any) -> None:
             if step not in wanted:
                 return
-            measured: Row = {"step": step}
-            for name, split, labels in (
-                ("validation", self.trial.validation, self.trial.labels), ("test", self.test, self.test_labels),
-            ):  # fmt: skip
-                counting[0] = name == "validation"  # test is read by the benchmark, no method pays for it
-                logits = predict_logits(current, split, self.accelerator, self.sizes.eval_batch_size)
-                losses, right = (
-                    np.nan_to_num(example_losses(logits, labels), nan=DIVERGED),
-                    logits.argmax(-1) == labels,
-                )
-                measured |= {f"{name}_loss": float(losses.mean()), f"{name}_accuracy": float(right.mean())}
-            counting[0] = True
-            rungs.append({**measured, "token_flops": meter.flops, "gradient_steps": step})
-            if measured["validation_loss"] < kept["loss"]:
-                kept.update(loss=measured["validation_loss"], losses=losses.round(4).tolist(),
-                            right=right.astype(int).tolist())  # fmt: skip
+            losses, right = self._measured(current, self.trial.validation, self.trial.labels)
+            rung = {"step": step, "validation_loss": float(losses.mean()), "validation_accuracy": float(right.mean())}
+            rungs.append({**rung, "token_flops": meter.flops, "gradient_steps": step})
+            if rung["validation_loss"] < best["loss"]:
+                best.update(loss=rung["validation_loss"], rung=rungs[-1], state=trainable_state(current))
 
         settings = TrainingConfig(
             learning_rate=architecture.learning_rate, max_steps=architecture.steps, eval_strategy="no",
@@ -183,15 +171,26 @@ class Bench:
             except TrainingDiverged:
                 self.accelerator.free_memory()
                 rungs.append(_diverged(architecture.steps, meter.flops, len(rungs)))
+        counting.remove()  # test is read by the benchmark, no method pays for it
+        losses, right = np.full(len(self.test), DIVERGED), np.zeros(len(self.test))
+        if best["state"] is not None:
+            load_trainable_state(model, best["state"])
+            losses, right = self._measured(model, self.test, self.test_labels)
+            best["rung"] |= {"test_loss": float(losses.mean()), "test_accuracy": float(right.mean())}
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if kind == "adalora":
             parameters = self._kept_parameters(model)
         return {
             "parameters": parameters,
             "rungs": rungs,
-            "test_losses": kept["losses"],
-            "test_right": kept["right"],
+            "test_losses": losses.round(4).tolist(),
+            "test_right": right.astype(int).tolist(),
         }
+
+    def _measured(self, model: Any, split: EncodedSplit, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-loss of each example, and whether it is right."""
+        logits = predict_logits(model, split, self.accelerator, self.sizes.eval_batch_size)
+        return np.nan_to_num(example_losses(logits, labels), nan=DIVERGED), logits.argmax(-1) == labels
 
     def _adapter(self, architecture: Architecture, kind: Kind) -> AdapterConfig | peft.PeftConfig:
         if kind == "full":

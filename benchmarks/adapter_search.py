@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,14 @@ from hf_fsl.search.nas import search_members
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters
 from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
+from hf_fsl.training.accelerators import mixed_precision
 
 WHOLE: dict[str, tuple[int, str]] = {
     "configurations": (100, "of the table, each trained with two seeds; also random search's budget"),
     "replays": (20, "search seeds of what is replayed"),
     "searches": (5, "search seeds of what is run for real"),
     "supports": (10, "draws of the labels for bar 3"),
-    "steps": (60, "optimiser steps of a training"),
+    "steps": (30, "optimiser steps of a training"),
     "batch_size": (32, "texts of a step"),
     "test_examples": (1000, "test texts read"),
     "members": (200, "slices scored by a search"),
@@ -62,6 +64,7 @@ QUICK: dict[str, Any] = {
     "configurations": 6, "replays": 20, "searches": 2, "supports": 2, "steps": 8, "batch_size": 8,
     "test_examples": 96, "members": 12, "population": 6, "finalists": 2, "rates": [3e-3, 1e-2], "ranks": [8],
 }  # fmt: skip
+PARTS = ("table", "searches", "points", "supports")
 SCALING = 2.0
 FINAL = 100
 """Seed of the first training that a search hands out; the others follow."""
@@ -160,6 +163,25 @@ def replays(
     return courses
 
 
+def searches(
+    bench: Bench, space: SearchSpace, options: argparse.Namespace, reference: tuple[float, float]
+) -> tuple[Courses, list[list[Row]]]:
+    """What is run for real: a point at each search seed by method, and the supernet's trained fronts."""
+    courses: Courses = {}
+    fronts: list[list[Row]] = []
+    gradient = by_gradient(bench, space, options)
+    for seed in range(options.searches):
+        for method in ("supernet", "gradient only"):
+            search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
+            rows, flops, steps = finished(bench, search, seed, options.finalists)
+            volume = test_hypervolume(rows, reference)
+            point = Point(0, flops, steps, search["token_flops"], search["gradient_steps"], volume)
+            courses.setdefault(method, []).append([point])
+            if method == "supernet":
+                fronts.append(rows)
+    return courses, fronts
+
+
 def single_points(
     bench: Bench, options: argparse.Namespace, reference: tuple[float, float]
 ) -> tuple[dict[str, Any], dict[int, list[Row]]]:
@@ -222,30 +244,31 @@ def main(options: argparse.Namespace) -> None:
     # The table of a quick run is of no use to anybody else, so it stays out of the repository.
     folder = Path.home() / ".cache" / "hf_fsl" / "benchmarks" if options.quick else RESULTS
     sizes = Sizes(8, 3, options.steps, options.batch_size, options.test_examples)
-    runs, accelerator = Runs(folder / f"{name}_runs.jsonl"), Accelerator(cpu=True)
+    runs = Runs(folder / f"{name}_runs.jsonl")
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision("auto"))
     bench = Bench(sizes, 0, runs, accelerator)
     space = make_space(bench, options)
     largest = trainable_parameters(uniform(bench, max(space.config.ranks), options.steps), bench.sites)
     reference = math.log(bench.classes), math.log10(2 * largest)
 
-    courses = replays(make_table(bench, space, options.configurations), space, options, reference)
-    fronts: list[list[Row]] = []
-    gradient = by_gradient(bench, space, options)
-    for seed in range(options.searches):
-        for method in ("supernet", "gradient only"):
-            search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
-            rows, flops, steps = finished(bench, search, seed, options.finalists)
-            volume = test_hypervolume(rows, reference)
-            point = Point(0, flops, steps, search["token_flops"], search["gradient_steps"], volume)
-            courses.setdefault(method, []).append([point])
-            if method == "supernet":
-                fronts.append(rows)
-    points, uniform_runs = single_points(bench, options, reference)
+    parts: dict[str, Callable[[], Any]] = {
+        "table": lambda: make_table(bench, space, options.configurations),
+        "searches": lambda: searches(bench, space, options, reference),
+        "points": lambda: single_points(bench, options, reference),
+        "supports": lambda: over_supports(options, sizes, runs, accelerator),
+    }
+    if options.only:
+        parts[options.only]()
+        return
+    courses = replays(parts["table"](), space, options, reference)
+    real, fronts = parts["searches"]()
+    courses |= real
+    points, uniform_runs = parts["points"]()
     random = [course[-1] for course in courses["random"]]
     target = float(np.mean([point.hypervolume for point in random]))
     first = against_random([course[-1] for course in courses["supernet"]], random)
     second = against_uniform(fronts, uniform_runs)
-    third = over_supports(options, sizes, runs, accelerator)
+    third = parts["supports"]()
     judged = not options.quick and all(getattr(options, option) >= value for option, (value, _) in WHOLE.items())
     small = "maller than the bars ask for. It shows that the benchmark runs; no bar is judged by it."
     small = ("Quick: s" if options.quick else "S") + small
@@ -255,7 +278,7 @@ def main(options: argparse.Namespace) -> None:
             "quick": options.quick,
             "judged": judged,
             "note": "Whole size; see the docstring for the bars." if judged else small,
-            "sizes": {key: value for key, value in vars(options).items() if key != "quick"},
+            "sizes": {key: value for key, value in vars(options).items() if key not in ("quick", "only")},
             "reference": {"test_loss": reference[0], "log10_parameters": reference[1]},
             "searches": summary(courses, target),
             "single_points": points,
@@ -273,11 +296,12 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, help="run this part and keep its runs, beside a process with another")
     parser.add_argument("--quick", action="store_true", help="a size that ends within 10 minutes")
     for option, (value, text) in WHOLE.items():
         parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=value, help=f"{text} ({value})")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="learning rates")
-    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the supernet and its members")
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-2], help="learning rates")
+    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the supernet and its members")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of the uniform LoRAs")
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**QUICK)

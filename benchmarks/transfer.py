@@ -2,9 +2,9 @@
 
     python benchmarks/transfer.py [--seeds 0 1 2]
 
-Each method's label smoothing and number of epochs are chosen on validation with seed 0; test is read
-for the chosen ones only. Finished runs are kept in results/transfer_runs.jsonl, so that a stopped benchmark goes on
-where it was.
+Each method's label smoothing, number of epochs and sampling are chosen on validation with seed 0; of the test
+predictions that a run keeps only those of the chosen settings are looked at. Finished runs are kept in
+results/transfer_runs.jsonl, so that a stopped benchmark goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hf_fsl.config import FineTuneConfig, load_config
 from hf_fsl.data import load_splits
 from hf_fsl.hub.seed import minilm_folder
 from hf_fsl.metrics import paired_difference, seeds_interval
+from hf_fsl.training import start_accelerator
 from hf_fsl.transfer import fine_tune_seed
 
 ROOT = Path(__file__).parents[1]
@@ -32,15 +33,17 @@ CONFIG = ROOT / "recipes" / "configs" / "fine_tune" / "supersense.yaml"
 RUNS = RESULTS / "transfer_runs.jsonl"
 
 
+SMOOTHING = "--training.label_smoothing_factor"
 SETTINGS = [
-    ["--training.label_smoothing_factor", "0"],
-    ["--training.label_smoothing_factor", "0.1"],
-    ["--training.label_smoothing_factor", "0.1", "--training.num_train_epochs", "5"],
+    f"{SMOOTHING} 0",
+    f"{SMOOTHING} 0.1",
+    f"{SMOOTHING} 0.1 --training.num_train_epochs 5 --training.train_sampling_strategy random",
 ]
-GRID = {
-    "lora": [["--adapter.lora_alpha", "24", "--training.learning_rate", "2e-3", *own] for own in SETTINGS],
-    "none": [["--adapter.method", "none", "--training.learning_rate", "2e-4", *own] for own in SETTINGS],
+METHODS = {
+    "lora": "--adapter.lora_alpha 24 --training.learning_rate 2e-3",
+    "none": "--adapter.method none --training.learning_rate 2e-4",
 }
+GRID = {method: [f"{own} {setting}".split() for setting in SETTINGS] for method, own in METHODS.items()}
 """Overrides of the config among which validation chooses; ``none`` is full fine-tuning."""
 
 
@@ -61,8 +64,9 @@ def run(overrides: list[str], seed: int, splits: Any, accelerator: Accelerator, 
         "seed": seed,
         "validation": record.validation["accuracy"],
         "trainable_share": trained.count.share,
+        "mixed_precision": accelerator.mixed_precision,
         "seconds": record.wall_seconds,
-        "right": (trained.outcome.logits.argmax(-1) == labels).astype(int).tolist() if with_test else [],
+        "right": (trained.outcome.logits.argmax(-1) == labels).astype(int).tolist(),
     }
     RESULTS.mkdir(exist_ok=True)
     with RUNS.open("a") as file:
@@ -74,7 +78,8 @@ def main(seeds: list[int]) -> None:
     places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder())]
     config = load_config(FineTuneConfig, CONFIG, places)
     splits = load_splits(config.data)
-    accelerator = Accelerator(cpu=True)
+    with tempfile.TemporaryDirectory() as folder:
+        accelerator = start_accelerator(config.training, Path(folder), "transfer", {})
     tuning, chosen, right = {}, {}, {}
     for method, options in GRID.items():
         tuning[method] = {" ".join(o): run(o, seeds[0], splits, accelerator, False)["validation"] for o in options}

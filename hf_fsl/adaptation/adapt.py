@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from hf_fsl.adaptation.errors import AdaptationError
 from hf_fsl.adaptation.examples import Examples
-from hf_fsl.adaptation.precision import fast_attention, use_bf16
 from hf_fsl.adaptation.processes import gathered, summed_gradients
 from hf_fsl.adaptation.sampling import ClassBatches
 from hf_fsl.adapters import ParameterCount, attach_adapter, count_parameters, merge_adapter
@@ -27,6 +26,7 @@ from hf_fsl.backbones import Backbone
 from hf_fsl.config import AdaptationConfig, AdapterConfig, TrainingConfig
 from hf_fsl.files import replaced
 from hf_fsl.metric_losses import MetricLoss
+from hf_fsl.training.precision import fast_attention, use_bf16
 from hf_fsl.training.update import make_optimizer, make_scheduler
 
 ADAPTER_RATE, FULL_RATE = 1e-3, 1e-4

@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.cache import EmbeddingCache
 from hf_fsl.classifier.backbones import STOCK, load_backbone
-from hf_fsl.classifier.fitting import Fitted, HeadKind, fit_adapted, fit_better, fit_frozen
+from hf_fsl.classifier.fitting import Adapting, Fitted, HeadKind, fit_adapted, fit_better, fit_frozen
 from hf_fsl.classifier.growing import grown, state_of
 from hf_fsl.classifier.state import FewShotState
 from hf_fsl.classifier.support import FewShotError, Support, read_support
@@ -255,10 +255,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return fit_frozen(support, backbone, kind, self._cache())
         adapter = AdapterConfig() if self.adapter == "auto" else self.adapter
         config = self.adaptation or AdaptationConfig()
-        options: dict[str, Any] = {"folds": self.folds, "seed": self.random_state, "progress": self.progress}
+        how = Adapting(adapter, config, self.folds, self.random_state, self.progress)
         if self.adapter == "auto" or self.keep_adapter == "better":
-            return fit_better(support, backbone, kind, adapter, config, cache=self._cache(), **options)
-        return fit_adapted(support, backbone, kind, adapter, config, **options)
+            return fit_better(support, backbone, kind, how, self._cache())
+        return fit_adapted(support, backbone, kind, how)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

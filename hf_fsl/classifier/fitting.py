@@ -38,6 +38,21 @@ class HeadKind:
 
 
 @dataclass(frozen=True)
+class Adapting:
+    """How a backbone is adapted to a support set, and judged.
+
+    ``folds``: further trainings on parts of the support set (cross-fitting), from which held-out logits come, for the
+    adapted backbone has seen every example. 0: none, and the temperature is that of examples already seen.
+    """
+
+    adapter: Adapter
+    config: AdaptationConfig
+    folds: int
+    seed: int
+    progress: bool
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Support examples as fits saw them that had not seen them."""
 
@@ -85,39 +100,39 @@ def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: Embe
     return Fitted(backbone, embeddings, prior, choice, reason=choice.reason.removesuffix("."))
 
 
-def fit_adapted(
-    support: Support,
-    backbone: Backbone,
-    kind: HeadKind,
-    adapter: Adapter,
-    config: AdaptationConfig,
-    *,
-    folds: int,
-    seed: int,
-    progress: bool,
-) -> Fitted:
+def fit_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> Fitted:
     """The backbone adapted to the support set, then a head on it.
 
-    The adapted backbone has seen every example, so held-out logits come from backbones adapted without them: ``folds``
-    further, shorter trainings (cross-fitting). 0: none, and the temperature is that of examples already seen.
+    Raises:
+        FewShotError: there are no examples.
     """
-
-    def trained(part: Support) -> Fitted:
-        # As examples, names cost accuracy where each class has two real ones; else they are all there is to pull at.
-        texts = part.texts()[: part.num_classes] if part.of_texts and int(part.counts.max()) < 2 else []
-        adapted = adapt(
-            backbone, part.items, part.labels, config, adapter=adapter, seed=seed, progress=progress,
-            label_texts=texts or None,
-        )  # fmt: skip
-        if kind.estimator != "auto" or kind.foldable:
-            return replace(fit_frozen(part, adapted.backbone, kind), adapted=adapted)
-        return _on_adapted(part, adapted)
-
     if not support.items:
         raise FewShotError("adapter: without examples there is nothing to adapt the backbone to. Leave it out.")
-    fitted = trained(support)
-    held_out = cross_fit(support, trained, folds, seed) if folds else None
+    return _adapted(support, backbone, kind, how, _held_out_adapted(support, backbone, kind, how))
+
+
+def _adapted(
+    support: Support, backbone: Backbone, kind: HeadKind, how: Adapting, held_out: HeldOut | None = None
+) -> Fitted:
+    # As examples, names cost accuracy where each class has two real ones; else they are all there is to pull at.
+    texts = support.texts()[: support.num_classes] if support.of_texts and int(support.counts.max()) < 2 else []
+    adapted = adapt(
+        backbone, support.items, support.labels, how.config, adapter=how.adapter, seed=how.seed,
+        progress=how.progress, label_texts=texts or None,
+    )  # fmt: skip
+    if kind.estimator != "auto" or kind.foldable:
+        fitted = replace(fit_frozen(support, adapted.backbone, kind), adapted=adapted)
+    else:
+        fitted = _on_adapted(support, adapted)
     return fitted if held_out is None else replace(fitted, held_out=held_out, scale=held_out.scale)
+
+
+def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> HeldOut | None:
+    if how.folds and not (support.of_texts and support.words is not None):
+        left = support.counts - (support.counts + how.folds - 1) // how.folds
+        if int(left.max()) < 2:
+            return None  # no two examples of a class would be left to pull together
+    return cross_fit(support, lambda part: _adapted(part, backbone, kind, how), how.folds, how.seed)
 
 
 def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
@@ -133,32 +148,23 @@ def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
 
 
 def fit_better(
-    support: Support,
-    backbone: Backbone,
-    kind: HeadKind,
-    adapter: Adapter,
-    config: AdaptationConfig,
-    *,
-    folds: int,
-    seed: int,
-    progress: bool,
-    cache: EmbeddingCache | None = None,
+    support: Support, backbone: Backbone, kind: HeadKind, how: Adapting, cache: EmbeddingCache | None = None
 ) -> Fitted:
     """Adapted or frozen, whichever has the lower log-loss on examples held out from both in the same way.
 
     With fewer than two examples of every class nothing can be held out, and the backbone stays as it is.
     """
     frozen = fit_frozen(support, backbone, kind, cache)
-    plain = cross_fit(support, lambda part: fit_frozen(part, backbone, kind, cache), folds, seed)
-    if plain is None:
+    plain = cross_fit(support, lambda part: fit_frozen(part, backbone, kind, cache), how.folds, how.seed)
+    held_out = None if plain is None else _held_out_adapted(support, backbone, kind, how)
+    if plain is None or held_out is None:
         why = "the backbone stays as it is: nothing can be held out to judge an adapter by"
         return replace(frozen, reason=f"{frozen.reason}; {why}")
-    adapted = fit_adapted(support, backbone, kind, adapter, config, folds=folds, seed=seed, progress=progress)
-    assert adapted.held_out is not None
-    losses = f"held-out loss {adapted.held_out.loss:.3f} adapted, {plain.loss:.3f} as it was"
-    if adapted.held_out.loss < plain.loss:
-        return replace(adapted, reason=f"{adapted.reason}; the backbone is adapted ({losses})")
-    return replace(frozen, reason=f"{frozen.reason}; the backbone stays as it is ({losses})")
+    losses = f"held-out loss {held_out.loss:.3f} adapted, {plain.loss:.3f} as it was"
+    if held_out.loss >= plain.loss:
+        return replace(frozen, reason=f"{frozen.reason}; the backbone stays as it is ({losses})")
+    adapted = _adapted(support, backbone, kind, how, held_out)
+    return replace(adapted, reason=f"{adapted.reason}; the backbone is adapted ({losses})")
 
 
 def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, seed: int) -> HeldOut | None:

@@ -157,8 +157,8 @@ class _MeteredUpdate(Update):
 
     def backward(self, group: Sequence[Batch]) -> Tensor:
         if self.meter is not None:
-            for batch in group:
-                inputs = {name: value for name, value in batch.items() if name not in ("labels", "index")}
+            for piece in self.cut_up(group):
+                inputs = {name: value for name, value in piece.items() if name not in ("labels", "index")}
                 self.meter.forward(inputs, self.architecture, self.sites)
                 self.meter.backward(inputs, self.architecture, self.sites)
             self.meter.gradient_steps += 1

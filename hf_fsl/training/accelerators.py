@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from hf_fsl.config import TrainingConfig
 from hf_fsl.errors import UserError
+from hf_fsl.training.precision import use_bf16
 from hf_fsl.training.trackers import JSONLTracker
 
 
@@ -42,12 +43,20 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
             '(pip install "hf_fsl[tracking]") or leave it out; metrics.jsonl is written in any case.'
         )
     accelerator = make_accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=mixed_precision(config.mixed_precision),
         log_with=[JSONLTracker(folder / "metrics.jsonl"), *config.log_with],
         project_dir=str(folder),
     )
     accelerator.init_trackers(project, config=_flat(settings))
     return accelerator
+
+
+def mixed_precision(choice: str) -> str:
+    """Accelerate's name of a precision; of ``auto``, what this machine multiplies fastest."""
+    if choice != "auto":
+        return choice
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "bf16" if use_bf16("auto", device or torch.device("cpu")) else "no"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

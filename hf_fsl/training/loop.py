@@ -30,6 +30,7 @@ from hf_fsl.training.checkpoints import (
     save_checkpoint,
     trainable_state,
 )
+from hf_fsl.training.precision import fast_attention
 from hf_fsl.training.update import Batch, Update, make_optimizer, make_scheduler
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
@@ -170,49 +171,50 @@ def train(
     _freeze_statistics(wrapped)
     hidden = not (progress_bar and accelerator.is_main_process)
     bar = tqdm(total=total, initial=progress.step, desc=f"seed {seed}", unit="step", disable=hidden)
-    while progress.step < total and not progress.stopped:
-        order.start_epoch(progress.epoch)
-        if begin_epoch is not None:
-            begin_epoch(progress.epoch)
-        seen, clock = 0, time.perf_counter()
-        rest = accelerator.skip_first_batches(loader, progress.batches_done) if progress.batches_done else loader
-        for group in _groups(rest, config.gradient_accumulation_steps):
-            value, norm, examples = step_update(group)
-            seen += examples
-            scheduler.step()
-            progress.step += 1
-            progress.batches_done += len(group)
-            window += value
-            progress.window_steps += 1
-            bar.update()
-            if progress.step % config.logging_steps == 0 or progress.step == total:
-                row = {
-                    "train/loss": _finite(float(window) / progress.window_steps, progress.step),
-                    "train/learning_rate": optimizer.param_groups[0]["lr"],
-                    "train/grad_norm": float(norm) if norm is not None else float("nan"),
-                    "train/examples_per_second": seen / (time.perf_counter() - clock),
-                    "train/epoch": progress.epoch + progress.batches_done / len(loader),
-                }
-                bar.set_postfix(loss=f"{row['train/loss']:.3f}", lr=f"{row['train/learning_rate']:.1e}",
-                                ex_s=f"{row['train/examples_per_second']:.0f}")  # fmt: skip
-                window.zero_()
-                seen, clock = 0, time.perf_counter()
-                progress.window_steps = 0
-                if log is not None:
-                    log(row, progress.step)
-            if config.eval_strategy == "steps" and config.eval_steps and progress.step % config.eval_steps == 0:
+    with fast_attention(model, accelerator.mixed_precision == "bf16", accelerator.device):
+        while progress.step < total and not progress.stopped:
+            order.start_epoch(progress.epoch)
+            if begin_epoch is not None:
+                begin_epoch(progress.epoch)
+            seen, clock = 0, time.perf_counter()
+            rest = accelerator.skip_first_batches(loader, progress.batches_done) if progress.batches_done else loader
+            for group in _groups(rest, config.gradient_accumulation_steps):
+                value, norm, examples = step_update(group)
+                seen += examples
+                scheduler.step()
+                progress.step += 1
+                progress.batches_done += len(group)
+                window += value
+                progress.window_steps += 1
+                bar.update()
+                if progress.step % config.logging_steps == 0 or progress.step == total:
+                    row = {
+                        "train/loss": _finite(float(window) / progress.window_steps, progress.step),
+                        "train/learning_rate": optimizer.param_groups[0]["lr"],
+                        "train/grad_norm": float(norm) if norm is not None else float("nan"),
+                        "train/examples_per_second": seen / (time.perf_counter() - clock),
+                        "train/epoch": progress.epoch + progress.batches_done / len(loader),
+                    }
+                    bar.set_postfix(loss=f"{row['train/loss']:.3f}", lr=f"{row['train/learning_rate']:.1e}",
+                                    ex_s=f"{row['train/examples_per_second']:.0f}")  # fmt: skip
+                    window.zero_()
+                    seen, clock = 0, time.perf_counter()
+                    progress.window_steps = 0
+                    if log is not None:
+                        log(row, progress.step)
+                if config.eval_strategy == "steps" and config.eval_steps and progress.step % config.eval_steps == 0:
+                    validate()
+                if config.save_steps and progress.step % config.save_steps == 0 and progress.step < total:
+                    save()
+                if progress.window_steps == 0:
+                    clock = time.perf_counter()  # what validation and saving took is not training time
+                if progress.step == total or progress.stopped:
+                    break
+            else:
+                progress.epoch, progress.batches_done = progress.epoch + 1, 0
+            whole_epoch = progress.batches_done == 0 or progress.step == total
+            if config.eval_strategy == "epoch" and whole_epoch:
                 validate()
-            if config.save_steps and progress.step % config.save_steps == 0 and progress.step < total:
-                save()
-            if progress.window_steps == 0:
-                clock = time.perf_counter()  # what validation and saving took is not training time
-            if progress.step == total or progress.stopped:
-                break
-        else:
-            progress.epoch, progress.batches_done = progress.epoch + 1, 0
-        whole_epoch = progress.batches_done == 0 or progress.step == total
-        if config.eval_strategy == "epoch" and whole_epoch:
-            validate()
     save()
     bar.close()
     progress.wall_seconds = time.perf_counter() - started

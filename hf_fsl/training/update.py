@@ -21,6 +21,10 @@ from hf_fsl.losses import ClassificationLoss
 
 Batch = dict[str, Tensor]
 
+TOKENS_AT_ONCE = {"cpu": 384}
+"""Tokens, padding included, of the pieces in which a batch of texts goes through a model, by device. Elsewhere a batch
+is one piece."""
+
 
 class Step(ABC):
     """One optimiser step over a group of batches; cuts batches up when the memory does not suffice."""
@@ -56,7 +60,12 @@ class Step(ABC):
 
     @abstractmethod
     def backward(self, group: Sequence[Batch]) -> Tensor:
-        """Adds up the gradients of a group, each of its batches in ``self.pieces`` pieces. Returns its mean loss."""
+        """Adds up the gradients of a group, its batches cut up. Returns its mean loss."""
+
+    def cut_up(self, group: Sequence[Batch]) -> list[Batch]:
+        """The batches of a group in the pieces that go through the model one after the other."""
+        parts = (part for batch in group for part in by_length(batch))
+        return [piece for part in parts for piece in cut(part, self.pieces)]
 
 
 class Update(Step):
@@ -74,7 +83,7 @@ class Update(Step):
         self.loss = loss
 
     def backward(self, group: Sequence[Batch]) -> Tensor:
-        pieces = [piece for batch in group for piece in cut(batch, self.pieces)]
+        pieces = self.cut_up(group)
         denominator = sum(self.loss.denominator(piece["labels"]) for piece in pieces)
         total = torch.zeros((), device=self.accelerator.device)
         for number, piece in enumerate(pieces, start=1):
@@ -95,6 +104,30 @@ def cut(batch: Batch, pieces: int) -> Iterator[Batch]:
     size = math.ceil(len(batch["index"]) / pieces)
     for start in range(0, len(batch["index"]), size):
         yield {name: value[start : start + size] for name, value in batch.items()}
+
+
+def by_length(batch: Batch) -> Iterator[Batch]:
+    """A batch of texts in pieces of like length on a CPU, longest first, each cut to its longest; else as it is.
+
+    A random batch is mostly padding, and on a CPU padding costs what text does.
+    """
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    limit = TOKENS_AT_ONCE.get(mask.device.type) if mask is not None else None
+    if mask is None or ids is None or limit is None or mask.numel() <= limit:
+        yield batch
+        return
+    width = mask.shape[1]
+    padded = {name for name, value in batch.items() if name != "labels" and value.shape[:2] == ids.shape[:2]}
+    on_the_left = not bool(mask[:, 0].all())
+    lengths = mask.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        rows = order[start : start + max(1, limit // longest)]
+        kept = slice(width - longest, width) if on_the_left else slice(longest)
+        yield {name: value[rows][:, kept] if name in padded else value[rows] for name, value in batch.items()}
+        start += len(rows)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]) -> torch.optim.Optimizer:

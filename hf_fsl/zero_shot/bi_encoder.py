@@ -50,13 +50,17 @@ class LabelEncoder:
 
     def similarities(self, texts: Sequence[str], questions: Sequence[Question]) -> list[np.ndarray]:
         """Cosines of each text with the labels of its question: a list of ``(C,)``. Each text is encoded once."""
-        unique = list(dict.fromkeys(texts))
-        row = {text: number for number, text in enumerate(unique)}
-        embeddings = normalize(self.backbone.encode(unique), dim=-1)
+        return self.cosines(self.text_embeddings(texts), questions)
+
+    def text_embeddings(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings ``(N, D)`` of length 1. Each text is encoded once."""
+        unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        return normalize(self.backbone.encode(list(unique)), dim=-1)[[unique[text] for text in texts]]
+
+    def cosines(self, embeddings: Tensor, questions: Sequence[Question]) -> list[np.ndarray]:
+        """Of texts, by their :meth:`text_embeddings`, with the labels of the question of each."""
         labels = {question: self.label_embeddings(question) for question in set(questions)}
-        return [
-            (labels[question] @ embeddings[row[text]]).numpy() for text, question in zip(texts, questions, strict=True)
-        ]
+        return [(labels[question] @ row).numpy() for row, question in zip(embeddings, questions, strict=True)]
 
     def neutral(self, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Cosines ``(N,)`` with the templates when they name no label in particular."""

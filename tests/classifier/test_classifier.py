@@ -100,6 +100,14 @@ def test_names_alone_are_a_classifier_and_help_one_example(backbone):
         FewShotClassifier(backbone).fit(TEXTS, LABELS, label_texts={"animal": "a cat"})
 
 
+def test_two_pictures_a_class_leave_nothing_to_judge_an_adapter_by(tmp_path):
+    backbone, pictures, labels = Backbone.from_pretrained(str(save_encoder("vit", tmp_path))), draw(4), [0, 0, 1, 1]
+    auto = FewShotClassifier(backbone, adapter="auto", adaptation=QUICK).fit(pictures, labels)
+    assert auto.adapted_ is None and "nothing can be held out" in auto.reason_
+    asked = FewShotClassifier(backbone, adapter=AdapterConfig(r=2), adaptation=QUICK).fit(pictures, labels)
+    assert asked.adapted_ is not None and asked.predict(pictures).shape == (4,)
+
+
 def test_images_work_too(tmp_path):
     backbone = Backbone.from_pretrained(str(save_encoder("vit", tmp_path)))
     pictures = draw(8)

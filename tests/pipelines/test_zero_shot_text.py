@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as t
 from conftest import WORDS, text_sizes, write_tokenizer
+from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 from transformers import pipeline
 
@@ -163,11 +164,72 @@ def test_a_prior_survives_saving(tokenizer, tmp_path):
     assert LabelPrior.load(prior.save(tmp_path / "prior.json")) == prior
 
 
+def test_a_learned_shortlist_names_what_the_cross_encoder_would_choose(tokenizer, text_backbone):
+    from hf_fsl.backbones import Backbone
+
+    backbone = Backbone.from_pretrained(str(text_backbone))
+    _, ours = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=0.0)
+    labels, texts = ["food", "house", "sun", "cat", "red", "river"], sentences(40)
+    whole = ours(texts, labels)
+
+    def found() -> float:
+        few = ours(texts, labels, shortlist=1)
+        return np.mean([a["labels"][0] == b["labels"][0] for a, b in zip(few, whole, strict=True)])
+
+    untaught = found()
+    learned = ours.fit_shortlist(iter(texts), labels)
+    assert learned.weights.shape == (backbone.encode(texts[:1]).shape[1], len(labels))
+    assert found() > untaught + 0.1
+    assert ours.fit_shortlist(texts, labels, shortlist=2).scale == learned.scale  # all labels are scored in any case
+    with pytest.raises(ZeroShotError, match="got no text"):
+        ours.fit_shortlist([], labels)
+    with pytest.raises(ZeroShotError, match="two texts or more, got 1"):
+        ours.fit_shortlist(texts[:1], labels)
+
+
+def text_near(backbone, texts, labels):
+    """Cosines (N, C)."""
+    filled = [f"This example is {name}." for name in labels]
+    return (normalize(backbone.encode(texts), dim=-1) @ normalize(backbone.encode(filled), dim=-1).T).numpy()
+
+
+def test_the_shortlister_is_a_ridge_regression_of_what_the_cosines_leave():
+    from sklearn.linear_model import Ridge
+
+    from hf_fsl.zero_shot.shortlist import Shortlister
+
+    generator = torch.Generator().manual_seed(0)
+    embeddings, cosines, evidence = (torch.randn(30, size, generator=generator) for size in (5, 4, 4))
+    learned = Shortlister.fit(embeddings, cosines, evidence, penalty=0.7)
+    centred = evidence - evidence.mean(1, keepdim=True)
+    left = centred - learned.scale * cosines
+    reference = Ridge(alpha=0.7).fit(embeddings, left).predict(embeddings) + learned.scale * cosines.numpy()
+    assert np.allclose(learned(embeddings, cosines), reference, atol=1e-4)
+    slope = np.polyfit((cosines - cosines.mean(0)).ravel(), (centred - centred.mean(0)).ravel(), 1)[0]
+    assert learned.scale == pytest.approx(slope, rel=1e-4)
+
+
+def test_the_bi_encoder_has_a_say_among_the_labels_of_a_shortlist(tokenizer, text_backbone):
+    from hf_fsl.backbones import Backbone
+
+    backbone = Backbone.from_pretrained(str(text_backbone))
+    labels, texts = ["food", "house", "sun"], sentences(3)
+    near = text_near(backbone, texts, labels)
+    _, alone = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=0.0)
+    _, both = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=2.0)
+    difference = both.evidence(texts, labels, shortlist=2) - alone.evidence(texts, labels, shortlist=2)
+    kept = np.isfinite(difference)
+    assert kept.sum() == 6 and np.allclose(difference[kept], 2 * near[kept], atol=1e-5)
+    for options in ({}, {"shortlist": 2, "multi_label": True}):
+        ours, other = (pipe.evidence(texts, labels, **options) for pipe in (alone, both))
+        assert np.array_equal(ours, other, equal_nan=True)
+
+
 def test_a_shortlist_scores_only_the_likeliest_labels(tokenizer, text_backbone):
     from hf_fsl.backbones import Backbone
 
     backbone = Backbone.from_pretrained(str(text_backbone))
-    _, ours = pipes("bert", tokenizer, shortlist_model=backbone)
+    _, ours = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=0.0)
     labels, texts = ["food", "house", "sun", "cat", "red", "river"], sentences(8)
     whole = ours(texts, labels)
     assert ours(texts, labels, shortlist=6) == whole

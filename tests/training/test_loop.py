@@ -28,6 +28,7 @@ from hf_fsl.training import (
     train,
 )
 from hf_fsl.training import checkpoints as checkpoints_module
+from hf_fsl.training import update as update_module
 
 TASK = Task(modality="text", label_names=("a", "b", "c"))
 BASE = TrainingConfig(
@@ -220,6 +221,35 @@ def test_out_of_memory_cuts_batches_and_keeps_the_gradients(make, split, tmp_pat
     base.forward = small_memory
     with pytest.raises(RuntimeError, match="allocate memory"):
         run(squeezed, split, tmp_path / "no", dataclasses.replace(BASE, auto_find_batch_size=False))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_go_through_a_cpu_by_length_with_the_gradient_of_the_whole(split, make, side, monkeypatch):
+    monkeypatch.setattr(update_module, "TOKENS_AT_ONCE", {"cpu": 24})
+    monkeypatch.setattr(split.processor, "padding_side", side)
+    batch = split.collate([split[index] for index in range(18)])
+    hot = torch.nn.functional.one_hot(batch["labels"], batch["input_ids"].shape[1]).float()
+    pieces = list(update_module.by_length({**batch, "labels": hot}))  # as many classes as tokens: labels stay whole
+    rows = torch.cat([piece["index"] for piece in pieces]).tolist()
+    assert sorted(rows) == list(range(18)) and all(piece["input_ids"].numel() <= 24 for piece in pieces)
+    for piece in pieces:
+        for line, index in enumerate(piece["index"].tolist()):
+            seen = piece["input_ids"][line][piece["attention_mask"][line].bool()]
+            assert seen.tolist() == split[index]["input_ids"]
+        assert torch.equal(piece["labels"], hot[piece["index"]])
+    padded = sum(piece["input_ids"].numel() for piece in pieces)
+    assert padded < 0.75 * batch["input_ids"].numel()
+
+    whole, cut = make().eval(), make().eval()
+    config = dataclasses.replace(BASE, max_grad_norm=None)
+    loss = ClassificationLoss(False, None, 0.1)
+    for model, limit in ((whole, {}), (cut, {"cpu": 24})):
+        monkeypatch.setattr(update_module, "TOKENS_AT_ONCE", limit)
+        update_module.Update(model, None, loss, Accelerator(cpu=True), config).backward([batch])
+    if side == "right":  # BERT counts positions from the first token: on the left they depend on the padding
+        for expected, found in zip(whole.parameters(), cut.parameters(), strict=True):
+            if expected.requires_grad:
+                assert found.grad is not None and torch.allclose(expected.grad, found.grad, atol=1e-6)
 
 
 def test_best_weights_on_validation_come_back_and_patience_stops(make, split, tmp_path):

@@ -48,14 +48,16 @@ class SandwichUpdate(Step):
     def backward(self, group: Sequence[Batch]) -> Tensor:
         members = self.members(self._steps_done())
         total = torch.zeros((), device=self.accelerator.device)
-        passes = [(member, batch) for member in members for batch in group]
-        for number, (member, batch) in enumerate(passes, start=1):
-            inputs = {name: value for name, value in batch.items() if name not in ("labels", "index")}
+        passes = [(member, piece) for member in members for piece in self.cut_up(group)]
+        examples = sum(len(piece["labels"]) for _, piece in passes)
+        for number, (member, piece) in enumerate(passes, start=1):
+            inputs = {name: value for name, value in piece.items() if name not in ("labels", "index")}
             self.supernet.activate(member)
             with self.accelerator.no_sync(self.model) if number < len(passes) else nullcontext():
-                loss = F.cross_entropy(self.model(**inputs).logits.float(), batch["labels"])
-                self.accelerator.backward(loss / len(passes))
-            total += loss.detach() / len(passes)
+                logits = self.model(**inputs).logits.float()
+                loss = F.cross_entropy(logits, piece["labels"], reduction="sum") / examples
+                self.accelerator.backward(loss)
+            total += loss.detach()
             if self.meter is not None:
                 self.meter.forward(inputs, member, self.supernet.sites)
                 self.meter.backward(inputs, member, self.supernet.sites)

@@ -23,7 +23,7 @@ def use_bf16(choice: str, device: torch.device) -> bool:
 @contextmanager
 def fast_attention(model: Any, bf16: bool, device: torch.device) -> Iterator[None]:
     """On a CPU in bf16, attention by plain products: the fused one's backward pass takes five times as long."""
-    before = model.config._attn_implementation
+    before = getattr(getattr(model, "config", None), "_attn_implementation", None)
     swap = bf16 and device.type == "cpu" and before == "sdpa"
     if swap:
         model.set_attn_implementation("eager")
