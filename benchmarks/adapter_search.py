@@ -44,7 +44,7 @@ from hf_fsl.search.nas import search_members
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters
 from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
-from hf_fsl.training.accelerators import mixed_precision
+from hf_fsl.training import make_accelerator
 
 WHOLE: dict[str, tuple[int, str]] = {
     "configurations": (100, "of the table, each trained with two seeds; also random search's budget"),
@@ -245,7 +245,7 @@ def main(options: argparse.Namespace) -> None:
     folder = Path.home() / ".cache" / "hf_fsl" / "benchmarks" if options.quick else RESULTS
     sizes = Sizes(8, 3, options.steps, options.batch_size, options.test_examples)
     runs = Runs(folder / f"{name}_runs.jsonl")
-    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision("auto"))
+    accelerator = make_accelerator("auto")
     bench = Bench(sizes, 0, runs, accelerator)
     space = make_space(bench, options)
     largest = trainable_parameters(uniform(bench, max(space.config.ranks), options.steps), bench.sites)

@@ -93,6 +93,8 @@ class ShotsConfig:
     per_device_train_batch_size: int = 32
     per_device_eval_batch_size: int = 64
     label_smoothing_factor: float = 0.0
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "no"
+    """Of every training, as ``training.mixed_precision`` of ``fine_tune``."""
     modules_to_save: list[str] | None = None
     """Modules trained in full with every architecture; ``null``: the classification head."""
 

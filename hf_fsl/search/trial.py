@@ -164,6 +164,7 @@ class AdapterTrial:
             per_device_train_batch_size=few_shot.per_device_train_batch_size,
             per_device_eval_batch_size=few_shot.per_device_eval_batch_size,
             label_smoothing_factor=few_shot.label_smoothing_factor,
+            mixed_precision=few_shot.mixed_precision,
             eval_strategy="no",
             save_steps=save_steps,
             save_total_limit=1,

@@ -14,12 +14,18 @@ from hf_fsl.training.precision import use_bf16
 from hf_fsl.training.trackers import JSONLTracker
 
 
-def make_accelerator(**options: Any) -> Accelerator:
+def make_accelerator(mixed_precision: str | None = None, **options: Any) -> Accelerator:
     """An Accelerator whose processes are one group on CPUs too.
 
     Without an accelerator Accelerate's multi-process launch must be told so; else each process takes itself for all.
+
+    Args:
+        mixed_precision: ``auto`` is bf16 where the processor multiplies it natively, else ``no``; None: as launched.
     """
-    return Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if use_bf16("auto", device or torch.device("cpu")) else "no"
+    return Accelerator(cpu=device is None, mixed_precision=mixed_precision, **options)
 
 
 def start_accelerator(config: TrainingConfig, folder: Path, project: str, settings: dict[str, Any]) -> Accelerator:
@@ -43,20 +49,12 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
             '(pip install "hf_fsl[tracking]") or leave it out; metrics.jsonl is written in any case.'
         )
     accelerator = make_accelerator(
-        mixed_precision=mixed_precision(config.mixed_precision),
+        config.mixed_precision,
         log_with=[JSONLTracker(folder / "metrics.jsonl"), *config.log_with],
         project_dir=str(folder),
     )
     accelerator.init_trackers(project, config=_flat(settings))
     return accelerator
-
-
-def mixed_precision(choice: str) -> str:
-    """Accelerate's name of a precision; of ``auto``, what this machine multiplies fastest."""
-    if choice != "auto":
-        return choice
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return "bf16" if use_bf16("auto", device or torch.device("cpu")) else "no"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
