@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,11 @@ from hf_fsl.search.alone import renew_head
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.space import GROUPS, Architecture, to_adapter_config
-from hf_fsl.search.trial import AdapterTrial, RungUpdate
+from hf_fsl.search.trial import AdapterTrial, CountedUpdate
 from hf_fsl.training import predict_logits, train
 from hf_fsl.training.checkpoints import load_trainable_state, trainable_state
 from hf_fsl.training.loop import TrainingDiverged
+from hf_fsl.training.update import Update
 
 DATA = Path(__file__).parents[1] / "recipes" / "data" / "supersense"
 RUNGS = (0.25, 0.5, 1.0)
@@ -160,7 +162,7 @@ class Bench:
         )  # fmt: skip
         update = partial(
             _update, kind=kind, loss=ClassificationLoss(False, None, 0.0), accelerator=self.accelerator,
-            config=settings, at_step=at_step, done=0,
+            config=settings, at_step=at_step,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -224,12 +226,14 @@ def best_rung(row: Row, rung: int | None = None) -> Row:
     return min(seen, key=lambda values: values["validation_loss"])
 
 
-def _update(model: Any, optimizer: Any, *, kind: Kind, **options: Any) -> RungUpdate:
+def _update(
+    model: Any, optimizer: Any, *, kind: Kind, at_step: Callable[[int, Any], None], **options: Any
+) -> CountedUpdate:
     if kind == "adalora":
         steps = iter(range(1, 1_000_000))
         # After the step and before gradients are dropped, as PEFT asks for.
         optimizer.optimizer.register_step_post_hook(lambda *_: model.base_model.update_and_allocate(next(steps)))
-    return RungUpdate(model, optimizer, **options)
+    return CountedUpdate(Update(model, optimizer, **options), at_step)
 
 
 def _diverged(steps: int, token_flops: float, seen: int) -> Row:

@@ -138,6 +138,7 @@ def _identity(config: FineTuneConfig) -> dict[str, Any]:
         "model": config.model.model_name_or_path,
         "adapter": to_dict(config.adapter),
         "learning_rate": training.learning_rate,
+        "loss": training.loss,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
     }

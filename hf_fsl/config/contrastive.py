@@ -227,6 +227,8 @@ class ContrastiveConfig:
         for name in ("label_smoothing_factor", "class_weights"):
             if getattr(training, name):
                 yield f"training.{name}: there are no classes in training; leave it out"
+        if training.loss != "cross_entropy":
+            yield f"training.loss: {training.loss} is of classes, and there are none in training; leave it out"
         if training.train_sampling_strategy != "random":
             yield "training.train_sampling_strategy: random; which pairs are compared must not depend on their length"
         if self.model.image.method == "frozen" and self.augmentation.active:

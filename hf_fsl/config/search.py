@@ -170,11 +170,11 @@ class AdapterSearchConfig:
                     f"search.objectives: loss, one of evaluation.metrics {self.evaluation.metrics}, or one of "
                     f"{', '.join(COSTS)}; got {name!r}"
                 )
-        if self.space.loss != ["cross_entropy"]:
-            yield f"space.loss: this recipe trains with cross_entropy, as fine_tune does; got {self.space.loss}"
         foreign = sorted(set(self.space.methods) - {"lora", "none"})
         if self.strategy == "supernet" and foreign:
             yield f"strategy: a supernet is of nested LoRA; {', '.join(foreign)} need strategy: general"
+        if self.strategy == "supernet" and self.space.loss != ["cross_entropy"]:
+            yield f"space.loss: a supernet trains with cross_entropy; {self.space.loss} needs strategy: general"
         inherited = ["loss", "parameters", "latency"]
         if self.strategy == "supernet" and self.search.objectives not in (inherited[:2], inherited):
             yield f"search.objectives: of a supernet {inherited[:2]} or {inherited}, got {self.search.objectives}"

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hf_fsl.config.sections import Loss
+
 Method = Literal["lora", "rslora", "dora", "ia3", "ln_tuning", "vera", "none"]
 SiteGroup = Literal["attention_qv", "attention_ko", "feed_forward"]
-Loss = Literal["cross_entropy", "supervised_contrastive", "prototypical"]
 
 RANKED = ("lora", "rslora", "dora", "vera")
 """Methods whose sites have a rank; at the others a site is on (1) or off (0)."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+Loss = Literal["cross_entropy", "supervised_contrastive", "prototypical"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -123,6 +125,11 @@ class TrainingConfig:
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "linear"
     warmup_steps: float = 0.06
     """Below 1: a share of all steps; from 1: a number of steps."""
+    loss: Loss = "cross_entropy"
+    """``supervised_contrastive`` and ``prototypical`` are added to cross-entropy, on what the classification layer
+    reads: examples of a class in the same batch are drawn together there."""
+    metric_loss_weight: float = 0.5
+    """Share of that loss in the sum; the rest is cross-entropy."""
     label_smoothing_factor: float = 0.0
     class_weights: Literal["balanced"] | list[float] | None = None
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
@@ -160,7 +167,7 @@ class TrainingConfig:
             "logging_steps",
         )  # fmt: skip
         yield from _at_least(self, 0, "weight_decay", "warmup_steps", "dataloader_num_workers")
-        yield from _between(self, 0.0, 1.0, "label_smoothing_factor")
+        yield from _between(self, 0.0, 1.0, "label_smoothing_factor", "metric_loss_weight")
         if not self.seeds:
             yield "seeds: at least one"
         if len(set(self.seeds)) < len(self.seeds):
@@ -225,6 +232,11 @@ class FineTuneConfig:
             yield (
                 f"training.metric_for_best_model: one of evaluation.metrics {self.evaluation.metrics} or loss, "
                 f"got {self.training.metric_for_best_model!r}"
+            )
+        if self.training.loss != "cross_entropy" and self.data.problem_type == "multi_label_classification":
+            yield (
+                f"training.loss: {self.training.loss} compares examples with one label each, and here they have "
+                "several. Use cross_entropy"
             )
         single = self.data.text_pair_column is None and self.data.problem_type == "single_label_classification"
         if "linear_probe" in self.evaluation.baselines and not single:

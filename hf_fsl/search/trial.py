@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training import list_checkpoints, predict_logits, train
-from hf_fsl.training.update import Batch, Update
+from hf_fsl.training.metric_update import classification_update
+from hf_fsl.training.update import Batch, Step
 
 TIMED = 16
 """Examples in the batch whose latency is measured."""
@@ -128,9 +128,12 @@ class AdapterTrial:
                 self.train,
                 self.training_config(architecture, min(rungs, default=None)),
                 accelerator,
-                partial(
-                    RungUpdate, loss=self._loss(), accelerator=accelerator,
-                    config=self.training_config(architecture, None), at_step=at_step, done=done,
+                lambda prepared, optimizer: CountedUpdate(
+                    classification_update(
+                        prepared, optimizer, self._loss(), accelerator, self.training_config(architecture, None)
+                    ),
+                    at_step,
+                    done,
                 ),
                 seed=self.seed,
                 folder=context.folder,
@@ -163,6 +166,7 @@ class AdapterTrial:
             max_steps=architecture.steps,
             per_device_train_batch_size=few_shot.per_device_train_batch_size,
             per_device_eval_batch_size=few_shot.per_device_eval_batch_size,
+            loss=architecture.loss,
             label_smoothing_factor=few_shot.label_smoothing_factor,
             mixed_precision=few_shot.mixed_precision,
             eval_strategy="no",
@@ -214,22 +218,22 @@ class AdapterTrial:
         return ClassificationLoss(False, None, self.few_shot.label_smoothing_factor)
 
 
-class RungUpdate(Update):
+class CountedUpdate:
     """An optimiser step that says which step it was.
 
     Args:
+        update: the step.
         at_step: called with the number of steps done and the model after each.
         done: steps done before, by the worker whose checkpoint is gone on from.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, *, at_step: Any, done: int, **options: Any) -> None:
-        super().__init__(model, optimizer, options["loss"], options["accelerator"], options["config"])
-        self.at_step, self.step = at_step, done
+    def __init__(self, update: Step, at_step: Callable[[int, nn.Module], None], done: int = 0) -> None:
+        self.update, self.at_step, self.step = update, at_step, done
 
     def __call__(self, group: Sequence[Batch]) -> tuple[Tensor, Tensor | None, int]:
-        result = super().__call__(group)
+        result = self.update(group)
         self.step += 1
-        self.at_step(self.step, self.model)
+        self.at_step(self.step, self.update.model)
         return result
 
 

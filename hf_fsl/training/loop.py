@@ -30,8 +30,9 @@ from hf_fsl.training.checkpoints import (
     save_checkpoint,
     trainable_state,
 )
+from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.precision import fast_attention
-from hf_fsl.training.update import Batch, Update, make_optimizer, make_scheduler
+from hf_fsl.training.update import Batch, make_optimizer, make_scheduler
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 MakeUpdate = Callable[[nn.Module, Any], Callable[[Sequence[Batch]], tuple[torch.Tensor, torch.Tensor | None, int]]]
@@ -138,7 +139,7 @@ def train(
     accelerator.wait_for_everyone()
     make_update: Any = loss
     if isinstance(loss, ClassificationLoss):
-        make_update = partial(Update, loss=loss, accelerator=accelerator, config=config)
+        make_update = partial(classification_update, loss=loss, accelerator=accelerator, config=config)
     step_update = make_update(wrapped, stepper)
     begin_epoch: Callable[[int], None] | None = getattr(split, "start_epoch", None)
     started = time.perf_counter() - progress.wall_seconds

@@ -111,12 +111,13 @@ def test_wrong_settings_are_said_before_anything_runs(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     settings = yaml.safe_load(SMOKE.read_text())
     settings["space"]["loss"] = ["prototypical"]
+    settings["strategy"] = "supernet"
     settings["search"] |= {"trials": None, "rungs": [0.5, 0.2], "objectives": ["parameters"]}
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(settings))
     done = hf_fsl(environment, "validate", str(tmp_path / "wrong.yaml"))
     assert done.returncode == 2
     for problem in (
-        "space.loss: this recipe trains with cross_entropy",
+        "space.loss: a supernet trains with cross_entropy",
         "search.trials, seconds or token_flops: at least one of them",
         "search.rungs: ascending shares between 0 and 1",
         "search.objectives: the first is a metric",

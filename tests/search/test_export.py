@@ -8,15 +8,12 @@ import numpy as np
 import peft
 import pytest
 import torch
-import yaml
 
 from hf_fsl.adapters import attach_adapter, count_parameters, merge_adapter
-from hf_fsl.config import FineTuneConfig, load_config
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.space import (
     Architecture,
     SearchSpace,
-    fine_tune_sections,
     measure_adapter_latency,
     to_adapter_config,
     to_peft,
@@ -111,21 +108,6 @@ def test_many_layers_do_not_confuse_the_patterns():
     found = {n.split(".lora_A")[0]: p.shape[0] for n, p in adapted.named_parameters() if ".lora_A." in n}
     expected = {f"base_model.model.{s.name}": r for s in sites.sites if (r := architecture.rank_of(s))}
     assert found == expected
-
-
-def test_fine_tune_yaml_holds_the_architecture(model_and_sites, tmp_path):
-    _, sites = model_and_sites("bert")
-    architecture = Architecture("lora", ((1, 0, 4), (0, 4, 2)), 2.0, 0.1, 3e-3, 70)
-    sections = fine_tune_sections(architecture, sites)
-    path = tmp_path / "chosen.yaml"
-    path.write_text(yaml.safe_dump({
-        "data": {"path": "x", "text_column": "text"}, "model": {"model_name_or_path": "y"}, **sections,
-    }))  # fmt: skip
-    config = load_config(FineTuneConfig, path)
-    assert config.adapter == to_adapter_config(architecture, sites)
-    assert (config.training.learning_rate, config.training.max_steps) == (3e-3, 70)
-    with pytest.raises(SearchError, match="fine_tune trains with cross_entropy"):
-        fine_tune_sections(architecture.replace(loss="prototypical"), sites)
 
 
 def test_no_adapter_is_the_head_alone(model_and_sites):

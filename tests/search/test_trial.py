@@ -50,13 +50,15 @@ def test_few_shots_are_drawn_by_class_without_overlap():
         few_shot_splits(text_splits(), ShotsConfig(shots=13))
 
 
-def test_a_trial_gives_what_fine_tune_gives(trial, text_backbone, tmp_path):
-    found = trial(LORA, TrialContext(folder=tmp_path / "trial", rungs=[0.25, 0.5]))
+@pytest.mark.parametrize("loss", ["cross_entropy", "prototypical"])
+def test_a_trial_gives_what_fine_tune_gives(loss, trial, text_backbone, tmp_path):
+    architecture = LORA.replace(loss=loss)
+    found = trial(architecture, TrialContext(folder=tmp_path / "trial", rungs=[0.25, 0.5]))
     config = FineTuneConfig(
         data=DataConfig(path="tiny", text_column="text"),
         model=ModelConfig(model_name_or_path=str(text_backbone)),
-        adapter=to_adapter_config(LORA, trial.sites),
-        training=trial.training_config(LORA, None),
+        adapter=to_adapter_config(architecture, trial.sites),
+        training=trial.training_config(architecture, None),
         output_dir=str(tmp_path / "fine_tune"),
     )
     tuned = fine_tune_seed(config, few_shot_splits(text_splits(), SHOTS), make_accelerator(), 0)

@@ -2,7 +2,7 @@
 
 from hf_fsl.config.search_space import SearchSpaceConfig
 from hf_fsl.search.space.architecture import Architecture, adapter_parameters, check_fit, trainable_parameters
-from hf_fsl.search.space.export import fine_tune_sections, to_adapter_config, to_peft
+from hf_fsl.search.space.export import to_adapter_config, to_peft
 from hf_fsl.search.space.latency import Latency, measure_adapter_latency, measure_latency
 from hf_fsl.search.space.sites import GROUPS, Norm, Site, Sites, find_sites
 from hf_fsl.search.space.space import SearchSpace
@@ -19,7 +19,6 @@ __all__ = [
     "adapter_parameters",
     "check_fit",
     "find_sites",
-    "fine_tune_sections",
     "measure_adapter_latency",
     "measure_latency",
     "to_adapter_config",

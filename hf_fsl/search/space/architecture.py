@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from hf_fsl.config.search_space import RANKED, Loss, Method
+from hf_fsl.config.search_space import RANKED, Method
+from hf_fsl.config.sections import Loss
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.space.sites import GROUPS, Site, Sites
 

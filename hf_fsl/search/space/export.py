@@ -8,7 +8,7 @@ from typing import Any
 
 import peft
 
-from hf_fsl.config import AdapterConfig, to_dict
+from hf_fsl.config import AdapterConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.space.architecture import REFERENCE_RANK, Architecture, adapted_sites, check_fit
 from hf_fsl.search.space.sites import Sites
@@ -60,23 +60,6 @@ def to_adapter_config(architecture: Architecture, sites: Sites) -> AdapterConfig
         method=architecture.method, r=rank, rank_pattern=ranks, lora_alpha=alpha, alpha_pattern=alphas,
         lora_dropout=architecture.dropout, target_modules=names,
     )  # fmt: skip
-
-
-def fine_tune_sections(architecture: Architecture, sites: Sites) -> dict[str, Any]:
-    """The ``adapter`` and ``training`` sections of a ``fine_tune`` YAML that trains this architecture again.
-
-    Raises:
-        SearchError: its loss is not that of ``fine_tune``.
-    """
-    if architecture.loss != "cross_entropy":
-        raise SearchError(
-            f"fine_tune trains with cross_entropy; this architecture was found with {architecture.loss}."
-        )
-    adapter, default = to_dict(to_adapter_config(architecture, sites)), to_dict(AdapterConfig())
-    return {
-        "adapter": {name: value for name, value in adapter.items() if name == "method" or value != default[name]},
-        "training": {"learning_rate": architecture.learning_rate, "max_steps": architecture.steps},
-    }
 
 
 def _names(architecture: Architecture, sites: Sites) -> list[str]:
