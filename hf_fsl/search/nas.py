@@ -18,6 +18,9 @@ Latency = Callable[[Architecture], float]
 
 RACE_Z = 2.0
 """Standard errors by which a member must lose against one that is no larger to leave the race."""
+CHOICE_Z = 3.0
+"""Standard errors by which a member must beat the gradient's own, no larger ones to be on the front: the best of
+hundreds of noisy losses looks better than it is."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class MemberScore:
 
 @dataclass(frozen=True)
 class MemberSearch:
-    """All members that were scored, in that order, and the Pareto front of those that finished the race."""
+    """All members that were scored, in that order, and the front (see :func:`front_of`)."""
 
     scores: list[MemberScore]
     front: list[MemberScore]
@@ -110,12 +113,21 @@ def search_members(
             score(space.mutate(child, rng) if child in scored or rng.random() < 0.9 else child)
         stalled = stalled + 1 if len(scored) == before else 0  # a small space is exhausted
     scores = list(scored.values())
-    return MemberSearch(scores, front_of(scores))
+    return MemberSearch(scores, front_of(scores, gradient_family(trained, population)))
 
 
-def front_of(scores: Sequence[MemberScore]) -> list[MemberScore]:
-    """The Pareto front of the members that finished, smallest first."""
+def front_of(scores: Sequence[MemberScore], family: Sequence[Architecture] = ()) -> list[MemberScore]:
+    """The Pareto front of the members that finished, smallest first.
+
+    Args:
+        family: members that these losses did not choose. Others are on the front only where they beat clearly what of
+            the family is no larger.
+    """
     finished = [score for score in scores if score.finished]
+    known = set(family)
+    trusted = [score for score in finished if score.architecture in known]
+    if trusted:
+        finished = [score for score in finished if score.architecture in known or _beats(score, trusted)]
     if not finished:
         return []
     points = objectives(finished)
@@ -126,15 +138,10 @@ def front_of(scores: Sequence[MemberScore]) -> list[MemberScore]:
 
 
 def starting_members(trained: TrainedSupernet, count: int, rng: np.random.Generator) -> list[Architecture]:
-    """``count`` members of all sizes: the gradient's family (a third), the same rank everywhere, no adapter, and
+    """``count`` members of all sizes: the gradient's family (half of them), the same rank everywhere, no adapter, and
     others drawn evenly over the logarithm of their size."""
     space, largest = trained.space, trained.supernet.largest
-    found: list[Architecture] = []
-    if trained.gradients:
-        family = nested_seeds(trained.gradients, space, largest)
-        found += (
-            [family[int(i)] for i in np.linspace(0, len(family) - 1, min(len(family), count // 3))] if family else []
-        )
+    found = gradient_family(trained, count)
     for rank in space.config.ranks:
         found.append(largest.replace(ranks=tuple(tuple(rank if top else 0 for top in row) for row in largest.ranks)))
     found.append(corner(space, min))
@@ -142,6 +149,15 @@ def starting_members(trained: TrainedSupernet, count: int, rng: np.random.Genera
     while len(found) < count:
         found.append(space.sample_stratified(rng))
     return list(dict.fromkeys(found))
+
+
+def gradient_family(trained: TrainedSupernet, count: int) -> list[Architecture]:
+    """``count`` / 2 members of all sizes that the gradient pass alone names, without any validation example."""
+    if not trained.gradients:
+        return []
+    family = nested_seeds(trained.gradients, trained.space, trained.supernet.largest)
+    kept = np.linspace(0, len(family) - 1, min(len(family), count // 2))
+    return [family[int(place)] for place in kept] if family else []
 
 
 class _Race:
@@ -154,11 +170,7 @@ class _Race:
     def run(self, architecture: Architecture, others: Sequence[MemberScore]) -> MemberScore:
         size = self.space.parameters(architecture)
         seconds = self.latency(architecture) if self.latency is not None else None
-        rivals = [
-            other for other in others
-            if other.finished and other.parameters <= size
-            and (seconds is None or (other.latency is not None and other.latency <= seconds))
-        ]  # fmt: skip
+        rivals = [other for other in others if other.finished and _no_dearer(other, size, seconds)]
         seen, started, before = np.empty(0), time.perf_counter(), self.meter.flops
         for number in range(len(self.evaluator.chunks)):
             seen = np.concatenate([seen, self.evaluator.losses(architecture, number)])
@@ -173,10 +185,18 @@ class _Race:
         )  # fmt: skip
 
 
-def _clearly_worse(ours: np.ndarray, theirs: np.ndarray) -> bool:
+def _clearly_worse(ours: np.ndarray, theirs: np.ndarray, z: float = RACE_Z) -> bool:
     difference = ours - theirs
     error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
-    return bool(difference.mean() > RACE_Z * error)
+    return bool(difference.mean() > z * error)
+
+
+def _beats(score: MemberScore, trusted: Sequence[MemberScore]) -> bool:
+    rivals = [rival for rival in trusted if _no_dearer(rival, score.parameters, score.latency)]
+    if not rivals:
+        return True
+    best = min(rivals, key=lambda rival: rival.loss)
+    return _clearly_worse(best.losses, score.losses, CHOICE_Z)
 
 
 def _survivors(scores: list[MemberScore], count: int) -> list[MemberScore]:
@@ -198,3 +218,8 @@ def _standing(scores: Sequence[MemberScore]) -> tuple[np.ndarray, np.ndarray]:
 def _tournament(ranks: np.ndarray, crowds: np.ndarray, rng: np.random.Generator) -> int:
     a, b = (int(index) for index in rng.integers(len(ranks), size=2))
     return min(a, b, key=lambda index: (ranks[index], -crowds[index]))
+
+
+def _no_dearer(score: MemberScore, parameters: int, latency: float | None) -> bool:
+    no_slower = latency is None or (score.latency is not None and score.latency <= latency)
+    return score.parameters <= parameters and no_slower

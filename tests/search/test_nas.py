@@ -14,7 +14,7 @@ from hf_fsl.search.anchors import Anchors, choose_anchors
 from hf_fsl.search.audit import audit, conclude, constant_losses
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.nas import objectives, search_members
+from hf_fsl.search.nas import MemberScore, front_of, objectives, search_members
 from hf_fsl.search.pareto import non_dominated_ranks
 from hf_fsl.search.space import Architecture, SearchSpace, find_sites
 from hf_fsl.search.supernet import SupernetConfig, train_supernet
@@ -63,6 +63,23 @@ def test_the_one_site_that_matters_is_on_the_front(planted):
     assert min(score.loss for score in chosen) < best + 0.05 < 0.45
     without = [score.loss for score in found.scores if score.architecture.ranks[2][2] == 0]
     assert min(without) > 0.6
+
+
+def test_a_lucky_member_is_not_on_the_front_and_a_clearly_better_one_is():
+    rng = np.random.default_rng(0)
+    losses = rng.exponential(1.0, 80)
+
+    def scored(rank: int, shift: np.ndarray | float, parameters: int) -> MemberScore:
+        own = losses + shift
+        return MemberScore(Architecture.uniform(rank, 2), own, float(own.mean()), parameters, None, True)
+
+    noise = rng.standard_normal(80) * 0.5
+    lucky = noise - noise.mean() - 0.05  # better by 0.05, its standard error being 0.056
+    small, family, other = scored(1, 0.0, 100), scored(2, -0.2, 200), scored(4, -0.2 + lucky, 250)
+    clear, least = scored(8, -0.5 + noise * 0.1, 300), scored(0, 0.9, 50)
+    scores, known = [small, family, other, clear, least], [small.architecture, family.architecture]
+    assert front_of(scores, known) == [least, small, family, clear]
+    assert front_of(scores) == [least, small, family, other, clear]
 
 
 def test_search_is_the_same_again_with_the_same_seed(planted):
