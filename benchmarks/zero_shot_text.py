@@ -15,6 +15,7 @@ by 200 unlabelled texts of the training split, all on the same texts.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import interleave, ratio, write_result
+from common import RESULTS, interleave, ratio, write_result
 from datasets import Dataset, load_dataset
 from encode import mixed_texts
 from transformers import pipeline
@@ -156,6 +157,7 @@ def measure_quality(pipes: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def main(model: str, count: int, sizes: list[int], rounds: int, quality: int) -> None:
+    """What is not asked for (no sizes, no texts for quality) stays as an earlier run left it."""
     if not Path(model).is_dir():
         raise SystemExit(f"There is no NLI model at {model}. Train it: see the head of {Path(__file__).name}.")
     common: dict[str, Any] = {"model": model, "device": "cpu"}
@@ -167,15 +169,18 @@ def main(model: str, count: int, sizes: list[int], rounds: int, quality: int) ->
         "bfloat16": pipeline("zero-shot-classification", **common, dtype="bfloat16"),
     }
     texts = mixed_texts(count, longest=50)
+    before = RESULTS / "zero_shot_text.json"
+    known = json.loads(before.read_text()) if before.exists() else {}
     time = {str(size): measure_time(pipes, stock, texts, class_names(size), rounds) for size in sizes}
-    write_result("zero_shot_text", {"texts": count, "labels": time, "quality": measure_quality(pipes, quality)})
+    measured = measure_quality(pipes, quality) if quality else known.get("quality", {})
+    write_result("zero_shot_text", {"texts": count, "labels": known.get("labels", {}) | time, "quality": measured})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="outputs/wordnet-nli/bundle")
     parser.add_argument("--texts", type=int, default=100)
-    parser.add_argument("--labels", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--labels", type=int, nargs="*", default=[8, 16, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quality-texts", type=int, default=1200)
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,17 +131,42 @@ def measured_cost(wall_seconds: float, processes: int) -> CostRecord:
 def write_predictions(path: Path, splits: Splits, labels: np.ndarray, outcomes: Sequence[SeedOutcome]) -> Path:
     """One row a test example and seed, for error analysis: input (texts), label, prediction, its probability."""
     task, names = splits.task, splits.task.label_names
-    tables = []
-    for outcome in outcomes:
-        predictions = predicted_labels(outcome.logits, task.multi_label)
-        columns: dict[str, Any] = {"seed": [outcome.record.seed] * len(labels), "index": list(range(len(labels)))}
-        if task.modality != "image":
-            columns |= {column: list(splits.test[column]) for column in task.input_columns}
-        columns["label"] = [_named(row, names) for row in labels]
-        columns["prediction"] = [_named(row, names) for row in predictions]
-        columns["probability"] = probabilities_of(outcome.logits, task.multi_label).max(-1).tolist()
-        columns["correct"] = correct(predictions, labels).tolist()
-        tables.append(pa.table(columns))
+    columns = () if task.modality == "image" else task.input_columns
+    texts = {column: list(splits.test[column]) for column in columns}
+    tables = [
+        prediction_table({"seed": outcome.record.seed}, texts, labels, outcome.logits, names, task.multi_label)
+        for outcome in outcomes
+    ]
+    return write_tables(path, tables)
+
+
+def prediction_table(
+    same: Mapping[str, Any],
+    texts: Mapping[str, Sequence[str]],
+    labels: np.ndarray,
+    logits: np.ndarray,
+    names: Sequence[str],
+    multi_label: bool = False,
+) -> pa.Table:
+    """What was predicted for each example, by the names of the classes, with its probability.
+
+    Args:
+        same: columns that hold one value.
+        texts: the inputs, column by column, where they are texts.
+        logits: ``(N, C)``; log-probabilities will do.
+    """
+    predictions = predicted_labels(logits, multi_label)
+    columns: dict[str, Any] = {name: [value] * len(labels) for name, value in same.items()}
+    columns |= {"index": list(range(len(labels)))} | {name: list(values) for name, values in texts.items()}
+    columns["label"] = [_named(row, names) for row in labels]
+    columns["prediction"] = [_named(row, names) for row in predictions]
+    columns["probability"] = probabilities_of(logits, multi_label).max(-1).tolist()
+    columns["correct"] = correct(predictions, labels).tolist()
+    return pa.table(columns)
+
+
+def write_tables(path: Path, tables: Sequence[pa.Table]) -> Path:
+    """Tables, one below the other, as Parquet."""
     with replaced(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)
     return path

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
 from hf_fsl import environment
@@ -19,11 +17,10 @@ from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import FewShotRecipeConfig, to_dict
 from hf_fsl.few_shot.pools import Examples, Pools
-from hf_fsl.files import replaced
 from hf_fsl.metrics import confusion_matrix, paired_difference, probabilities_of
 from hf_fsl.modeling.export import Exported
 from hf_fsl.records import EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
-from hf_fsl.reporting import measure, measured_cost
+from hf_fsl.reporting import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Task
 
@@ -148,18 +145,9 @@ def report(record: RunRecord) -> Iterator[str]:
 
 def write_predictions(path: Path, measured: MeasuredClassifier) -> Path:
     """One row a test example, for error analysis."""
-    probabilities, names = probabilities_of(measured.logits, False), measured.task.label_names
-    best = probabilities.argmax(-1)
-    columns: dict[str, Any] = {"index": list(range(len(best)))}
-    if measured.task.modality == "text":
-        columns["text"] = measured.inputs
-    columns["label"] = [names[row] for row in measured.labels]
-    columns["prediction"] = [names[row] for row in best]
-    columns["probability"] = probabilities.max(-1).tolist()
-    columns["correct"] = (best == measured.labels).tolist()
-    with replaced(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
-    return path
+    task = measured.task
+    texts = {"text": measured.inputs} if task.modality == "text" else {}
+    return write_tables(path, [prediction_table({}, texts, measured.labels, measured.logits, task.label_names)])
 
 
 def _share(passed: np.ndarray, resamples: int) -> Measurement:

@@ -117,24 +117,29 @@ def search_members(
 
 
 def front_of(scores: Sequence[MemberScore], family: Sequence[Architecture] = ()) -> list[MemberScore]:
-    """The Pareto front of the members that finished, smallest first.
+    """The members that finished and are worth training again, smallest first.
 
     Args:
-        family: members that these losses did not choose. Others are on the front only where they beat clearly what of
-            the family is no larger.
+        family: members that these losses did not choose. They are there unless something no larger beats them clearly:
+            inherited losses do not say what more rank is worth. Others are there where they beat clearly what of the
+            family is no larger. Without a family it is the Pareto front.
     """
-    finished = [score for score in scores if score.finished]
+    finished = sorted((score for score in scores if score.finished), key=lambda score: (score.parameters, score.loss))
     known = set(family)
     trusted = [score for score in finished if score.architecture in known]
-    if trusted:
-        finished = [score for score in finished if score.architecture in known or _beats(score, trusted)]
-    if not finished:
-        return []
-    points = objectives(finished)
-    chosen: dict[bytes, MemberScore] = {}
-    for index in front(points):
-        chosen.setdefault(points[index].tobytes(), finished[index])  # one of those that nothing tells apart
-    return list(chosen.values())
+    if not trusted:
+        points = objectives(finished)
+        chosen: dict[bytes, MemberScore] = {}
+        for index in front(points):
+            chosen.setdefault(points[index].tobytes(), finished[index])  # one of those that nothing tells apart
+        return list(chosen.values())
+    kept: list[MemberScore] = []
+    for score in finished:
+        own = score.architecture in known
+        rivals = [rival for rival in (kept if own else trusted) if _no_dearer(rival, score.parameters, score.latency)]
+        if not rivals or _stands(score, min(rivals, key=lambda rival: rival.loss), own):
+            kept.append(score)
+    return kept
 
 
 def starting_members(trained: TrainedSupernet, count: int, rng: np.random.Generator) -> list[Architecture]:
@@ -191,14 +196,6 @@ def _clearly_worse(ours: np.ndarray, theirs: np.ndarray, z: float = RACE_Z) -> b
     return bool(difference.mean() > z * error)
 
 
-def _beats(score: MemberScore, trusted: Sequence[MemberScore]) -> bool:
-    rivals = [rival for rival in trusted if _no_dearer(rival, score.parameters, score.latency)]
-    if not rivals:
-        return True
-    best = min(rivals, key=lambda rival: rival.loss)
-    return _clearly_worse(best.losses, score.losses, CHOICE_Z)
-
-
 def _survivors(scores: list[MemberScore], count: int) -> list[MemberScore]:
     if len(scores) <= count:
         return scores
@@ -218,6 +215,13 @@ def _standing(scores: Sequence[MemberScore]) -> tuple[np.ndarray, np.ndarray]:
 def _tournament(ranks: np.ndarray, crowds: np.ndarray, rng: np.random.Generator) -> int:
     a, b = (int(index) for index in rng.integers(len(ranks), size=2))
     return min(a, b, key=lambda index: (ranks[index], -crowds[index]))
+
+
+def _stands(score: MemberScore, rival: MemberScore, own: bool) -> bool:
+    """Of the family: unless beaten clearly. Of the others: where it beats clearly."""
+    if own:
+        return not _clearly_worse(score.losses, rival.losses)
+    return _clearly_worse(rival.losses, score.losses, CHOICE_Z)
 
 
 def _no_dearer(score: MemberScore, parameters: int, latency: float | None) -> bool:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -18,10 +16,9 @@ from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig, to_dict
 from hf_fsl.data import Splits
-from hf_fsl.files import replaced
 from hf_fsl.metrics import confusion_matrix
 from hf_fsl.records import ModelRecord, RunRecord
-from hf_fsl.reporting import measure, measured_cost
+from hf_fsl.reporting import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Modality, Task
 from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs
@@ -143,17 +140,9 @@ def report(record: RunRecord) -> Iterator[str]:
 
 def write_predictions(path: Path, test: LabelledInputs, compared: Compared) -> Path:
     """One row a test example and scorer, for error analysis."""
-    tables = []
-    for name, logarithm in compared.chosen.items():
-        best = logarithm.argmax(-1)
-        columns: dict[str, Any] = {"scorer": [name] * len(best), "index": list(range(len(best)))}
-        if isinstance(test.inputs[0], str):
-            columns["text"] = test.inputs
-        columns["label"] = [test.names[row] for row in test.labels]
-        columns["prediction"] = [test.names[row] for row in best]
-        columns["probability"] = np.exp(logarithm.max(-1)).tolist()
-        columns["correct"] = (best == test.labels).tolist()
-        tables.append(pa.table(columns))
-    with replaced(path) as temporary:
-        pq.write_table(pa.concat_tables(tables), temporary)
-    return path
+    texts = {"text": test.inputs} if isinstance(test.inputs[0], str) else {}
+    tables = [
+        prediction_table({"scorer": name}, texts, test.labels, logarithm, test.names)
+        for name, logarithm in compared.chosen.items()
+    ]
+    return write_tables(path, tables)
