@@ -120,9 +120,9 @@ def front_of(scores: Sequence[MemberScore], family: Sequence[Architecture] = ())
     """The members that finished and are worth training again, smallest first.
 
     Args:
-        family: members that these losses did not choose. They are there unless something no larger beats them clearly:
-            inherited losses do not say what more rank is worth. Others are there where they beat clearly what of the
-            family is no larger. Without a family it is the Pareto front.
+        family: members that these losses did not choose. They are all there: inherited losses do not say what more
+            rank is worth. Others are there where they beat clearly what of the family is no larger. Without a family
+            it is the Pareto front.
     """
     finished = sorted((score for score in scores if score.finished), key=lambda score: (score.parameters, score.loss))
     known = set(family)
@@ -133,13 +133,7 @@ def front_of(scores: Sequence[MemberScore], family: Sequence[Architecture] = ())
         for index in front(points):
             chosen.setdefault(points[index].tobytes(), finished[index])  # one of those that nothing tells apart
         return list(chosen.values())
-    kept: list[MemberScore] = []
-    for score in finished:
-        own = score.architecture in known
-        rivals = [rival for rival in (kept if own else trusted) if _no_dearer(rival, score.parameters, score.latency)]
-        if not rivals or _stands(score, min(rivals, key=lambda rival: rival.loss), own):
-            kept.append(score)
-    return kept
+    return [score for score in finished if score.architecture in known or _beats(score, trusted)]
 
 
 def starting_members(trained: TrainedSupernet, count: int, rng: np.random.Generator) -> list[Architecture]:
@@ -217,11 +211,10 @@ def _tournament(ranks: np.ndarray, crowds: np.ndarray, rng: np.random.Generator)
     return min(a, b, key=lambda index: (ranks[index], -crowds[index]))
 
 
-def _stands(score: MemberScore, rival: MemberScore, own: bool) -> bool:
-    """Of the family: unless beaten clearly. Of the others: where it beats clearly."""
-    if own:
-        return not _clearly_worse(score.losses, rival.losses)
-    return _clearly_worse(rival.losses, score.losses, CHOICE_Z)
+def _beats(score: MemberScore, trusted: Sequence[MemberScore]) -> bool:
+    rivals = [rival for rival in trusted if _no_dearer(rival, score.parameters, score.latency)]
+    best = min(rivals, key=lambda rival: rival.loss, default=None)
+    return best is None or _clearly_worse(best.losses, score.losses, CHOICE_Z)
 
 
 def _no_dearer(score: MemberScore, parameters: int, latency: float | None) -> bool:
