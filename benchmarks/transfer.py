@@ -34,6 +34,7 @@ CONFIG = ROOT / "recipes" / "configs" / "fine_tune" / "supersense.yaml"
 RUNS = RESULTS / "transfer_runs.jsonl"
 
 
+PRECISION = ["--training.mixed_precision", "auto"]
 SMOOTHING = "--training.label_smoothing_factor 0.1"
 SETTINGS = [SMOOTHING, f"{SMOOTHING} --training.train_sampling_strategy random"]
 METHODS = {
@@ -51,7 +52,7 @@ def run(overrides: list[str], seed: int, splits: Any, accelerator: Accelerator) 
         if row["overrides"] == overrides and row["seed"] == seed and row["right"]:
             return row
     with tempfile.TemporaryDirectory() as folder:
-        places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder())]
+        places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder()), *PRECISION]
         config = load_config(FineTuneConfig, CONFIG, [*places, "--output_dir", folder, *overrides])
         trained = fine_tune_seed(config, splits, accelerator, seed)
     record = trained.outcome.record
@@ -72,7 +73,7 @@ def run(overrides: list[str], seed: int, splits: Any, accelerator: Accelerator) 
 
 
 def main(seeds: list[int]) -> None:
-    places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder())]
+    places = ["--data.path", str(DATA), "--model.model_name_or_path", str(minilm_folder()), *PRECISION]
     config = load_config(FineTuneConfig, CONFIG, places)
     splits = load_splits(config.data)
     with tempfile.TemporaryDirectory() as folder:

@@ -134,7 +134,8 @@ class TrainingConfig:
     class_weights: Literal["balanced"] | list[float] | None = None
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "no"
-    """``auto``: bf16 where the processor multiplies it natively, else float32. Weights stay as they are."""
+    """``auto``: bf16 where the processor multiplies it natively, else float32. Weights stay as they are. On a CPU it
+    pays with one thread; small models share bf16 products badly between threads."""
     gradient_checkpointing: bool = False
     auto_find_batch_size: bool = True
     """Halve the batch and double the accumulation when the memory does not suffice."""

@@ -96,6 +96,7 @@ def test_resumed_run_ends_in_the_weights_of_an_uninterrupted_one(hub_environment
     assert other.returncode == 1 and "belongs to another run (loss" in other.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_negatives_of_both(hub_environment, tmp_path):
     """The same 16 pairs a step, as 2 x 8 on one process and as 8 on each of two: the same losses."""
     options = ["--training.logging_steps", "1", "--training.max_steps", "3"]
