@@ -14,10 +14,9 @@ from hf_fsl.adaptation.layers import LayerCut, StateStore, encoder_layers
 from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.items import read_items
 from hf_fsl.backbones.texts import padded_length
+from hf_fsl.training.update import TOKENS_AT_ONCE
 
 IMAGES_PER_BATCH = 32
-MAX_TOKENS = {"cpu": 384}
-"""Tokens embedded at a time, by device: on a CPU, batches of like length, with little padding to carry gradients."""
 
 Run = Callable[[], Tensor]
 
@@ -91,7 +90,7 @@ class Examples:
         backbone = self.backbone
         if self.text:
             ids = [self.tokens[row].tolist() for row in rows]
-            for batch in backbone.text_batches(ids, MAX_TOKENS.get(backbone.device.type)):
+            for batch in backbone.text_batches(ids, TOKENS_AT_ONCE.get(backbone.device.type)):
                 yield batch.rows, lambda batch=batch: backbone.embed_text_batch(batch)  # type: ignore[misc]
             return
         for start in range(0, len(rows), IMAGES_PER_BATCH):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,26 +34,18 @@ class MetricUpdate(Update):
         UserError: the model has no classification layer, or one that reads every token.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Any,
-        loss: ClassificationLoss,
-        accelerator: Accelerator,
-        config: TrainingConfig,
-    ) -> None:
-        super().__init__(model, optimizer, loss, accelerator, config)
-        self.metric, self.weight = METRIC_LOSSES[config.loss], config.metric_loss_weight
-        self.layer = classification_layer(accelerator.unwrap_model(model))
+    @cached_property
+    def layer(self) -> nn.Linear:
+        return classification_layer(self.accelerator.unwrap_model(self.model))
 
     def backward(self, group: Sequence[Batch]) -> Tensor:
         denominator = sum(self.loss.denominator(batch["labels"]) for batch in group)
-        total = torch.zeros((), device=self.accelerator.device)
+        weight, total = self.config.metric_loss_weight, torch.zeros((), device=self.accelerator.device)
         for number, batch in enumerate(group, start=1):
             with self.accelerator.no_sync(self.model) if number < len(group) else nullcontext():
                 summed, features, labels = self._forward(batch)
-                value = (1 - self.weight) * summed / denominator
-                value = value + self.weight * self._compared(features, labels) / len(group)
+                value = (1 - weight) * summed / denominator
+                value = value + weight * self._compared(features, labels) / len(group)
                 self.accelerator.backward(value)
             total += value.detach()
         return self.accelerator.reduce(total, reduction="mean") if self.accelerator.num_processes > 1 else total
@@ -76,7 +69,9 @@ class MetricUpdate(Update):
 
     def _compared(self, features: Tensor, labels: Tensor) -> Tensor:
         counts = labels.unique(return_counts=True)[1]
-        return self.metric(features, labels) if len(counts) > 1 and counts.max() > 1 else features.sum() * 0
+        if len(counts) < 2 or counts.max() < 2:
+            return features.sum() * 0
+        return METRIC_LOSSES[self.config.loss](features, labels)
 
 
 def classification_update(
