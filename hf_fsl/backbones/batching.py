@@ -42,11 +42,8 @@ def token_batches(
         pad: the padding token's id.
         length: pads every sequence to this length; None: to the longest of its batch.
     """
-    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    start = 0
-    while start < len(order):
-        longest = max(len(ids[order[start]]), length or 0)
-        rows = order[start : start + max(1, max_tokens // longest)]
+    for rows in length_batches([len(row) for row in ids], max_tokens, length or 0):
+        longest = max(len(ids[rows[0]]), length or 0)
         batch = torch.full((len(rows), longest), pad)
         mask = torch.zeros_like(batch) if len(ids[rows[-1]]) < longest else None
         for line, row in enumerate(rows):
@@ -55,4 +52,14 @@ def token_batches(
             if mask is not None:
                 mask[line, :size] = 1
         yield TokenBatch(rows, batch, mask, sum(len(ids[row]) for row in rows))
+
+
+def length_batches(lengths: Sequence[int], max_tokens: int, least: int = 0) -> Iterator[list[int]]:
+    """Rows of like length, the longest first: at least one, and as many as hold ``max_tokens`` when they are padded to
+    the longest of them, or to ``least``."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, max_tokens // max(lengths[order[start]], least))]
+        yield rows
         start += len(rows)

@@ -15,6 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from hf_fsl.backbones.batching import length_batches
 from hf_fsl.config import TrainingConfig
 from hf_fsl.errors import UserError
 from hf_fsl.losses import ClassificationLoss
@@ -119,15 +120,11 @@ def by_length(batch: Batch) -> Iterator[Batch]:
     width = mask.shape[1]
     padded = {name for name, value in batch.items() if name != "labels" and value.shape[:2] == ids.shape[:2]}
     on_the_left = not bool(mask[:, 0].all())
-    lengths = mask.sum(1)
-    order = lengths.argsort(descending=True, stable=True)
-    start = 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        rows = order[start : start + max(1, limit // longest)]
+    lengths = mask.sum(1).tolist()
+    for rows in length_batches(lengths, limit):
+        longest = lengths[rows[0]]
         kept = slice(width - longest, width) if on_the_left else slice(longest)
         yield {name: value[rows][:, kept] if name in padded else value[rows] for name, value in batch.items()}
-        start += len(rows)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]) -> torch.optim.Optimizer:
