@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from huggingface_hub import HfApi
-from launching import ROOT, hf_fsl, launch
+from launching import ROOT, hf_fsl, launch, run_process
 
 from hf_fsl.hub.verify import require_verified
 from hf_fsl.records import RunRecord
@@ -61,9 +61,7 @@ def test_what_was_published_loads_without_hf_fsl_and_grows_with_it(run, hub_envi
     )
     assert stranger.returncode == 0, stranger.stderr[-2000:]
     assert stranger.stdout.split() == ["animal"]
-    again = subprocess.run(
-        [sys.executable, "-c", _AGAIN], env=hub_environment, cwd=ROOT, capture_output=True, text=True
-    )
+    again = run_process([sys.executable, "-c", _AGAIN], hub_environment)
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stdout.splitlines()[-1] == "['water', 'feeling']"
     answers = hf_fsl(hub_environment, "predict", "me/few", "a sweet pastry filled with fruit")

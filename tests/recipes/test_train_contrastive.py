@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
-from launching import ROOT
+from launching import ROOT, hf_fsl
 from launching import launch as launch_recipe
 from safetensors.torch import load_file
 
@@ -66,8 +66,7 @@ def test_smoke_config_runs_publishes_and_loads_in_the_stock_pipeline(hub, hub_en
     stock = [sys.executable, "-I", "-c", STRANGER, str(bundle), "VisionTextDualEncoderModel"]
     loaded = subprocess.run(stock, env=hub_environment, capture_output=True, text=True)
     assert loaded.returncode == 0, loaded.stderr[-2000:]
-    again = [sys.executable, "-m", "hf_fsl.cli.main", "push", str(bundle), "--hub_model_id", "me/again"]
-    pushed = subprocess.run(again, cwd=ROOT, env=hub_environment, capture_output=True, text=True)
+    pushed = hf_fsl(hub_environment, "push", str(bundle), "--hub_model_id", "me/again")
     assert pushed.returncode == 0 and "Pushed to" in pushed.stdout, pushed.stderr
 
 
