@@ -111,6 +111,7 @@ def _demo(options: argparse.Namespace) -> int:
         run(sys.executable, "-I", "-c", _LOAD, FEW_SHOT_MODEL, *SENTENCES)
         _say("4. Two hundred labels a class: fine-tune, evaluate, write the card, push")
         push = ["--hub.push_to_hub", "true", "--hub.hub_model_id", MODEL, "--output_dir", str(folder / "run")]
+        push += ["--training.num_train_epochs", "2"]  # of the config's three: a demo is watched
         run(*launch_command("fine_tune", "supersense", "cpu", [*push, *options.rest]))
         _say(f'5. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
         # -I: isolated, so that hf_fsl could not even be found in the working folder.
