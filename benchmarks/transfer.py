@@ -3,8 +3,8 @@
     python benchmarks/transfer.py [--seeds 0 1 2]
 
 How each method draws its batches is chosen by its mean accuracy on validation over the seeds; of the test predictions
-that a run keeps only those of the chosen setting are looked at. Learning rates, alpha and label smoothing had been
-chosen on validation with seed 0 before (those rows are kept too, as is one of five epochs). Finished runs are kept in
+that a run keeps only those of the chosen setting are looked at. Learning rates and alpha had been chosen on validation
+with seed 0 before (results/transfer_learning_rates.json), then label smoothing and epochs. Finished runs are kept in
 results/transfer_runs.jsonl, so that a stopped benchmark goes on where it was.
 """
 
