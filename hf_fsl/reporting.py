@@ -44,7 +44,7 @@ class SeedOutcome:
 def measure(logits: np.ndarray, labels: np.ndarray, task: Task, config: EvaluationConfig) -> dict[str, Measurement]:
     """Every metric of the config on a split, ours with bootstrap 95 % intervals."""
     measured: dict[str, Measurement] = {}
-    for name in dict.fromkeys([*config.metrics, "loss"]):
+    for name in dict.fromkeys([*config.metrics_of(task.multi_label), "loss"]):
         if name in OURS:
             measured[name] = bootstrap_interval(
                 name, logits, labels, config.bootstrap_resamples, seed=0, multi_label=task.multi_label

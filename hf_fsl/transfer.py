@@ -78,7 +78,7 @@ def fine_tune_seed(
     assert labels[0] is not None and labels[1] is not None and labels[2] is not None
     weights = class_weights(labels[0], len(task.label_names), training.class_weights)
     validation_labels, test_labels = labels[1].numpy(), labels[2].numpy()
-    names = [*config.evaluation.metrics, "loss"]
+    names = [*config.evaluation.metrics_of(task.multi_label), "loss"]
     # A metric that cannot be had is found out now, not after an epoch.
     every_class = np.eye(len(task.label_names))
     compute_metrics(names, every_class, every_class if task.multi_label else every_class.argmax(-1), task.multi_label)

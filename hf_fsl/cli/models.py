@@ -28,7 +28,10 @@ def add_commands(commands: Any) -> None:
         "--template", action="append", help="zero-shot: with a place {} for the label; may be repeated"
     )
     predict.add_argument("--multi-label", action="store_true", help="zero-shot: each label on its own")
-    predict.add_argument("--top-k", type=int, default=1, help="labels shown an input (default 1)")
+    predict.add_argument(
+        "--top-k", type=int,
+        help="labels shown an input (default 1; of a multi-label model, those from 0.5 on, or the best)",
+    )  # fmt: skip
     predict.add_argument("--batch-size", type=int, default=32)
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--trust-remote-code", action="store_true")
@@ -49,7 +52,7 @@ def add_commands(commands: Any) -> None:
         "--label-names", nargs="+", metavar="NAME",
         help="names of the labels 0, 1, … of a data set that has numbers only; matched with the model's by name",
     )  # fmt: skip
-    evaluate.add_argument("--metrics", nargs="+", default=["accuracy", "macro_f1", "mcc", "ece"])
+    evaluate.add_argument("--metrics", nargs="+", metavar="NAME", help="default: those defined for the kind of task")
     evaluate.add_argument("--batch-size", type=int, default=64)
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=_evaluate)
@@ -64,7 +67,7 @@ def _predict(options: argparse.Namespace) -> int:
     answers = zero_shot_answers(options, inputs) if options.labels is not None else _answers(options, inputs)
     width = min(60, max(len(text) for text in inputs))
     for text, answer in zip(inputs, answers, strict=True):
-        scores = answer[: options.top_k]
+        scores = answer if options.labels is None else answer[: options.top_k or 1]
         if options.json:
             print(json.dumps({"input": text, "labels": scores}, ensure_ascii=False), flush=True)
         else:
@@ -75,7 +78,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[str, Any]]]:
-    """For each input its labels by falling score, by a model that was trained for them."""
+    """For each input the labels to show by falling score, by a model that was trained for them."""
     from transformers import pipeline
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
@@ -89,11 +92,16 @@ def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[s
     is_text = pipe.task == "text-classification"
     given = [_pair(text) for text in inputs] if is_text else inputs
     settings = {"truncation": True} if is_text else {}
+    several = options.top_k is None and pipe.model.config.problem_type == "multi_label_classification"
+    top_k = pipe.model.config.num_labels if several else options.top_k or 1
     try:
-        answers = pipe(given, top_k=options.top_k, batch_size=options.batch_size, **settings)
+        answers = pipe(given, top_k=top_k, batch_size=options.batch_size, **settings)
     except (OSError, ValueError) as error:
         raise UserError(f"{options.model} cannot read the input: {error}") from error
-    return [answer if isinstance(answer, list) else [answer] for answer in answers]
+    answers = [answer if isinstance(answer, list) else [answer] for answer in answers]
+    if several:
+        answers = [[row for row in answer if row["score"] >= 0.5] or answer[:1] for answer in answers]
+    return answers
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -164,10 +164,11 @@ class AdapterSearchConfig:
     def problems(self) -> Iterator[str]:
         if self.data.problem_type != "single_label_classification":
             yield "data.problem_type: the search is for tasks with one label an example"
+        metrics = self.evaluation.metrics_of(multi_label=False)
         for name in self.search.objectives:
-            if name not in (*COSTS, "loss", *self.evaluation.metrics):
+            if name not in (*COSTS, "loss", *metrics):
                 yield (
-                    f"search.objectives: loss, one of evaluation.metrics {self.evaluation.metrics}, or one of "
+                    f"search.objectives: loss, one of evaluation.metrics {metrics}, or one of "
                     f"{', '.join(COSTS)}; got {name!r}"
                 )
         foreign = sorted(set(self.space.methods) - {"lora", "none"})

@@ -183,16 +183,23 @@ class TrainingConfig:
 class EvaluationConfig:
     """What is measured on validation and, once, on test."""
 
-    metrics: list[str] = field(default_factory=lambda: ["accuracy", "macro_f1", "mcc", "ece"])
-    """Ours by name (accuracy, macro_f1, mcc, ece); anything else goes to ``evaluate.load``."""
+    metrics: list[str] | None = None
+    """Ours by name (accuracy, macro_f1, mcc, ece); anything else goes to ``evaluate.load``. ``null``: all of ours,
+    without mcc where an example has several labels, for which it is not defined."""
     bootstrap_resamples: int = 2000
     baselines: list[Literal["majority", "linear_probe"]] = field(default_factory=lambda: ["majority"])
     """Compared on the same test examples, paired. The linear probe is tuned on validation."""
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 100, "bootstrap_resamples")
-        if not self.metrics:
-            yield "metrics: at least one"
+        if self.metrics is not None and not self.metrics:
+            yield "metrics: at least one, or null for all of ours"
+
+    def metrics_of(self, multi_label: bool) -> list[str]:
+        """What is measured on a task of this kind."""
+        if self.metrics is not None:
+            return self.metrics
+        return ["accuracy", "macro_f1", "ece"] if multi_label else ["accuracy", "macro_f1", "mcc", "ece"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,17 +236,21 @@ class FineTuneConfig:
     output_dir: str = "outputs/fine_tune"
 
     def problems(self) -> Iterator[str]:
-        if self.training.metric_for_best_model not in [*self.evaluation.metrics, "loss"]:
+        multi_label = self.data.problem_type == "multi_label_classification"
+        metrics = self.evaluation.metrics_of(multi_label)
+        if self.training.metric_for_best_model not in [*metrics, "loss"]:
             yield (
-                f"training.metric_for_best_model: one of evaluation.metrics {self.evaluation.metrics} or loss, "
+                f"training.metric_for_best_model: one of evaluation.metrics {metrics} or loss, "
                 f"got {self.training.metric_for_best_model!r}"
             )
-        if self.training.loss != "cross_entropy" and self.data.problem_type == "multi_label_classification":
+        if multi_label and "mcc" in metrics:
+            yield "evaluation.metrics: mcc is not defined for multi_label_classification. Leave it out"
+        if self.training.loss != "cross_entropy" and multi_label:
             yield (
                 f"training.loss: {self.training.loss} compares examples with one label each, and here they have "
                 "several. Use cross_entropy"
             )
-        single = self.data.text_pair_column is None and self.data.problem_type == "single_label_classification"
+        single = self.data.text_pair_column is None and not multi_label
         if "linear_probe" in self.evaluation.baselines and not single:
             yield (
                 "evaluation.baselines: linear_probe is for single-label tasks on single texts or images; text pairs "

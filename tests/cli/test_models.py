@@ -1,4 +1,4 @@
-"""``hf-fsl evaluate`` on a model in a folder."""
+"""``hf-fsl evaluate`` and ``predict`` on a model in a folder."""
 
 from __future__ import annotations
 
@@ -44,3 +44,43 @@ def test_numbered_labels_are_evaluated_by_the_names_given_for_them(model, tmp_pa
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"]["value"] == pytest.approx(wrong)
     assert main(command) == 1
     assert "hf-fsl evaluate: --label-names" in capsys.readouterr().err
+
+
+@pytest.fixture
+def multi_label_model(tmp_path):
+    """Folder with a model that gives every text 0.8, 0.3 and 0.6."""
+    classifier = build_model("bert")
+    classifier.config.problem_type = "multi_label_classification"
+    classifier.config.id2label = dict(enumerate(NAMES))
+    classifier.config.label2id = {name: index for index, name in enumerate(NAMES)}
+    with torch.no_grad():
+        classifier.classifier.weight.zero_()
+        classifier.classifier.bias.copy_(torch.logit(torch.tensor([0.8, 0.3, 0.6])))
+    classifier.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_multi_label_model_is_evaluated_by_the_metrics_that_it_has(multi_label_model, tmp_path, capsys):
+    rows = [{"text": word, "label": ["bad", "plain"] if index % 2 else ["good"]} for index, word in enumerate(WORDS)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["evaluate", str(multi_label_model), str(tmp_path / "data.jsonl"), "--split", "train", "--json"]
+    assert main(command) == 0
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured["accuracy"]["value"] == pytest.approx(len(WORDS) // 2 / len(WORDS)) and "mcc" not in measured
+    assert main([*command, "--metrics", "mcc"]) == 1
+    assert "mcc is not defined for multi-label tasks" in capsys.readouterr().err
+
+
+def test_multi_label_model_shows_every_label_from_a_half_on_or_the_best(multi_label_model, capsys):
+    def shown(*options):
+        assert main(["predict", str(multi_label_model), "a cat", "--json", *options]) == 0
+        return [row["label"] for row in json.loads(capsys.readouterr().out.splitlines()[-1])["labels"]]
+
+    assert shown() == ["bad", "plain"]
+    assert shown("--top-k", "1") == ["bad"]
+    model = type(build_model("bert")).from_pretrained(multi_label_model)
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([-2.0, -1.0, -3.0]))
+    model.save_pretrained(multi_label_model)
+    assert shown() == ["good"]

@@ -115,6 +115,16 @@ def test_linear_probe_of_a_text_pair_is_refused_before_anything_runs():
         load_config(FineTuneConfig, None, [*MINIMAL, *options])
 
 
+def test_metrics_left_out_are_those_of_the_kind_of_task():
+    multi = [*MINIMAL, "--data.problem_type=multi_label_classification"]
+    assert load_config(FineTuneConfig, None, multi).evaluation.metrics_of(True) == ["accuracy", "macro_f1", "ece"]
+    assert "mcc" in load_config(FineTuneConfig, None, MINIMAL).evaluation.metrics_of(False)
+    with pytest.raises(ConfigError, match="evaluation.metrics: mcc is not defined for multi_label"):
+        load_config(FineTuneConfig, None, [*multi, "--evaluation.metrics=[accuracy, mcc]"])
+    with pytest.raises(ConfigError, match="metric_for_best_model: one of .*ece.* or loss, got 'mcc'"):
+        load_config(FineTuneConfig, None, [*multi, "--training.metric_for_best_model=mcc"])
+
+
 def test_recipe_command_line_prints_problems_and_exits_2(capsys):
     with pytest.raises(SystemExit) as caught:
         config_from_command_line(FineTuneConfig, None, [*MINIMAL, "--training.lr", "1"])

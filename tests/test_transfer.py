@@ -1,0 +1,44 @@
+"""Fine-tuning one seed in process: what it measures, and which checkpoints it goes on from."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+from conftest import WORDS
+
+from hf_fsl.config import AdapterConfig, DataConfig, EvaluationConfig, FineTuneConfig, ModelConfig, TrainingConfig
+from hf_fsl.data import Splits
+from hf_fsl.records import DataRecord, SplitRecord
+from hf_fsl.tasks import Task
+from hf_fsl.training import make_accelerator
+from hf_fsl.transfer import fine_tune_seed
+
+
+def make_splits(multi_label: bool = False) -> Splits:
+    labels = [[i % 3, (i + 1) % 3] if multi_label else i % 3 for i in range(12)]
+    data = datasets.Dataset.from_dict({"text": [" ".join(WORDS[i : i + 5]) for i in range(12)], "label": labels})
+    problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+    record = DataRecord(path="tiny", splits={"test": SplitRecord(name="test", rows=12, class_counts={})})
+    task = Task(modality="text", label_names=("a", "b", "c"), problem_type=problem_type)
+    return Splits(data, data, data, task, record)
+
+
+@pytest.fixture
+def config(text_backbone, tmp_path):
+    return FineTuneConfig(
+        data=DataConfig(path="tiny", text_column="text"),
+        model=ModelConfig(model_name_or_path=str(text_backbone)),
+        adapter=AdapterConfig(r=2),
+        training=TrainingConfig(max_steps=2, per_device_train_batch_size=4),
+        evaluation=EvaluationConfig(bootstrap_resamples=100),
+        output_dir=str(tmp_path),
+    )
+
+
+def run(config, splits=None):
+    return fine_tune_seed(config, splits or make_splits(), make_accelerator(), 0)
+
+
+def test_multi_label_task_is_measured_by_default(config):
+    trained = run(config, make_splits(multi_label=True))
+    assert set(trained.outcome.record.test) == {"accuracy", "macro_f1", "ece", "loss"}
