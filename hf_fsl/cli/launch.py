@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_fsl import environment
 from hf_fsl.config import RECIPES, ConfigError, load_config, read_yaml
+from hf_fsl.errors import UserError
 from hf_fsl.resources import find_config, recipes_folder
 
 
@@ -65,19 +66,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    failed = False
+    code = 0
     for file in options.files:
         try:
             path = find_config(file)
-            recipe = read_yaml(path).get("recipe")
-            if recipe not in RECIPES:
+            recipe = read_yaml(path, problems=[]).get("recipe")
+            if not isinstance(recipe, str) or recipe not in RECIPES:
                 raise ConfigError(str(path), [f"recipe: one of {', '.join(sorted(RECIPES))}, got {recipe!r}"])
             load_config(RECIPES[recipe], path)
             print(f"{path}: valid")
-        except ConfigError as error:
-            failed = True
+        except UserError as error:
+            code = max(code, 2 if isinstance(error, ConfigError) else 1)
             print(error, file=sys.stderr)
-    return 2 if failed else 0
+    return code
 
 
 def _env(options: argparse.Namespace) -> int:

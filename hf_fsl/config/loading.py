@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_config(kind: type[T], path: str | Path | None = None, overrides: Sequen
         ConfigError: unknown keys, wrong types, wrong choices, impossible combinations: all of them at once.
     """
     problems: list[str] = []
-    values = read_yaml(path) if path is not None else {}
+    values = read_yaml(path, problems) if path is not None else {}
     for dotted, text in _split_overrides(overrides, problems):
         _set(values, dotted.split("."), text, problems)
     return build_config(kind, values, str(path) if path is not None else "command line", problems)
@@ -62,10 +63,20 @@ def build_config(kind: type[T], values: Mapping[str, Any], source: str, problems
     return config
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError where there is none."""
+def read_yaml(path: str | Path, problems: list[str] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        problems: keys that are given twice are added to it; None: they are an error.
+
+    Raises:
+        ConfigError: there is no mapping.
+    """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        twice = list(_given_twice(node, "", set()))  # before the mappings are made, which puts << in its place
+        values = loader.construct_document(node) if node is not None else None
     except FileNotFoundError:
         raise ConfigError(str(path), ["there is no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -74,12 +85,35 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(str(path), [f"not YAML: {error}"]) from None
     if not isinstance(values, dict):
         raise ConfigError(str(path), [f"expected sections with fields, found {type(values).__name__}"])
+    if twice and problems is None:
+        raise ConfigError(str(path), twice)
+    if problems is not None:
+        problems += twice
     return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain values, as it would stand in YAML."""
     return dataclasses.asdict(config)
+
+
+def _given_twice(node: Any, prefix: str, seen: set[int]) -> Iterator[str]:
+    """Of a YAML mapping and those inside it, the keys of which all but the last would be lost without a word."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))  # an alias leads to the same node
+    if not isinstance(node, yaml.MappingNode):
+        for child in node.value:
+            yield from _given_twice(child, prefix, seen)
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, child in node.value:
+        line = key.start_mark.line + 1
+        name = _join(prefix, key.value) if isinstance(key.value, str) else prefix
+        if (key.tag, str(key.value)) in lines:
+            yield f"{name}: given twice, in lines {lines[key.tag, str(key.value)]} and {line}; keep one of them"
+        lines.setdefault((key.tag, str(key.value)), line)
+        yield from _given_twice(child, name, seen)
 
 
 class _FromCommandLine(str):
@@ -162,11 +196,24 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
     parser.add_argument("--value", type=kind)
     try:
         if isinstance(value, _FromCommandLine):
-            return parser.parse_args([f"--value={value}"]).value
-        return parser.parse_object({"value": value}).value
+            read = parser.parse_args([f"--value={value}"]).value
+        else:
+            read = parser.parse_object({"value": value}).value
     except ArgumentError:
         problems.append(f"{name}: expected {_describe(kind)}, got {value!r}")
         return _INVALID
+    if not _finite(read):
+        problems.append(f"{name}: expected finite numbers, got {value if isinstance(value, str) else read}")
+        return _INVALID
+    return read
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _describe(kind: Any) -> str:

@@ -6,6 +6,7 @@ Field names follow ``transformers.TrainingArguments`` and the PEFT config classe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,6 +106,11 @@ class AdapterConfig:
         for module, rank in self.rank_pattern.items():
             if rank < 1:
                 yield f"rank_pattern.{module}: at least 1, got {rank}; leave a module out by target_modules"
+        if isinstance(self.target_modules, str):
+            yield from _no_pattern(self.target_modules, "target_modules")
+        for name in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, name):
+                yield from _no_pattern(pattern, f"{name}.{pattern}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +175,9 @@ class TrainingConfig:
         )  # fmt: skip
         yield from _at_least(self, 0, "weight_decay", "warmup_steps", "dataloader_num_workers")
         yield from _between(self, 0.0, 1.0, "label_smoothing_factor", "metric_loss_weight")
+        weights = self.class_weights
+        if isinstance(weights, list) and (min(weights, default=0) < 0 or not any(weights)):
+            yield f"class_weights: each at least 0 and one above, or balanced; got {weights}"
         if not self.seeds:
             yield "seeds: at least one"
         if len(set(self.seeds)) < len(self.seeds):
@@ -256,6 +265,13 @@ class FineTuneConfig:
                 "evaluation.baselines: linear_probe is for single-label tasks on single texts or images; text pairs "
                 "and multi-label tasks have no single embedding or label. Leave it out"
             )
+
+
+def _no_pattern(text: str, name: str) -> Iterator[str]:
+    try:
+        re.compile(text)
+    except re.error as error:
+        yield f"{name}: not a regular expression ({error}), got {text!r}; a plain module name will do"
 
 
 def _at_least(section: object, least: float, *names: str) -> Iterator[str]:

@@ -66,6 +66,55 @@ def test_wrong_types_and_choices_are_refused(tmp_path, field, value):
     assert any(problem.startswith(f"{field}") and "expected" in problem for problem in problems(tmp_path, text))
 
 
+def test_numbers_that_are_none_and_weights_below_zero_are_refused(tmp_path):
+    text = """
+data: {path: u/d, text_column: text}
+model: {model_name_or_path: m}
+adapter: {lora_alpha: .nan, alpha_pattern: {query: -.inf}}
+training: {learning_rate: .nan, max_grad_norm: .inf, class_weights: [1, -0.5]}
+"""
+    assert problems(tmp_path, text, ["--training.weight_decay", ".nan"]) == [
+        "adapter.lora_alpha: expected finite numbers, got nan",
+        "adapter.alpha_pattern: expected finite numbers, got {'query': -inf}",
+        "training.learning_rate: expected finite numbers, got nan",
+        "training.max_grad_norm: expected finite numbers, got inf",
+        "training.weight_decay: expected finite numbers, got .nan",
+        "training.class_weights: each at least 0 and one above, or balanced; got [1.0, -0.5]",
+    ]
+
+
+def test_keys_given_twice_are_named_with_their_lines_beside_the_other_problems(tmp_path):
+    text = """data: {path: u/d, text_column: text}
+model: {model_name_or_path: m}
+training:
+  learning_rate: 1e-3
+  max_steps: 0
+  learning_rate: 2e-5
+model: {model_name_or_path: n}
+"""
+    found = problems(tmp_path, text)
+    assert found == [
+        "training.learning_rate: given twice, in lines 4 and 6; keep one of them",
+        "model: given twice, in lines 2 and 7; keep one of them",
+        "training.max_steps: at least 1, got 0",
+    ]
+    with pytest.raises(ConfigError, match="given twice"):
+        read_yaml(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("a: &a {b: 1}\nc: {<<: *a, b: 2}\nd: [*a, {b: 3}]\n")
+    assert read_yaml(tmp_path / "config.yaml")["c"] == {"b": 2}
+
+
+def test_text_that_is_no_regular_expression_is_refused(tmp_path):
+    text = """
+data: {path: u/d, text_column: text}
+model: {model_name_or_path: m}
+adapter: {target_modules: "(query", rank_pattern: {"*a": 4}}
+"""
+    found = problems(tmp_path, text)
+    assert found[0].startswith("adapter.target_modules: not a regular expression (missing ), unterminated")
+    assert found[1].startswith("adapter.rank_pattern.*a: not a regular expression (nothing to repeat")
+
+
 def test_missing_required_fields_are_named():
     with pytest.raises(ConfigError) as caught:
         load_config(FineTuneConfig, None, ["--data.text_column", "text"])
