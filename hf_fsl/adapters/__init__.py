@@ -7,6 +7,7 @@ from hf_fsl.adapters.attach import (
     describe_adapter,
     merge_adapter,
     peft_config,
+    trained_in_full,
 )
 from hf_fsl.adapters.targets import AdapterError
 
@@ -18,4 +19,5 @@ __all__ = [
     "describe_adapter",
     "merge_adapter",
     "peft_config",
+    "trained_in_full",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from hf_fsl.adapters.targets import (
     AdapterError,
     compress,
     feedforward_sites,
+    inside,
     key_value_sites,
     linear_sites,
+    matches,
     norm_sites,
     select,
 )
@@ -43,8 +46,8 @@ def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, h
 
     Args:
         model: a transformers model; changed in place.
-        adapter: our config, or a ``peft.PeftConfig``, which is taken as it is (without ``modules_to_save`` the
-            head is added to it, since a new head that is not trained and saved is of no use).
+        adapter: our config, or a ``peft.PeftConfig``, which is taken as it is, but for the head: that is added to
+            its ``modules_to_save``, since a new head that is not trained and saved is of no use.
         head: names of the modules of the classification head, trained in full with every method.
 
     Returns:
@@ -56,18 +59,18 @@ def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, h
     given: Any = adapter
     if isinstance(adapter, AdapterConfig):
         if adapter.peft_config is not None:
-            given = peft.PeftConfig.from_pretrained(adapter.peft_config)
+            given = _stored_config(adapter.peft_config)
         elif adapter.method == "none":
             return model
         elif adapter.method == "head":
-            return _head_only(model, adapter.modules_to_save or head)
+            return _head_only(model, trained_in_full(model, adapter.modules_to_save, head))
         else:
             given = peft_config(model, adapter, head)
-    if getattr(given, "modules_to_save", None) is None and head:
-        given.modules_to_save = list(head)
+    if head:
+        given.modules_to_save = trained_in_full(model, getattr(given, "modules_to_save", None), head)
     try:
         return peft.get_peft_model(model, given)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise AdapterError(f"PEFT cannot attach {given.peft_type}: {error}") from error
 
 
@@ -83,7 +86,7 @@ def peft_config(model: nn.Module, adapter: AdapterConfig, head: Sequence[str] = 
     names = select(list(sites), wanted, adapter.layers_to_transform)
     common: dict[str, Any] = {
         "target_modules": compress(names, model),
-        "modules_to_save": adapter.modules_to_save or list(head) or None,
+        "modules_to_save": trained_in_full(model, adapter.modules_to_save, head) or None,
     }
     if adapter.method == "ln_tuning":
         return peft.LNTuningConfig(**common)
@@ -104,6 +107,14 @@ def peft_config(model: nn.Module, adapter: AdapterConfig, head: Sequence[str] = 
         use_rslora=adapter.method == "rslora",
         use_dora=adapter.method == "dora",
     )
+
+
+def trained_in_full(model: nn.Module, named: Sequence[str] | None, head: Sequence[str]) -> list[str]:
+    """What ``modules_to_save`` comes to: the head, and beside it the modules that are named, none inside another."""
+    found = {name: [full for full, _ in model.named_modules() if matches(full, name)] for name in named or ()}
+    beside = [name for name, full in found.items() if not full or not all(inside(one, head) for one in full)]
+    around = [one for name in beside for one in found[name]]
+    return [*(part for part in head if not inside(part, around)), *beside]
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
@@ -133,8 +144,18 @@ def describe_adapter(model: nn.Module) -> dict[str, Any]:
     return {key: _plain(value) for key, value in values.items() if value not in (None, {}, [], False)}
 
 
+def _stored_config(source: str) -> peft.PeftConfig:
+    try:
+        return peft.PeftConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"adapter.peft_config: {source!r} is no folder or Hub repository with an adapter_config.json that PEFT "
+            f"reads ({error}). Correct it, or describe the adapter by adapter.method."
+        ) from error
+
+
 def _head_only(model: nn.Module, head: Sequence[str]) -> nn.Module:
-    trained = [p for name, p in model.named_parameters() if any(f".{name}".startswith(f".{h}.") for h in head)]
+    trained = [p for name, p in model.named_parameters() if any(f".{h}." in f".{name}" for h in head)]
     if not trained:
         raise AdapterError(f"method: head trains the modules {list(head)}, and the model has no parameters in them.")
     model.requires_grad_(False)

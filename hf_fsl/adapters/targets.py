@@ -21,7 +21,7 @@ def linear_sites(model: nn.Module, head: Collection[str]) -> dict[str, nn.Module
 
     Linear layers; where an encoder has none (ResNet), its ungrouped convolutions.
     """
-    body = {name: module for name, module in model.named_modules() if not _inside(name, head)}
+    body = {name: module for name, module in model.named_modules() if not inside(name, head)}
     linear = {n: m for n, m in body.items() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"}
     return linear or {n: m for n, m in body.items() if isinstance(m, nn.Conv2d) and m.groups == 1}
 
@@ -32,7 +32,7 @@ def norm_sites(model: nn.Module, head: Collection[str]) -> dict[str, nn.Module]:
         name: module
         for name, module in model.named_modules()
         if "norm" in type(module).__name__.lower() and any(True for _ in module.parameters(recurse=False))
-        and not _inside(name, head)
+        and not inside(name, head)
     }  # fmt: skip
 
 
@@ -61,12 +61,17 @@ def select(sites: Sequence[str], wanted: Sequence[str] | str | None, layers: Col
     if wanted is None or wanted == "all-linear":
         chosen = list(sites)
     elif isinstance(wanted, str):
-        chosen = [name for name in sites if re.fullmatch(wanted, name)]
+        try:
+            chosen = [name for name in sites if re.fullmatch(wanted, name)]
+        except re.error as error:
+            raise AdapterError(
+                f"target_modules: {wanted!r} is no regular expression ({error}). Correct it, or give a list of names."
+            ) from error
         _require(chosen, wanted, sites)
     else:
         for target in wanted:
-            _require([name for name in sites if _matches(name, target)], target, sites)
-        chosen = [name for name in sites if any(_matches(name, target) for target in wanted)]
+            _require([name for name in sites if matches(name, target)], target, sites)
+        chosen = [name for name in sites if any(matches(name, target) for target in wanted)]
     if layers is None:
         return chosen
     kept = [name for name in chosen if _layer(name) in layers]
@@ -79,7 +84,7 @@ def select(sites: Sequence[str], wanted: Sequence[str] | str | None, layers: Col
 def compress(chosen: Sequence[str], model: nn.Module) -> list[str]:
     """Module suffixes that stand for exactly ``chosen`` where there are such, else the full names."""
     leaves = sorted({name.rpartition(".")[2] for name in chosen})
-    matched = {name for name, _ in model.named_modules() if any(_matches(name, leaf) for leaf in leaves)}
+    matched = {name for name, _ in model.named_modules() if any(matches(name, leaf) for leaf in leaves)}
     return leaves if matched == set(chosen) else list(chosen)
 
 
@@ -92,11 +97,13 @@ def _require(found: Sequence[str], target: str, sites: Iterable[str]) -> None:
         )
 
 
-def _matches(name: str, target: str) -> bool:
+def matches(name: str, target: str) -> bool:
+    """Whether a module is meant by ``target``, its full name or the end of it, as PEFT reads it."""
     return name == target or name.endswith(f".{target}")
 
 
-def _inside(name: str, parents: Collection[str]) -> bool:
+def inside(name: str, parents: Collection[str]) -> bool:
+    """Whether a module is one of ``parents`` or in one of them."""
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 

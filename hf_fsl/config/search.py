@@ -96,7 +96,7 @@ class ShotsConfig:
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "no"
     """Of every training, as ``training.mixed_precision`` of ``fine_tune``."""
     modules_to_save: list[str] | None = None
-    """Modules trained in full with every architecture; ``null``: the classification head."""
+    """Modules trained in full with every architecture, beside the classification head, which always is."""
 
     def problems(self) -> Iterator[str]:
         for name in ("shots", "validation_shots", "per_device_train_batch_size", "per_device_eval_batch_size"):

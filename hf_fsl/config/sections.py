@@ -96,7 +96,7 @@ class AdapterConfig:
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     layers_to_transform: list[int] | None = None
     modules_to_save: list[str] | None = None
-    """Modules trained in full beside the adapter; ``null``: the classification head."""
+    """Modules trained in full beside the adapter and the classification head, which always is."""
     peft_config: str | None = None
     """Folder or Hub id holding an ``adapter_config.json``, taken as it is instead of the fields above."""
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 
-from hf_fsl.adapters import attach_adapter
+from hf_fsl.adapters import attach_adapter, trained_in_full
 from hf_fsl.backbones.classification import load_classifier
 from hf_fsl.config import ModelConfig, TrainingConfig
 from hf_fsl.config.search import COSTS, ShotsConfig, StudyConfig
@@ -62,14 +62,14 @@ class AdapterTrial:
         classifier = load_classifier(model, splits.task)
         self._random_state = torch.get_rng_state()
         self.model, self.processor, self.commit = classifier.model, classifier.processor, classifier.commit
-        self.head = tuple(few_shot.modules_to_save or classifier.head)
         known = {name for name, _ in self.model.named_modules()}
-        missing = [name for name in self.head if name not in known]
+        missing = [name for name in few_shot.modules_to_save or () if name not in known]
         if missing:
             raise SearchError(
                 f"few_shot.modules_to_save: {type(self.model).__name__} has no {', '.join(missing)}; its own head is "
                 f"{', '.join(classifier.head)}."
             )
+        self.head = tuple(trained_in_full(self.model, few_shot.modules_to_save, classifier.head))
         self.sites, self.label_names = find_sites(self.model, self.head), splits.task.label_names
         limit = longest_input(self.processor, self.model.config, model.max_length)
         if limit is not None:

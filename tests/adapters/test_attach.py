@@ -106,6 +106,41 @@ def test_peft_config_from_a_folder(tiny_model, tmp_path):
     assert adapted.active_peft_config.modules_to_save == ["classifier"]
 
 
+@pytest.mark.parametrize("given", ["lora", "head", "object", "folder"])
+def test_modules_to_save_are_trained_beside_the_head(given, tiny_model, tmp_path):
+    theirs = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["bert.pooler"])
+    theirs.save_pretrained(tmp_path)
+    adapter = {
+        "object": theirs,
+        "folder": AdapterConfig(peft_config=str(tmp_path)),
+    }.get(given, AdapterConfig(method=given if given == "head" else "lora", r=2, modules_to_save=["bert.pooler"]))
+    adapted = attach_adapter(tiny_model("bert"), adapter, ["classifier"])
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    for part in ("classifier", "bert.pooler"):
+        assert any(f"{part}." in name and name.endswith("weight") for name in trained), (part, trained)
+
+
+@pytest.mark.parametrize("named", [["classifier"], ["out_proj"], ["classifier.dense", "classifier"]])
+def test_modules_to_save_that_are_of_the_head_are_named_once(named, tiny_model):
+    adapted = attach_adapter(tiny_model("roberta"), AdapterConfig(r=2, modules_to_save=named), ["classifier"])
+    assert adapted.active_peft_config.modules_to_save == ["classifier"]
+    assert attach_adapter(
+        tiny_model("roberta"), AdapterConfig(r=2, modules_to_save=["classifier"]), ["classifier.out_proj"]
+    ).active_peft_config.modules_to_save == ["classifier"]  # fmt: skip
+
+
+def test_peft_config_that_is_not_there_is_refused(tiny_model, tmp_path):
+    adapter = AdapterConfig(peft_config=str(tmp_path / "nowhere"))
+    with pytest.raises(AdapterError, match="adapter.peft_config: .*nowhere' is no folder or Hub repository"):
+        attach_adapter(tiny_model("bert"), adapter, ["classifier"])
+
+
+@pytest.mark.parametrize("adapter", [{"target_modules": "(query"}, {"rank_pattern": {"*query": 4}}])
+def test_text_that_is_no_regular_expression_is_refused(adapter, tiny_model):
+    with pytest.raises(AdapterError, match="is no regular expression"):
+        attach_adapter(tiny_model("bert"), AdapterConfig(**adapter), ["classifier"])
+
+
 def test_target_that_matches_nothing_names_what_there_is(tiny_model):
     with pytest.raises(AdapterError, match=r"'q_proj' matches no module.*key, query, value"):
         attach_adapter(tiny_model("bert"), AdapterConfig(target_modules=["query", "q_proj"]), ["classifier"])

@@ -146,6 +146,13 @@ def test_latency_is_measured_limited_and_taken_from_a_record(make_trial, tmp_pat
         make_trial(latencies=str(tmp_path / "nowhere.json"))
 
 
+def test_modules_to_save_are_trained_beside_the_head(text_backbone):
+    shots = ShotsConfig(shots=6, modules_to_save=["bert.pooler"])
+    splits = few_shot_splits(text_splits(), shots)
+    model = ModelConfig(model_name_or_path=str(text_backbone))
+    assert AdapterTrial(model, splits, shots, StudyConfig(), make_accelerator()).head == ("classifier", "bert.pooler")
+
+
 def test_modules_to_save_that_the_model_does_not_have_are_refused(text_backbone):
     shots = ShotsConfig(shots=6, modules_to_save=["classifier", "bert.poller"])
     with pytest.raises(SearchError, match="has no bert.poller; its own head is classifier"):
