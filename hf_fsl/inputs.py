@@ -9,7 +9,6 @@ import datasets
 import torch
 from torch import Tensor
 
-from hf_fsl.errors import UserError
 from hf_fsl.pictures import as_rgb
 from hf_fsl.tasks import Task
 
@@ -81,22 +80,6 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
         if pixels.nbytes * len(self) <= IMAGE_CACHE_BYTES:
             self._cache[index] = pixels
         return pixels
-
-
-def longest_input(processor: Any, model_config: Any, max_length: int | None) -> int | None:
-    """Tokens a text may have: what was asked for, within the limits of tokenizer and model.
-
-    Raises:
-        UserError: ``max_length`` is above what the model can take.
-    """
-    if not hasattr(processor, "model_max_length"):
-        return None
-    limits = [processor.model_max_length, getattr(model_config, "max_position_embeddings", None)]
-    known = [limit for limit in limits if limit is not None and 0 < limit < 1_000_000]
-    limit = min(known, default=None)
-    if max_length is not None and limit is not None and max_length > limit:
-        raise UserError(f"model.max_length={max_length}: the backbone takes at most {limit} tokens. Lower it.")
-    return max_length if max_length is not None else limit
 
 
 def label_tensor(labels: Sequence[Any], task: Task) -> Tensor:

@@ -15,9 +15,10 @@ from torch import nn
 from hf_fsl.adapters import ParameterCount, attach_adapter, count_parameters, describe_adapter
 from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import load_classifier
+from hf_fsl.backbones.texts import longest_input
 from hf_fsl.config import FineTuneConfig, to_dict
 from hf_fsl.data import Splits
-from hf_fsl.inputs import EncodedSplit, longest_input
+from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss, class_weights
 from hf_fsl.metrics import compute_metrics
 from hf_fsl.records import ModelRecord, SeedRecord, goodness
@@ -66,7 +67,7 @@ def fine_tune_seed(
     classifier = load_classifier(config.model, task)
     model = attach_adapter(classifier.model, config.adapter, classifier.head)
     count = count_parameters(model)
-    limit = longest_input(classifier.processor, classifier.model.config, config.model.max_length)
+    limit = longest_input(classifier.model, classifier.processor, config.model.max_length)
     if limit is not None:
         classifier.processor.model_max_length = limit
     encoded = [

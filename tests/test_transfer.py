@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import datasets
 import pytest
-from conftest import WORDS
+from conftest import WORDS, build_model, write_tokenizer
 
+from hf_fsl.backbones import BackboneError
 from hf_fsl.config import AdapterConfig, DataConfig, EvaluationConfig, FineTuneConfig, ModelConfig, TrainingConfig
 from hf_fsl.data import Splits
 from hf_fsl.records import DataRecord, SplitRecord
@@ -14,9 +17,10 @@ from hf_fsl.training import make_accelerator
 from hf_fsl.transfer import fine_tune_seed
 
 
-def make_splits(multi_label: bool = False) -> Splits:
+def make_splits(multi_label: bool = False, repeat: int = 1) -> Splits:
     labels = [[i % 3, (i + 1) % 3] if multi_label else i % 3 for i in range(12)]
-    data = datasets.Dataset.from_dict({"text": [" ".join(WORDS[i : i + 5]) for i in range(12)], "label": labels})
+    texts = [" ".join(WORDS[i : i + 5] * repeat) for i in range(12)]
+    data = datasets.Dataset.from_dict({"text": texts, "label": labels})
     problem_type = "multi_label_classification" if multi_label else "single_label_classification"
     record = DataRecord(path="tiny", splits={"test": SplitRecord(name="test", rows=12, class_counts={})})
     task = Task(modality="text", label_names=("a", "b", "c"), problem_type=problem_type)
@@ -42,3 +46,15 @@ def run(config, splits=None):
 def test_multi_label_task_is_measured_by_default(config):
     trained = run(config, make_splits(multi_label=True))
     assert set(trained.outcome.record.test) == {"accuracy", "macro_f1", "ece", "loss"}
+
+
+def test_long_texts_are_cut_to_what_the_positions_allow_where_the_tokenizer_names_no_limit(config, tmp_path):
+    build_model("roberta").roberta.save_pretrained(tmp_path / "roberta")
+    tokenizer = write_tokenizer(tmp_path / "roberta")
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(tmp_path / "roberta")
+    config = dataclasses.replace(config, model=ModelConfig(model_name_or_path=str(tmp_path / "roberta")))
+    trained = run(config, make_splits(repeat=20))
+    assert trained.processor.model_max_length == 79  # 80 positions, of which padding takes the first
+    with pytest.raises(BackboneError, match="model.max_length=80: the backbone takes at most 79 tokens"):
+        run(dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=80)))

@@ -39,6 +39,20 @@ def token_limit(model: Any, tokenizer: Any) -> int | None:
     return min((limit for limit in limits if 0 < limit < _NO_LIMIT), default=None)
 
 
+def longest_input(model: Any, processor: Any, max_length: int | None) -> int | None:
+    """Tokens a text may have: what was asked for, within the limits of tokenizer and model; None for images.
+
+    Raises:
+        BackboneError: ``max_length`` is above what the model can take.
+    """
+    if not hasattr(processor, "model_max_length"):
+        return None
+    limit = token_limit(model, processor)
+    if max_length is not None and limit is not None and max_length > limit:
+        raise BackboneError(f"model.max_length={max_length}: the backbone takes at most {limit} tokens. Lower it.")
+    return max_length if max_length is not None else limit
+
+
 def padded_length(model: Any) -> int | None:
     """The length to which every text is padded; None: to the longest of its batch.
 

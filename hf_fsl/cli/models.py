@@ -82,6 +82,7 @@ def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[s
     from transformers import pipeline
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
+    from hf_fsl.backbones.texts import longest_input
 
     pipe: Any = pipeline(  # type: ignore[call-overload]
         task=_pipeline_task(options.model, options.revision, options.trust_remote_code),
@@ -91,7 +92,9 @@ def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[s
     )
     is_text = pipe.task == "text-classification"
     given = [_pair(text) for text in inputs] if is_text else inputs
-    settings = {"truncation": True} if is_text else {}
+    settings: dict[str, Any] = {}
+    if is_text:
+        settings = {"truncation": True, "max_length": longest_input(pipe.model, pipe.tokenizer, None)}
     several = options.top_k is None and pipe.model.config.problem_type == "multi_label_classification"
     top_k = pipe.model.config.num_labels if several else options.top_k or 1
     try:
@@ -110,9 +113,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
     from hf_fsl.backbones.classification import load_processor
+    from hf_fsl.backbones.texts import longest_input
     from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.data import load_split
-    from hf_fsl.inputs import EncodedSplit, label_tensor, longest_input
+    from hf_fsl.inputs import EncodedSplit, label_tensor
     from hf_fsl.reporting import measure
     from hf_fsl.tasks import Modality, Task
     from hf_fsl.training import predict_logits
@@ -138,7 +142,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     split = load_split(data, options.split, task)
     accelerator = Accelerator()
     model.to(accelerator.device)
-    encoded = EncodedSplit(split, task, processor, longest_input(processor, model.config, None), model.dtype)
+    encoded = EncodedSplit(split, task, processor, longest_input(model, processor, None), model.dtype)
     logits = predict_logits(model, encoded, accelerator, options.batch_size, options.split)
     labels = label_tensor(split["label"], task).numpy()
     measured = measure(logits, labels, task, EvaluationConfig(metrics=options.metrics))

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from hf_fsl.adapters import attach_adapter, trained_in_full
 from hf_fsl.backbones.classification import load_classifier
+from hf_fsl.backbones.texts import longest_input
 from hf_fsl.config import ModelConfig, TrainingConfig
 from hf_fsl.config.search import COSTS, ShotsConfig, StudyConfig
 from hf_fsl.data import Splits
-from hf_fsl.inputs import EncodedSplit, longest_input
+from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.metrics import OURS, bootstrap_interval, compute_metrics
 from hf_fsl.search.errors import SearchError
@@ -71,7 +72,7 @@ class AdapterTrial:
             )
         self.head = tuple(trained_in_full(self.model, few_shot.modules_to_save, classifier.head))
         self.sites, self.label_names = find_sites(self.model, self.head), splits.task.label_names
-        limit = longest_input(self.processor, self.model.config, model.max_length)
+        limit = longest_input(self.model, self.processor, model.max_length)
         if limit is not None:
             self.processor.model_max_length = limit
         self.train, self.validation = (

@@ -84,3 +84,16 @@ def test_multi_label_model_shows_every_label_from_a_half_on_or_the_best(multi_la
         model.classifier.bias.copy_(torch.tensor([-2.0, -1.0, -3.0]))
     model.save_pretrained(multi_label_model)
     assert shown() == ["good"]
+
+
+def test_long_texts_are_cut_to_what_the_positions_allow_where_the_tokenizer_names_no_limit(tmp_path, capsys):
+    build_model("roberta").save_pretrained(tmp_path)
+    tokenizer = write_tokenizer(tmp_path)
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(tmp_path)
+    texts = [" ".join([word] * 100) for word in WORDS[:6]]
+    (tmp_path / "data.jsonl").write_text(
+        "\n".join(json.dumps({"text": text, "label": f"LABEL_{index % 3}"}) for index, text in enumerate(texts))
+    )
+    assert main(["predict", str(tmp_path), *texts]) == 0
+    assert main(["evaluate", str(tmp_path), str(tmp_path / "data.jsonl"), "--split", "train"]) == 0
