@@ -23,7 +23,7 @@ from hf_fsl.losses import ClassificationLoss, class_weights
 from hf_fsl.metrics import compute_metrics
 from hf_fsl.records import ModelRecord, SeedRecord, goodness
 from hf_fsl.reporting import SeedOutcome, measure
-from hf_fsl.training import predict_logits, train
+from hf_fsl.training import predict_logits, train, training_identity
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def fine_tune_seed(
         folder=Path(config.output_dir) / "checkpoints" / f"seed-{seed}",
         head=classifier.head,
         evaluate=None if training.eval_strategy == "no" else evaluate,
-        identity=_identity(config),
+        identity=_identity(config, splits.record.revision, classifier.commit),
         log=log,
     )
     validation = progress.evaluation or evaluate(model)
@@ -131,15 +131,14 @@ def model_record(config: FineTuneConfig, trained: FineTuned) -> ModelRecord:
     )
 
 
-def _identity(config: FineTuneConfig) -> dict[str, Any]:
-    """What a checkpoint must have in common with the run that goes on from it."""
-    training = config.training
+def _identity(config: FineTuneConfig, data_commit: str | None, base_commit: str | None) -> dict[str, Any]:
+    """What a checkpoint must have in common with the run that goes on from it.
+
+    A branch may have moved between the two: the commits are what was loaded.
+    """
     return {
-        "data": config.data.path,
-        "model": config.model.model_name_or_path,
+        "data": {**to_dict(config.data), "commit": data_commit},
+        "model": {**to_dict(config.model), "commit": base_commit},
         "adapter": to_dict(config.adapter),
-        "learning_rate": training.learning_rate,
-        "loss": training.loss,
-        "per_device_train_batch_size": training.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "training": training_identity(config.training),
     }

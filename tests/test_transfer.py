@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import datasets
+import numpy as np
 import pytest
 from conftest import WORDS, build_model, write_tokenizer
 
@@ -13,7 +14,7 @@ from hf_fsl.config import AdapterConfig, DataConfig, EvaluationConfig, FineTuneC
 from hf_fsl.data import Splits
 from hf_fsl.records import DataRecord, SplitRecord
 from hf_fsl.tasks import Task
-from hf_fsl.training import make_accelerator
+from hf_fsl.training import CheckpointError, make_accelerator
 from hf_fsl.transfer import fine_tune_seed
 
 
@@ -58,3 +59,43 @@ def test_long_texts_are_cut_to_what_the_positions_allow_where_the_tokenizer_name
     assert trained.processor.model_max_length == 79  # 80 positions, of which padding takes the first
     with pytest.raises(BackboneError, match="model.max_length=80: the backbone takes at most 79 tokens"):
         run(dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=80)))
+
+
+def test_resume_takes_only_the_run_that_it_belongs_to(config):
+    first = run(config)
+    changes = {
+        "data": {
+            "name": "other", "revision": "v2", "text_column": "body", "max_train_samples": 8, "split_seed": 1,
+            "on_overlap": "ignore",
+        },
+        "model": {"revision": "v2", "max_length": 32, "dtype": "bfloat16"},
+        "adapter": {"lora_alpha": 4.0, "rank_pattern": {"query": 4}},
+        "training": {
+            "lr_scheduler_type": "cosine", "warmup_steps": 1, "weight_decay": 0.1, "label_smoothing_factor": 0.1,
+            "class_weights": "balanced", "train_sampling_strategy": "group_by_length", "head_learning_rate": 0.1,
+            "max_grad_norm": None, "mixed_precision": "bf16", "metric_for_best_model": "loss",
+        },
+    }  # fmt: skip
+
+    def resume(section, values, splits=None):
+        settings = dataclasses.replace(config.training, resume_from_checkpoint="auto")
+        resumed = dataclasses.replace(config, training=settings)
+        changed = {section: dataclasses.replace(getattr(resumed, section), **values)}
+        return run(dataclasses.replace(resumed, **changed), splits)
+
+    for section, fields in changes.items():
+        with pytest.raises(CheckpointError, match="belongs to another run") as caught:
+            resume(section, fields)
+        for name in fields:
+            assert f"{section}.{name}" in str(caught.value)
+    may = {
+        "seeds": [0, 1], "per_device_eval_batch_size": 3, "logging_steps": 1, "save_steps": 1, "save_total_limit": 5,
+        "dataloader_num_workers": 1, "log_with": ["tensorboard"], "gradient_checkpointing": True,
+    }  # fmt: skip
+    again = resume("training", may).outcome
+    assert again.record.steps == 2
+    np.testing.assert_allclose(again.logits, first.outcome.logits, atol=1e-6)
+    newer = make_splits()
+    newer.record.revision = "abc"
+    with pytest.raises(CheckpointError, match=r"run \(data.commit: None there, 'abc' here\)"):
+        resume("data", {}, newer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from hf_fsl.contrastive.update import ContrastiveUpdate
 from hf_fsl.contrastive_losses import ContrastiveLoss
 from hf_fsl.contrastive_record import TowerRecord, ZeroShotMeasurement
 from hf_fsl.data import Pairs
-from hf_fsl.training import Progress, train
+from hf_fsl.training import Progress, train, training_identity
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train_towers(
         folder=Path(config.output_dir) / "checkpoints" / f"seed-{seed}",
         head=["visual_projection", "text_projection"],
         evaluate=None if training.eval_strategy == "no" else evaluate,
-        identity=_identity(config),
+        identity=_identity(config, pairs.record.revision, (image, text)),
         log=log,
     )
     tests = {
@@ -124,16 +124,12 @@ def tower_record(config: ContrastiveConfig, towers: LoadedTowers, name: str) -> 
     )
 
 
-def _identity(config: ContrastiveConfig) -> dict[str, Any]:
+def _identity(config: ContrastiveConfig, data_commit: str | None, towers: Sequence[TowerRecord]) -> dict[str, Any]:
     """What a checkpoint must have in common with the run that goes on from it."""
-    training = config.training
     return {
-        "data": config.data.path,
-        "captions": config.data.captions,
-        "model": to_dict(config.model),
+        "data": {**to_dict(config.data), "commit": data_commit},
+        "model": {**to_dict(config.model), "commits": [tower.revision for tower in towers]},
         "loss": to_dict(config.loss),
         "augmentation": to_dict(config.augmentation),
-        "learning_rate": training.learning_rate,
-        "per_device_train_batch_size": training.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "training": training_identity(config.training),
     }

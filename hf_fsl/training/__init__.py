@@ -1,7 +1,7 @@
 """The training loop, its checkpoints and trackers, and prediction over a split."""
 
 from hf_fsl.training.accelerators import make_accelerator, start_accelerator
-from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints
+from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints, training_identity
 from hf_fsl.training.loop import Progress, train
 from hf_fsl.training.prediction import predict_logits
 from hf_fsl.training.trackers import JSONLTracker, read_log
@@ -16,4 +16,5 @@ __all__ = [
     "make_accelerator",
     "start_accelerator",
     "train",
+    "training_identity",
 ]

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from hf_fsl.config import TrainingConfig, to_dict
 from hf_fsl.errors import UserError
 
 # Without cpu_offload, which would leave every process but the first with nothing.
@@ -36,6 +37,18 @@ _WHOLE = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, stric
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written, read, or used for this run."""
+
+
+_MAY_CHANGE = (
+    "seeds", "num_train_epochs", "max_steps",  # as the run's seed and its total of steps
+    "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
+    "save_steps", "save_total_limit", "resume_from_checkpoint", "logging_steps", "log_with",
+)  # fmt: skip
+
+
+def training_identity(config: TrainingConfig) -> dict[str, Any]:
+    """The fields that a run and the checkpoint it goes on from must have in common: all that change what comes out."""
+    return {name: value for name, value in to_dict(config).items() if name not in _MAY_CHANGE}
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -177,7 +190,7 @@ def find_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
 
 
 def _require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    wanted = json.loads(json.dumps(wanted))
+    wanted, stored = _flat(json.loads(json.dumps(wanted))), _flat(stored)
     odd = [key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key)]
     if odd:
         lines = "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} here" for key in sorted(odd))
@@ -185,6 +198,13 @@ def _require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]
             f"{path} belongs to another run ({lines}). Set these as they were, or start anew without "
             "resume_from_checkpoint (or in another output_dir)."
         )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _kept(value: Tensor) -> Tensor:

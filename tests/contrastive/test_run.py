@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from hf_fsl.config import ContrastiveConfig, DualEncoderConfig, PairsConfig, TowerConfig, TrainingConfig
 from hf_fsl.contrastive.run import train_towers
 from hf_fsl.data import load_pairs
+from hf_fsl.training import CheckpointError
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_pairs as tiny  # noqa: E402
@@ -67,3 +68,12 @@ def test_frozen_towers_computed_once_train_as_if_computed_every_time(backbones, 
     assert frozen.image.trainable_parameters == 0
     assert set(frozen.tests["test"]) == {"accuracy", "balanced_accuracy", "retrieval_at_1", "retrieval_at_5"}
     assert dataclasses.asdict(frozen.progress)["step"] == 6
+
+
+def test_resume_takes_only_the_run_that_it_belongs_to(backbones, tmp_path):
+    tiny.write_pairs(tmp_path)
+    run(backbones, tmp_path, tmp_path / "out", "frozen", max_steps=1)
+    again = {"max_steps": 1, "resume_from_checkpoint": "auto"}
+    assert run(backbones, tmp_path, tmp_path / "out", "frozen", **again, logging_steps=2)[0].progress.step == 1
+    with pytest.raises(CheckpointError, match=r"another run \(training.weight_decay: 0.0 there, 0.1 here\)"):
+        run(backbones, tmp_path, tmp_path / "out", "frozen", **again, weight_decay=0.1)
