@@ -11,13 +11,17 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -30,6 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from hf_fsl.config import TrainingConfig, to_dict
 from hf_fsl.errors import UserError
+from hf_fsl.files import to_disk
 
 # Without cpu_offload, which would leave every process but the first with nothing.
 _WHOLE = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
@@ -39,6 +44,7 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written, read, or used for this run."""
 
 
+WAY_OUT = "Lower training.learning_rate, or use mixed_precision bf16 or no instead of fp16."
 _MAY_CHANGE = (
     "seeds", "num_train_epochs", "max_steps",  # as the run's seed and its total of steps
     "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
@@ -49,6 +55,14 @@ _MAY_CHANGE = (
 def training_identity(config: TrainingConfig) -> dict[str, Any]:
     """The fields that a run and the checkpoint it goes on from must have in common: all that change what comes out."""
     return {name: value for name, value in to_dict(config).items() if name not in _MAY_CHANGE}
+
+
+class TrainingDiverged(UserError, FloatingPointError):
+    """The loss, or a weight, is no number any more."""
+
+
+class _Unwritable(Exception):
+    """What a process could not write, said to all."""
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -74,49 +88,65 @@ def save_checkpoint(
 ) -> Path:
     """Writes ``folder/checkpoint-<step>`` under a temporary name, renames it, removes the oldest over ``keep``.
 
+    Later ones are of an attempt that was given up for an earlier checkpoint: they go too.
+
     Every process must call it.
 
     Raises:
+        TrainingDiverged: a weight is no number; earlier checkpoints are as they were.
         CheckpointError: the files could not be written; earlier checkpoints are as they were.
     """
     target = folder / f"checkpoint-{state['step']}"
     temporary = folder / f".{target.name}.tmp"
     states: tuple[dict[str, Any], dict[str, Any]] = get_state_dict(model, optimizer, options=_WHOLE)
     parameters, moments = states
+    # Of what is trained: a buffer may hold an infinity, as masks do.
+    broken = [n for n in moments["state"] if n in parameters and not bool(parameters[n].isfinite().all())]
+    if broken:
+        raise TrainingDiverged(
+            f"{len(broken)} trained tensors are not finite at step {state['step']}, {broken[0]} among them: training "
+            f"has diverged. {WAY_OUT} Checkpoints in {folder} are of before."
+        )
     tensors = {f"{name}/{key}": _kept(v) for name, row in moments["state"].items() for key, v in row.items()}
-    failure: OSError | None = None
-    try:
-        if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        accelerator.wait_for_everyone()
+
+    def begin() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+    def write() -> None:
         _write_tensors(_rng_state(), temporary / f"rng-{accelerator.process_index}.safetensors")
         if accelerator.is_main_process:
-            parameters = {name: _kept(value) for name, value in parameters.items()}
-            _write_tensors(parameters, temporary / "model.safetensors")
+            _write_tensors({name: _kept(value) for name, value in parameters.items()}, temporary / "model.safetensors")
             _write_tensors(tensors, temporary / "optimizer.safetensors")
             if best is not None:
                 _write_tensors(best, temporary / "best.safetensors")
-            (temporary / "state.json").write_text(
-                json.dumps({**state, "param_groups": moments["param_groups"]}, indent=1)
-            )
-    except OSError as error:
-        failure = error
-    failed = accelerator.reduce(torch.tensor(float(failure is not None), device=accelerator.device))
-    if failed:
-        if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-        why = "the disk is full" if failure is not None and failure.errno == errno.ENOSPC else f"{failure}"
-        raise CheckpointError(
-            f"{target} could not be written: {why}. Earlier checkpoints in {folder} are as they were; make room and "
-            "go on with --training.resume_from_checkpoint auto."
-        ) from failure
-    if accelerator.is_main_process:
+            text = json.dumps({**state, "param_groups": moments["param_groups"]}, indent=1)
+            (temporary / "state.json").write_text(text)
+            to_disk(temporary / "state.json")
+
+    def finish() -> None:
+        to_disk(temporary)
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        to_disk(folder)
+
+    try:
+        _together(accelerator, begin if accelerator.is_main_process else None)
+        _together(accelerator, write)
+        _together(accelerator, finish if accelerator.is_main_process else None)
+    except _Unwritable as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{target} could not be written: {error}. Earlier checkpoints in {folder} are as they were; make room and "
+            "go on with --training.resume_from_checkpoint auto."
+        ) from error.__cause__
+    if accelerator.is_main_process:
+        there = list_checkpoints(folder)
+        position = there.index(target) + 1
+        for old in [*there[:position][:-keep], *there[position:]]:
+            shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
     return target
 
@@ -189,6 +219,24 @@ def find_checkpoint(folder: Path, resume_from: str | None) -> Path | None:
     return path
 
 
+def _together(accelerator: Accelerator, act: Callable[[], None] | None) -> None:
+    """Does something on the processes that have something to do; where it fails on one, all of them hear of it.
+
+    None waits for what another does not come to: every process is here once, whatever became of its own part.
+    """
+    failure: OSError | None = None
+    try:
+        if act is not None:
+            act()
+    except OSError as error:
+        failure = error
+    full = failure is not None and failure.errno == errno.ENOSPC
+    said = gather_object([None if failure is None else "the disk is full" if full else str(failure)])
+    if any(said):
+        # What the main process met first is what the others stumbled over.
+        raise _Unwritable(next(filter(None, said))) from failure
+
+
 def _require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     wanted, stored = _flat(json.loads(json.dumps(wanted))), _flat(stored)
     odd = [key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key)]
@@ -218,11 +266,10 @@ def _tupled(key: str, value: Any) -> Any:
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-    except OSError:
-        raise
-    except Exception as error:  # safetensors wraps what the system said in an exception of its own
-        full = "os error 28" in str(error).lower() or "no space" in str(error).lower()
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+    except SafetensorError as error:  # what the system said, in words: "… (os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    to_disk(path)
 
 
 def _rng_state() -> dict[str, Tensor]:

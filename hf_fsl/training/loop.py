@@ -24,6 +24,8 @@ from hf_fsl.losses import ClassificationLoss
 from hf_fsl.records import goodness
 from hf_fsl.training.batches import TrainingBatches
 from hf_fsl.training.checkpoints import (
+    WAY_OUT,
+    TrainingDiverged,
     find_checkpoint,
     load_checkpoint,
     load_trainable_state,
@@ -49,10 +51,6 @@ class TrainingSplit(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def collate(self, items: Sequence[Any]) -> Batch: ...
-
-
-class TrainingDiverged(UserError, FloatingPointError):
-    """The loss is no number any more."""
 
 
 @dataclass
@@ -149,7 +147,8 @@ def train(
     def save() -> None:
         nonlocal last_saved
         if last_saved != progress.step:
-            progress.wall_seconds, progress.window_loss = time.perf_counter() - started, float(window)
+            progress.wall_seconds = time.perf_counter() - started
+            progress.window_loss = _finite(float(window), progress.step)  # a sum: only looked at, never shown
             state = {"step": progress.step, "progress": asdict(progress), "scheduler": scheduler.state_dict(),
                      "identity": identity}  # fmt: skip
             save_checkpoint(folder, accelerator, wrapped, optimizer, state, best, config.save_total_limit)
@@ -192,10 +191,12 @@ def train(
                     row = {
                         "train/loss": _finite(float(window) / progress.window_steps, progress.step),
                         "train/learning_rate": optimizer.param_groups[0]["lr"],
-                        "train/grad_norm": float(norm) if norm is not None else float("nan"),
                         "train/examples_per_second": seen / (time.perf_counter() - clock),
                         "train/epoch": progress.epoch + progress.batches_done / len(loader),
                     }
+                    # Not where nothing is clipped, nor of a step that fp16 skips: NaN is no JSON.
+                    if norm is not None and math.isfinite(float(norm)):
+                        row["train/grad_norm"] = float(norm)
                     bar.set_postfix(loss=f"{row['train/loss']:.3f}", lr=f"{row['train/learning_rate']:.1e}",
                                     ex_s=f"{row['train/examples_per_second']:.0f}")  # fmt: skip
                     window.zero_()
@@ -249,10 +250,7 @@ def _note_evaluation(progress: Progress, values: dict[str, float], config: Train
 
 def _finite(loss: float, step: int) -> float:
     if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"The training loss is {loss} at step {step}: training has diverged. Lower training.learning_rate, or use "
-            "mixed_precision bf16 or no instead of fp16."
-        )
+        raise TrainingDiverged(f"The training loss is {loss} at step {step}: training has diverged. {WAY_OUT}")
     return loss
 
 
