@@ -141,9 +141,22 @@ def _head(api: HfApi, repo: str, revision: str | None) -> str:
     except RevisionNotFoundError:
         if revision is None:
             raise
-        api.create_branch(repo, branch=revision, exist_ok=True)
-        info = api.repo_info(repo, revision=revision)
+        info = _new_branch(api, repo, revision)
     return str(info.sha)
+
+
+def _new_branch(api: HfApi, repo: str, revision: str) -> Any:
+    """What is at a branch that was missing a moment ago."""
+    try:
+        api.create_branch(repo, branch=revision)
+    except HfHubHTTPError as refused:
+        if refused.response.status_code != 409:
+            raise
+        try:
+            return api.repo_info(repo, revision=revision)  # somebody made it meanwhile
+        except RevisionNotFoundError:  # or it cannot be, as a/b cannot beside a
+            raise refused from None
+    return api.repo_info(repo, revision=revision)
 
 
 def _files(folder: Path) -> dict[str, str | bytes]:
@@ -165,11 +178,12 @@ def _translated(error: BaseException, hub: HubConfig, again: str) -> PublishErro
         cause = cause.__cause__  # an upload's failure is wrapped in a RuntimeError
     status = getattr(getattr(cause, "response", None), "status_code", None)
     lost = cause is not None and status is None and not isinstance(cause, OfflineModeIsEnabled)
+    said = str(getattr(cause, "server_message", None) or "").rstrip(".")
     reasons = {
         401: "the Hub does not accept your token. Log in with `hf auth login`, or set HF_TOKEN.",
         403: f"your token may not write to {repo}. Use a token with write access, or another hub_model_id.",
         404: f"{repo}, or the revision asked for, is not there, or your token may not see it.",
-        409: f"{repo} is in the way of another repository or branch of that name.",
+        409: f"something of that name is in the way: {said or 'a repository or a branch'}.",
         412: f"somebody pushed to {repo} in between. Nothing was overwritten.",
     }
     if isinstance(cause, OfflineModeIsEnabled):

@@ -170,6 +170,9 @@ def test_branches_tags_pull_requests_and_history(api: HfApi, tmp_path: Path):
     api.create_tag("u/m", tag="v1")
     api.create_branch("u/m", branch="feature/x", revision="v1")
     api.create_branch("u/m", branch="feature/x", exist_ok=True)
+    for beside in ("feature", "feature/x/y"):  # git's refs are files, which are no folders
+        with pytest.raises(HfHubHTTPError, match="feature/x exists"):
+            api.create_branch("u/m", branch=beside)
     with pytest.raises(HfHubHTTPError):
         api.create_tag("u/m", tag="v1")
     api.create_commit("u/m", [add("a", b"2")], commit_message="second", revision="feature/x")

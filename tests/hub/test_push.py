@@ -7,7 +7,7 @@ import re
 import shlex
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,8 +181,6 @@ def test_wrong_token_is_told_how_to_log_in(bundle: Path, endpoint: str, api: HfA
     ("status", "message"),
     [
         (403, "may not write to me/things"),
-        (404, "is not there"),
-        (409, "in the way"),
         (500, "HfHubHTTPError.*no, says the Hub"),
     ],
 )
@@ -208,17 +206,64 @@ def test_refusals_are_explained_and_the_same_push_offered_again(
     assert push(bundle, endpoint).changed
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def before_the_next(monkeypatch: pytest.MonkeyPatch, call: str, happens: Callable[[], Any]) -> None:
+    """Lets something happen right before the next call of an HfApi method, which then goes to the Hub as ever."""
+    original = getattr(HfApi, call)
+
+    def late(self: HfApi, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(HfApi, call, original)
+        happens()
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(HfApi, call, late)
+
+
+@pytest.mark.parametrize("call", ["repo_info", "create_commit"])
+def test_repository_deleted_while_it_is_pushed_to(
+    call: str, bundle: Path, endpoint: str, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(bundle.parent)
+    before_the_next(monkeypatch, call, lambda: api.delete_repo(REPO))
+    with pytest.raises(PublishError, match=rf"{REPO} was not pushed: {REPO}, or the rev.* is not there.*repeat with"):
+        push(bundle, endpoint)
+    assert list(api.list_models()) == [] and contents(bundle.parent) == before
+    assert push(bundle, endpoint).changed and contents(bundle.parent) == before
+
+
+def test_branch_that_cannot_be_beside_another(bundle: Path, endpoint: str, api: HfApi) -> None:
+    push(bundle, endpoint, revision="v2")
+    before = contents(bundle.parent)
+    with pytest.raises(
+        PublishError, match=r"in the way: .*refs/heads/v2 exists\. The bundle is whole.*--revision v2/a"
+    ):
+        push(bundle, endpoint, revision="v2/a")
+    assert {ref.name for ref in api.list_repo_refs(REPO).branches} == {"main", "v2"}
+    assert contents(bundle.parent) == before
+    assert push(bundle, endpoint, revision="v3").changed
+
+
+@pytest.mark.parametrize("call", ["create_repo", "create_branch"])
+def test_somebody_makes_the_repository_or_the_branch_first(
+    call: str, bundle: Path, endpoint: str, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes = {
+        "create_repo": lambda: api.create_repo(REPO),
+        "create_branch": lambda: api.create_branch(REPO, branch="v2"),
+    }
+    before_the_next(monkeypatch, call, makes[call])
+    assert push(bundle, endpoint, revision="v2").changed
+    assert len(titles(api, "v2")) == 2
+
+
 def test_push_in_between_is_not_overwritten(
     bundle: Path, endpoint: str, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = HfApi.create_commit
-
-    def raced(self: HfApi, *arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(HfApi, "create_commit", original)
-        api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id=REPO)
-        return original(self, *arguments, **options)
-
-    monkeypatch.setattr(HfApi, "create_commit", raced)
+    theirs = {"path_or_fileobj": b"theirs", "path_in_repo": "theirs.txt", "repo_id": REPO}
+    before_the_next(monkeypatch, "create_commit", lambda: api.upload_file(**theirs))
     with pytest.raises(PublishError, match="somebody pushed to me/things in between. Nothing was overwritten"):
         push(bundle, endpoint)
     assert {"theirs.txt"} == set(api.list_repo_files(REPO)) - {".gitattributes"}

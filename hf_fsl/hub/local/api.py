@@ -181,6 +181,10 @@ def _new_ref(repo: Repo, group: str, name: object, revision: str) -> Response:
         target = repo.require().resolve(str(revision)).oid
         if name in repo.refs(group):
             raise HubError(409, f"Reference already exists: refs/{group}/{name}")
+        # As in git, whose refs are files: there is no a/b beside a.
+        clashes = [ref for ref in repo.refs(group) if ref.startswith(f"{name}/") or name.startswith(f"{ref}/")]
+        if clashes:
+            raise HubError(409, f"Cannot create refs/{group}/{name}: refs/{group}/{clashes[0]} exists")
         repo.move_ref(f"{group}/{name}", target)
     return JSONResponse({})
 
