@@ -1,25 +1,36 @@
-"""``hf-fsl evaluate`` and ``predict`` on a model in a folder."""
+"""``hf-fsl predict`` and ``hf-fsl evaluate`` by models in a folder: of texts, of pairs of texts, of images."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import WORDS, build_model, write_tokenizer
+from PIL import Image
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, ViTImageProcessor
 
 from hf_fsl.cli.main import main
 
 NAMES = ["bad", "good", "plain"]
 
 
+def named(classifier):
+    classifier.config.id2label = dict(enumerate(NAMES))
+    classifier.config.label2id = {name: index for index, name in enumerate(NAMES)}
+    return classifier
+
+
+def read(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
 @pytest.fixture
 def model(tmp_path):
     """Folder with a model that knows its classes by name, and what it answers to WORDS."""
-    classifier = build_model("bert").eval()
-    classifier.config.id2label = dict(enumerate(NAMES))
-    classifier.config.label2id = {name: index for index, name in enumerate(NAMES)}
+    classifier = named(build_model("bert").eval())
     tokenizer = write_tokenizer(tmp_path / "model")
     with torch.inference_mode():
         batch = tokenizer(WORDS, return_tensors="pt", padding=True, return_token_type_ids=False)
@@ -49,10 +60,8 @@ def test_numbered_labels_are_evaluated_by_the_names_given_for_them(model, tmp_pa
 @pytest.fixture
 def multi_label_model(tmp_path):
     """Folder with a model that gives every text 0.8, 0.3 and 0.6."""
-    classifier = build_model("bert")
+    classifier = named(build_model("bert"))
     classifier.config.problem_type = "multi_label_classification"
-    classifier.config.id2label = dict(enumerate(NAMES))
-    classifier.config.label2id = {name: index for index, name in enumerate(NAMES)}
     with torch.no_grad():
         classifier.classifier.weight.zero_()
         classifier.classifier.bias.copy_(torch.logit(torch.tensor([0.8, 0.3, 0.6])))
@@ -97,3 +106,70 @@ def test_long_texts_are_cut_to_what_the_positions_allow_where_the_tokenizer_name
     )
     assert main(["predict", str(tmp_path), *texts]) == 0
     assert main(["evaluate", str(tmp_path), str(tmp_path / "data.jsonl"), "--split", "train"]) == 0
+
+
+@pytest.fixture
+def image_model(tmp_path):
+    """Folder with an image model, pictures in a folder of each class, and the class it gives each."""
+    classifier = build_model("vit").eval()
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8)) for _ in range(9)]
+    with torch.inference_mode():
+        batch = processor(pictures, return_tensors="pt")
+        classifier.classifier.bias -= classifier(**batch).logits.mean(0)
+        answers = [NAMES[number] for number in classifier(**batch).logits.argmax(-1)]
+    assert set(answers) == set(NAMES)
+    named(classifier).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    paths = []
+    for number, (picture, answer) in enumerate(zip(pictures, answers, strict=True)):
+        (tmp_path / "pictures" / answer).mkdir(parents=True, exist_ok=True)
+        paths.append(str(tmp_path / "pictures" / answer / f"{number}.png"))
+        picture.save(paths[-1])
+    return str(tmp_path / "model"), paths, answers
+
+
+def test_an_image_model_predicts_and_is_evaluated(image_model, tmp_path, capsys):
+    folder, paths, answers = image_model
+    assert main(["predict", folder, "--json", "--top-k", "3", *paths]) == 0
+    rows = read(capsys)
+    assert [row["input"] for row in rows] == paths
+    assert [row["labels"][0]["label"] for row in rows] == answers
+    assert all({label["label"] for label in row["labels"]} == set(NAMES) for row in rows)
+    evaluate = ["evaluate", folder, str(tmp_path / "pictures"), "--split", "train", "--json"]
+    assert main(evaluate) == 0
+    (measured,) = read(capsys)
+    assert measured["accuracy"]["value"] == measured["macro_f1"]["value"] == 1 and measured["accuracy"]["n"] == 9
+    Path(paths[0]).rename(tmp_path / "pictures" / next(name for name in NAMES if name != answers[0]) / "0.png")
+    assert main(evaluate) == 0
+    assert read(capsys)[0]["accuracy"]["value"] == pytest.approx(8 / 9)
+    assert main(["predict", folder, str(tmp_path / "none.png")]) == 1
+    assert "cannot read the input" in capsys.readouterr().err
+
+
+def test_a_text_pair_model_predicts_and_is_evaluated(model, tmp_path, capsys):
+    folder, _ = model
+    pairs = [[first, second] for first, second in zip(WORDS, reversed(WORDS), strict=True)]
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        batch = tokenizer(*zip(*pairs, strict=True), return_tensors="pt", padding=True)
+        classifier.classifier.bias -= classifier(**batch).logits.mean(0)
+        classifier.save_pretrained(folder)
+        answers = [NAMES[number] for number in classifier(**batch).logits.argmax(-1)]
+    assert set(answers) == set(NAMES)
+
+    assert main(["predict", str(folder), "--json", *map(json.dumps, pairs)]) == 0
+    assert [row["labels"][0]["label"] for row in read(capsys)] == answers
+    rows = [{"one": a, "two": b, "kind": name} for (a, b), name in zip(pairs, answers, strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = ["--text-column", "one", "--text-pair-column", "two", "--label-column", "kind"]
+    evaluate = ["evaluate", str(folder), str(tmp_path / "pairs.jsonl"), "--split", "train", *columns]
+    assert main([*evaluate, "--json"]) == 0
+    assert read(capsys)[0]["accuracy"]["value"] == 1
+    assert main([*evaluate, "--metrics", "accuracy"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{len(WORDS)} examples" in shown and "accuracy   1.0000  95 % [" in shown
+    assert main([*evaluate[:-4], "--label-column", "kind", "--metrics", "accuracy", "--json"]) == 0
+    assert read(capsys)[0]["accuracy"]["value"] < 1  # the second texts matter
