@@ -288,6 +288,7 @@ def main(options: argparse.Namespace) -> None:
                 "quarter_of_uniform_r8": third,
             },
         },
+        peers=["optuna"],
     )
     draw(courses, target, RESULTS / f"{name}.png")
     if options.quick:

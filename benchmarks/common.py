@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,14 @@ def ratio(numerator: list[float], denominator: list[float], resamples: int = 500
     return {"median": float(np.median(ratios)), "ci95": [float(low), float(high)], "rounds": len(ratios)}
 
 
-def write_result(name: str, values: dict[str, Any]) -> None:
-    """Writes ``results/<name>.json`` with versions and hardware, and prints it."""
-    about = {"threads": torch.get_num_threads(), "versions": versions(), "hardware": hardware()}
+def write_result(name: str, values: dict[str, Any], peers: Sequence[str] = ()) -> None:
+    """Writes ``results/<name>.json`` with versions and hardware, and prints it.
+
+    Args:
+        peers: packages measured beside hf_fsl which it does not itself stand on; their versions are written too.
+    """
+    installed = versions() | {peer: metadata.version(peer) for peer in peers}
+    about = {"threads": torch.get_num_threads(), "versions": installed, "hardware": hardware()}
     text = json.dumps({"benchmark": name, **values, **about}, indent=2)
     write_text(RESULTS / f"{name}.json", text + "\n")
     print(text)

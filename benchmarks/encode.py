@@ -70,6 +70,7 @@ def main(count: int, rounds: int) -> None:
             },
             "largest_difference": difference,
         },
+        peers=["sentence-transformers"],
     )
 
 

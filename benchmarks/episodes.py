@@ -127,6 +127,7 @@ def main(episodes: int, rounds: int) -> None:
             "accuracy": reached,
             "same_as_scikit_learn": agreement(pool, sampler.sample(labels)[:few]),
         },
+        peers=["scikit-learn"],
     )
 
 
