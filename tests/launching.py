@@ -1,7 +1,9 @@
-"""Recipes through the real launcher, and the command line, in processes of their own."""
+"""Recipes through the real launcher, and the command line, in processes of their own; recipes in this process."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -20,6 +22,48 @@ def launch(environment, output, config, *overrides, recipe="fine_tune", preset="
         f"recipes/{recipe}.py", "--config", str(config), "--output_dir", str(output), *overrides,
     ]  # fmt: skip
     return run_process(command, environment)
+
+
+@contextlib.contextmanager
+def own_accelerator_state():
+    """Accelerate's state, which a process has once, as in a process that has just started; afterwards as it was."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    kept = [(kind._shared_state, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState, GradientState)]
+    for state, _ in kept:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, values in kept:
+            state.clear()
+            state.update(values)
+
+
+def run_here(recipe, config, output, *overrides):
+    """A recipe's main() in this process, for what neither the launcher nor the Hub is needed for.
+
+    Starting a process and importing everything takes ten times as long as a refusal. Nothing is verified or pushed.
+    """
+    from hf_fsl.config import RECIPES, load_config
+
+    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.publish = lambda *bundle: None
+    with own_accelerator_state():
+        module.main(load_config(RECIPES[recipe], config, ["--output_dir", str(output), *overrides]))
+
+
+def here(data=None, **models):
+    """Overrides that take data and models from the checkout instead of the Hub."""
+    from hf_fsl.hub.seed import minilm_folder
+
+    folders = {"minilm": minilm_folder, "tiny-convnext": lambda: ROOT / "recipes" / "backbones" / "tiny-convnext"}
+    paths = ["--data.path", str(ROOT / "recipes" / "data" / data)] if data is not None else []
+    for section, name in models.items():
+        paths += [f"--{section.replace('__', '.')}.model_name_or_path", str(folders[name]())]
+    return paths
 
 
 def hf_fsl(environment, *arguments, stdin=None):

@@ -8,9 +8,11 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import HfApi
-from launching import ROOT, hf_fsl, launch
+from huggingface_hub import HfApi, constants
+from launching import ROOT, here, launch, run_here
 
+from hf_fsl.cli.main import main
+from hf_fsl.errors import UserError
 from hf_fsl.hub.verify import require_verified
 from hf_fsl.records import RunRecord
 
@@ -24,15 +26,15 @@ print(json.dumps(pipe("a cat", candidate_labels="animal, food")))
 """
 
 
-def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, nli_model, tmp_path):
+def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, nli_model, tmp_path, capsys):
     model = ["--model.model_name_or_path", str(nli_model)]
     done = launch(
         hub_environment, tmp_path / "one", CONFIG, *model, "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/zs",
-        recipe="zero_shot_nli",
+        recipe="zero_shot_nli", preset="cpu_2proc",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     record = RunRecord.load(tmp_path / "one" / "run_record.json")
-    assert RunRecord.from_json(record.to_json()) == record
+    assert RunRecord.from_json(record.to_json()) == record and record.cost.processes == 2
     tuned = set(record.config["zero_shot"]["validation_labels"])
     assert len(tuned) == 4 and len(record.candidate_labels) == 20 and not tuned & set(record.candidate_labels)
     assert {row.name for row in record.methods if row.chosen} == {"nli", "bi-encoder"}
@@ -52,20 +54,21 @@ def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment
         [sys.executable, "-I", "-c", _STOCK, "me/zs"], env=hub_environment, capture_output=True, text=True
     )
     assert stock.returncode == 0, stock.stderr[-2000:]
-    ours = hf_fsl(hub_environment, "predict", "me/zs", "--labels", "animal, food", "--json", "--top-k", "2", "a cat")
-    assert ours.returncode == 0, ours.stderr[-2000:]
-    answer, expected = json.loads(ours.stdout), json.loads(stock.stdout.splitlines()[-1])
+    capsys.readouterr()
+    bundle = str(tmp_path / "one" / "bundle")
+    assert main(["predict", bundle, "--labels", "animal, food", "--json", "--top-k", "2", "a cat"]) == 0
+    answer, expected = json.loads(capsys.readouterr().out), json.loads(stock.stdout.splitlines()[-1])
     assert [row["label"] for row in answer["labels"]] == expected["labels"]
     assert [row["score"] for row in answer["labels"]] == pytest.approx(expected["scores"], abs=1e-5)
 
-    two = launch(hub_environment, tmp_path / "two", CONFIG, *model, recipe="zero_shot_nli", preset="cpu_2proc")
-    assert two.returncode == 0, two.stderr[-3000:]
+    run_here("zero_shot_nli", CONFIG, tmp_path / "two", *model, *here("supersense", bi_encoder="minilm"))
     again = RunRecord.load(tmp_path / "two" / "run_record.json")
-    assert again.cost.processes == 2
+    assert again.cost.processes == 1
     assert [vars(row.test) for row in again.methods] == [vars(row.test) for row in record.methods]
 
 
-def test_bad_input_is_refused_before_anything_is_measured(hub_environment, nli_model, text_backbone, tmp_path):
+def test_bad_input_is_refused_before_anything_is_measured(nli_model, text_backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     model = ["--model.model_name_or_path", str(nli_model)]
     for overrides, message in (
         ([*model, "--zero_shot.validation_labels", "[food, foood]"], "no class foood"),
@@ -73,5 +76,6 @@ def test_bad_input_is_refused_before_anything_is_measured(hub_environment, nli_m
         (["--model.model_name_or_path", str(text_backbone)], "one class for entailment"),
         (["--model.model_name_or_path", "me/nowhere"], "me/nowhere does not load for zero-shot-classification"),
     ):
-        done = launch(hub_environment, tmp_path, CONFIG, *overrides, recipe="zero_shot_nli")
-        assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]
+        with pytest.raises(UserError, match=message):
+            run_here("zero_shot_nli", CONFIG, tmp_path, *here("supersense", bi_encoder="minilm"), *overrides)
+    assert not list(tmp_path.iterdir())
