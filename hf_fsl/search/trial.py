@@ -29,6 +29,7 @@ from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training import list_checkpoints, predict_logits, train
+from hf_fsl.training.loop import TrainingDiverged
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.update import Batch, Step
 
@@ -103,6 +104,7 @@ class AdapterTrial:
 
         def measure(current: nn.Module) -> dict[str, float]:
             logits = predict_logits(current, self.validation, accelerator, self.few_shot.per_device_eval_batch_size)
+            _require_finite(logits, architecture)  # of every process alike: all have all logits
             values = compute_metrics(self.metrics, logits, self.labels)
             context.seconds = before + time.perf_counter() - started
             context.token_flops = spent + meter.flops * accelerator.num_processes
@@ -236,6 +238,16 @@ class CountedUpdate:
         self.step += 1
         self.at_step(self.step, self.update.model)
         return result
+
+
+def _require_finite(logits: np.ndarray, architecture: Architecture) -> None:
+    """The last step's loss can be finite and the weights it leaves not: no metric can be had of those."""
+    broken = int((~np.isfinite(logits)).any(1).sum())
+    if broken:
+        raise TrainingDiverged(
+            f"Logits of {broken} of {len(logits)} validation examples are not finite: training has diverged at "
+            f"learning rate {architecture.learning_rate:g}."
+        )
 
 
 def _recorded_latencies(path: str | None) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ from hf_fsl.search.few_shot import examples_fingerprint, few_shot_splits
 from hf_fsl.search.space import Architecture, to_adapter_config
 from hf_fsl.search.study import Infeasible, TrialContext, TrialStopped
 from hf_fsl.search.trial import AdapterTrial
-from hf_fsl.training import make_accelerator
+from hf_fsl.training import make_accelerator, predict_logits
 from hf_fsl.transfer import fine_tune_seed
 
 SHOTS = ShotsConfig(shots=6, validation_shots=2, per_device_train_batch_size=4)
@@ -113,6 +113,17 @@ def test_a_trial_that_is_behind_stops_and_the_next_one_is_as_if_it_had_not_been(
     values = [trial(LORA, TrialContext(folder=tmp_path / name, rungs=[])).values for name in ("b", "c")]
     assert values[0] == values[1]
     assert values[0]["token_flops"] > context.token_flops
+
+
+def test_validation_logits_that_are_not_finite_are_a_diverged_trial_not_a_broken_worker(trial, tmp_path, monkeypatch):
+    def diverged(*arguments):
+        logits = predict_logits(*arguments)
+        logits[1, 0] = float("nan")
+        return logits
+
+    monkeypatch.setattr("hf_fsl.search.trial.predict_logits", diverged)
+    with pytest.raises(FloatingPointError, match="Logits of 1 of 6 validation examples are not finite"):
+        trial(LORA.replace(steps=1), TrialContext(folder=tmp_path / "trial", rungs=[]))
 
 
 def test_operations_are_counted_from_tokens_and_the_lowest_adapted_layer(trial, tmp_path):
