@@ -20,13 +20,14 @@ from hf_fsl.search.study import (
     Infeasible,
     StorageAway,
     StudyMismatch,
-    engine,
     identity,
+    objective,
     open_storage,
     run_study,
 )
+from hf_fsl.search.study.identity import claim
 from hf_fsl.search.study.rungs import goes_on
-from hf_fsl.search.study.samplers import distributions, parameters_of
+from hf_fsl.search.study.samplers import distributions, free_ordinal, parameters_of
 
 
 class Runner:
@@ -124,7 +125,7 @@ def test_architectures_above_the_limit_are_not_trained(sampler, tmp_path):
 
 
 def test_a_constraint_that_nobody_meets_ends_the_search_with_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "IN_VAIN", 8)
+    monkeypatch.setattr(objective, "IN_VAIN", 8)
     runner = Runner(tmp_path)
 
     def slow(architecture, context):
@@ -151,6 +152,25 @@ def test_what_diverges_is_recorded_and_the_search_goes_on(tmp_path):
     assert diverged.values["loss"] == float("inf") and diverged.values["parameters"] > 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_objective_that_is_no_number_is_diverged_not_proposed_for_ever(value, tmp_path):
+    runner = Runner(tmp_path)
+
+    def function(architecture, context):
+        assert len(runner.ran) < 20, "the same proposal comes again and again"
+        found = runner.evaluate(architecture, context)
+        if len(runner.ran) != 3:
+            return found
+        return Evaluation(values={**found.values, "loss": value}, details=found.details)
+
+    runner.function = function
+    tried = runner(sampler="random")
+    assert len(tried) == len(runner.ran) == 6
+    (diverged,) = [t for t in tried if "diverged" in t.details]
+    assert diverged.number == 2 and diverged.values["loss"] == float("inf") and diverged.token_flops == 1
+    assert diverged.details == {"ok": True, "diverged": f"loss is {value}"}
+
+
 def test_a_failure_ends_the_worker_and_the_trial_is_tried_again_by_the_next(tmp_path):
     runner = Runner(tmp_path / "a")
 
@@ -166,6 +186,87 @@ def test_a_failure_ends_the_worker_and_the_trial_is_tried_again_by_the_next(tmp_
     assert [t.architecture for t in runner(sampler="random")] == [
         t.architecture for t in Runner(tmp_path / "b")(sampler="random")
     ]
+
+
+def test_an_architecture_that_kills_its_workers_is_left_after_its_retries(tmp_path):
+    runner, deaths = Runner(tmp_path / "a"), []
+    whole = Runner(tmp_path / "b")(sampler="random", trials=7)
+    deadly = whole[2].architecture
+
+    def function(architecture, context):
+        if architecture == deadly:
+            deaths.append(context.folder)
+            raise MemoryError
+        return runner.evaluate(architecture, context)
+
+    runner.function = function
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            runner(sampler="random", max_retries=2)
+    tried = runner(sampler="random", max_retries=2)
+    assert len(deaths) == 3
+    assert [t.architecture for t in tried] == [t.architecture for t in whole if t.architecture != deadly]
+
+
+def test_ordinals_of_what_failed_too_often_are_not_drawn_again():
+    def trial(state, ordinal=None):
+        attributes = {} if ordinal is None else {"ordinal": ordinal}
+        values = [1.0] if state == "COMPLETE" else None
+        return optuna.trial.create_trial(
+            state=optuna.trial.TrialState[state], values=values, user_attrs=attributes, params={}, distributions={}
+        )
+
+    done, dead = trial("COMPLETE", 0), trial("FAIL", 1)
+    assert free_ordinal([], 3) == 0
+    assert free_ordinal([done, dead], 3) == 1
+    assert free_ordinal([done, dead, trial("WAITING", 1)], 3) == 2  # it runs again
+    assert free_ordinal([done, *[dead] * 3], 3) == 1 and free_ordinal([done, *[dead] * 4], 3) == 2
+    assert free_ordinal([done, dead], 0) == 2
+    assert free_ordinal([done, trial("RUNNING"), trial("FAIL")], 3) == 2  # another worker's; a surplus one
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_an_exhausted_space_ends_the_search(sampler, tmp_path, monkeypatch):
+    monkeypatch.setattr(objective, "IN_VAIN", 12)
+    monkeypatch.setattr("hf_fsl.search.study.engine.IN_VAIN", 12)
+    few = {"ranks": [0, 1], "scaling": [1.0], "dropout": [0.0], "learning_rate": [1e-3]}
+    runner, said = Runner(tmp_path, **few), []
+    settings = StudyConfig(trials=None, token_flops=1e9, rungs=[], startup=3, sampler=sampler)
+    for _ in range(2):  # started again, it says the same and tries nothing
+        tried = run_study(
+            runner.space, runner.function, settings, name="s", folder=tmp_path, identity=identity(a=1), say=said.append
+        )
+    assert len(runner.ran) == len(set(runner.ran)) <= 8 and len(tried) >= 12 + len(runner.ran)
+    assert len(said) == 2 and "The last 12 proposals had all been tried before: the space is exhausted" in said[0]
+
+
+def test_known_architectures_between_two_that_break_a_constraint_are_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(objective, "IN_VAIN", 3)
+    runner = Runner(tmp_path, ranks=[0, 1], scaling=[1.0], dropout=[0.0], learning_rate=[1e-3])
+    broken = []
+
+    def function(architecture, context):
+        if architecture.method == "none" or len(broken) == 2:
+            return runner.evaluate(architecture, context)
+        broken.append(architecture)
+        raise Infeasible({"max_latency": 3.0})
+
+    runner.function = function
+    assert len(runner(sampler="random", trials=4)) == 4
+
+
+def test_the_worker_that_made_a_study_says_what_it_is_about_and_the_others_wait(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=url, study_name="study")
+    late = threading.Timer(0.3, claim, (optuna.load_study(study_name="study", storage=url), {"data": "theirs"}))
+    late.start()
+    with pytest.raises(StudyMismatch, match='data: "theirs" there, "mine" here'):
+        claim(study, {"data": "mine"}, made_it=False)
+    monkeypatch.setitem(claim.__globals__, "PATIENCE", 0.2)
+    left = optuna.create_study(storage=url, study_name="left")
+    claim(left, {"data": "mine"}, made_it=False)  # who made it is dead
+    with pytest.raises(StudyMismatch):
+        claim(left, {"data": "theirs"})
 
 
 def test_an_interrupted_trial_is_run_again_from_its_checkpoint(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from hf_fsl import __version__
 from hf_fsl.search.errors import SearchError
 
 _KEY = "hf_fsl"
+PATIENCE = 10.0
+"""Seconds between making a study and noting what it is about, at the most."""
 
 
 class StudyMismatch(SearchError):
@@ -37,19 +40,26 @@ def fingerprint(*rows: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def claim(study: optuna.Study, mine: Mapping[str, Any]) -> None:
+def claim(study: optuna.Study, mine: Mapping[str, Any], made_it: bool = True) -> None:
     """Notes in a new study what it is about, or compares with what is noted.
+
+    Only the worker that made the study notes it: two that did at once could both read their own, and go on together.
+    The others wait for the note; where there is none after a while, its maker died before, and they take its place.
 
     Raises:
         StudyMismatch: it is about something else; the message names each part that differs.
     """
-    if _KEY not in study.user_attrs:
-        if study.get_trials(deepcopy=False):
+    end = time.monotonic() + (0.0 if made_it else PATIENCE)
+    while _KEY not in study.user_attrs:
+        if study.get_trials(deepcopy=False) and _KEY not in study.user_attrs:
             raise StudyMismatch(
                 f"The study {study.study_name!r} was not made by hf_fsl. Give search.name another name."
             )
-        study.set_user_attr(_KEY, dict(mine))
-    noted = study.user_attrs[_KEY]  # read again: another worker may have been first
+        if time.monotonic() >= end:
+            study.set_user_attr(_KEY, dict(mine))
+        else:
+            time.sleep(0.1)
+    noted = study.user_attrs[_KEY]
     differing = [name for name in {**noted, **mine} if noted.get(name) != mine.get(name)]
     if differing:
         lines = "".join(f"\n  - {name}: {_difference(noted.get(name), mine.get(name))}" for name in differing)

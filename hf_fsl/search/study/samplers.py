@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,19 +23,29 @@ class SpaceSampler(BaseSampler):
 
     Optuna's samplers draw ranks one by one at first, so that sizes crowd in the middle and constraints are missed;
     here what they leave open is drawn by the space itself. Every trial has a generator of its own, seeded by the
-    study's seed and by how many trials came before: a study that is stopped and started goes on as if it had not
-    been, and no two workers draw the same.
+    study's seed and by the trial's ordinal, the first that no other trial has: a study that is stopped and started
+    goes on as if it had not been, and no two workers draw the same.
 
     Args:
         kind: ``random``, ``tpe`` or ``nsga2``.
         startup: trials (of NSGA-II: the population) drawn before the sampler proposes.
         first: architectures to start with.
+        max_retries: an ordinal whose trials failed more often than this is left: what it draws kills its workers.
     """
 
     def __init__(
-        self, kind: Sampler, space: SearchSpace, seed: int, startup: int, first: Sequence[Architecture] = ()
+        self,
+        kind: Sampler,
+        space: SearchSpace,
+        seed: int,
+        startup: int,
+        first: Sequence[Architecture] = (),
+        max_retries: int = 3,
     ) -> None:
         self.kind, self.space, self.seed, self.startup, self.first = kind, space, seed, startup, first
+        self.max_retries = max_retries
+        self.ordinal = 0
+        """Of the trial that is proposed; it is the trial's attribute of this name."""
         self._distributions = distributions(space)
         self._rng = np.random.default_rng(seed)
         self._given: Architecture | None = None
@@ -44,9 +56,9 @@ class SpaceSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         earlier = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
-        ordinal = sum(t.state != TrialState.FAIL for t in earlier)
-        self._given = self.first[ordinal] if ordinal < len(self.first) else None
-        own, inner = np.random.SeedSequence([self.seed, ordinal]).spawn(2)
+        self.ordinal = free_ordinal(earlier, self.max_retries)
+        self._given = self.first[self.ordinal] if self.ordinal < len(self.first) else None
+        own, inner = np.random.SeedSequence([self.seed, self.ordinal]).spawn(2)
         self._rng = np.random.default_rng(own)
         self._inner = self._make(int(inner.generate_state(1)[0]))
         self._inner.before_trial(study, trial)
@@ -82,6 +94,18 @@ class SpaceSampler(BaseSampler):
         if self.kind == "nsga2":
             return NSGAIISampler(population_size=max(2, self.startup), seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
+
+
+def free_ordinal(earlier: Sequence[FrozenTrial], max_retries: int) -> int:
+    """The first ordinal that no trial has, those of failed trials among them until they failed too often."""
+    known = [(trial.state, trial.user_attrs.get("ordinal")) for trial in earlier]
+    failed = Counter(ordinal for state, ordinal in known if state == TrialState.FAIL and ordinal is not None)
+    taken = {ordinal for ordinal, count in failed.items() if count > max_retries}
+    taken |= {ordinal for state, ordinal in known if state != TrialState.FAIL and ordinal is not None}
+    free = (ordinal for ordinal in itertools.count() if ordinal not in taken)
+    # Trials that another worker has asked for and not begun draw what is free, in their order.
+    begun = sum(state != TrialState.FAIL and ordinal is None for state, ordinal in known)
+    return next(itertools.islice(free, begun, None))
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
