@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
     """An Accelerator that logs to ``folder/metrics.jsonl`` and to the trackers of ``config.log_with``.
 
     Args:
-        folder: trackers that write files put them below it.
+        folder: tensorboard and wandb put their files below it (wandb's elsewhere where WANDB_DIR says so); trackio
+            has one place for all runs, TRACKIO_DIR, where ``trackio show`` finds them.
         project: the trackers' name for this run.
         settings: the run's config, nested; trackers are given it flat.
 
@@ -53,7 +55,9 @@ def start_accelerator(config: TrainingConfig, folder: Path, project: str, settin
         log_with=[JSONLTracker(folder / "metrics.jsonl"), *config.log_with],
         project_dir=str(folder),
     )
-    accelerator.init_trackers(project, config=_flat(settings))
+    own = {"wandb": {"dir": str(folder)}} if "WANDB_DIR" not in os.environ else {}
+    folder.mkdir(parents=True, exist_ok=True)  # wandb goes to a temporary folder where there is none
+    accelerator.init_trackers(project, config=_flat(settings), init_kwargs=own)
     return accelerator
 
 
