@@ -7,8 +7,10 @@ import json
 import pytest
 import yaml
 from huggingface_hub import HfApi, snapshot_download
-from launching import ROOT, hf_fsl, launch
+from launching import ROOT, here, launch, run_here
 
+from hf_fsl.cli.main import main
+from hf_fsl.errors import UserError
 from hf_fsl.hub.verify import require_verified
 from hf_fsl.records import RunRecord
 from hf_fsl.search.report import SearchReport
@@ -23,17 +25,20 @@ def run(environment, output, *options, **launching):
 
 
 @pytest.fixture(scope="module")
-def finished(hub, tmp_path_factory):
-    import os
+def tiny(text_backbone):
+    """Overrides: a tiny model instead of the config's, which learns fast, and the data of the checkout."""
+    model = ["--model.model_name_or_path", str(text_backbone)]
+    return [*here("supersense"), *model, "--space.layers", "[0, 1]", "--space.learning_rate", "[0.03]"]
 
-    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path_factory.getbasetemp() / "hub_home"),
-                   "HF_TOKEN": "test"}  # fmt: skip
+
+@pytest.fixture(scope="module")
+def finished(hub_environment, tiny, tmp_path_factory):
     output = tmp_path_factory.mktemp("search")
-    done = run(environment, output, "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/searched")
-    return environment, output, done
+    done = run(hub_environment, output, *tiny, "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/searched")
+    return hub_environment, output, done
 
 
-def test_the_winner_is_published_and_the_others_are_adapters_beside_it(finished, hub, tmp_path):
+def test_the_winner_is_published_and_the_others_are_adapters_beside_it(finished, hub, text_backbone, tmp_path):
     environment, output, done = finished
     record, report = RunRecord.load(output / "run_record.json"), SearchReport.load(output / "report.json")
     assert len(report.trials) == 4 and report.verdict in done.stdout
@@ -50,15 +55,13 @@ def test_the_winner_is_published_and_the_others_are_adapters_beside_it(finished,
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from hf_fsl.hub.seed import minilm_folder
-
     published = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(["a big cat", "to run"], padding=True, return_tensors="pt")
     others = [row.name for row in report.members if not row.baseline and not row.chosen]
     assert record.search["adapters"] == others and others
     own = [""] if report.peft_config else []  # the head alone may be what is best
     for name in [*own, *others]:
-        base = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=24)
+        base = AutoModelForSequenceClassification.from_pretrained(text_backbone, num_labels=24)
         model = PeftModel.from_pretrained(base, folder, subfolder=f"adapter/{name}".rstrip("/")).eval()
         with torch.inference_mode():
             same = torch.allclose(model(**tokens).logits, published(**tokens).logits, atol=1e-5)
@@ -78,26 +81,26 @@ def test_the_chosen_config_trains_the_same_model_again(finished, tmp_path):
     assert reproduced.metrics["accuracy"] == record.metrics["accuracy"]
 
 
-def test_a_finished_search_is_shown_and_not_run_again(finished):
-    environment, output, done = finished
-    shown = hf_fsl(environment, "search", "show", str(output))
-    assert shown.returncode == 0 and SearchReport.load(output / "report.json").verdict in shown.stdout
-    live = hf_fsl(environment, "search", "show", str(output), "--live")
-    assert live.returncode == 0 and "4 of" in live.stdout and "Front on validation" in live.stdout
+def test_a_finished_search_is_shown_and_not_run_again(finished, tiny, capsys):
+    _, output, _ = finished
+    assert main(["search", "show", str(output)]) == 0
+    assert SearchReport.load(output / "report.json").verdict in capsys.readouterr().out
+    assert main(["search", "show", str(output), "--live"]) == 0
+    live = capsys.readouterr().out
+    assert "4 of" in live and "Front on validation" in live
     before = json.loads((output / "report.json").read_text())["trials"]
-    run(environment, output)
+    run_here("search_adapters", SMOKE, output, *tiny)
     assert json.loads((output / "report.json").read_text())["trials"] == before
-    refused = launch(environment, output, SMOKE, "--few_shot.shots", "4", recipe="search_adapters")
-    assert refused.returncode != 0
-    assert "is about something else than this worker" in refused.stderr and "shots 3 there, 4 here" in refused.stderr
-    missing = hf_fsl(environment, "search", "show", "no/such/search")
-    assert missing.returncode == 1 and "There is no search at no/such/search" in missing.stderr
+    with pytest.raises(UserError, match=r"(?s)is about something else than this worker.*shots 3 there, 4 here"):
+        run_here("search_adapters", SMOKE, output, *tiny, "--few_shot.shots", "4")
+    assert main(["search", "show", "no/such/search"]) == 1
+    assert "There is no search at no/such/search" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_two_processes_of_one_launch_search_like_one(finished, tmp_path):
+def test_two_processes_of_one_launch_search_like_one(finished, tiny, tmp_path):
     environment, output, _ = finished
-    run(environment, tmp_path, "--few_shot.per_device_train_batch_size", "4", preset="cpu_2proc")
+    run(environment, tmp_path, *tiny, "--few_shot.per_device_train_batch_size", "4", preset="cpu_2proc")
     one, two = (SearchReport.load(folder / "report.json") for folder in (output, tmp_path))
     assert [row.architecture for row in one.trials] == [row.architecture for row in two.trials]
     assert [row.values["loss"] for row in two.trials] == pytest.approx(
@@ -105,31 +108,27 @@ def test_two_processes_of_one_launch_search_like_one(finished, tmp_path):
     )
 
 
-def test_wrong_settings_are_said_before_anything_runs(tmp_path):
-    import os
-
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+def test_wrong_settings_are_said_before_anything_runs(tmp_path, capsys):
     settings = yaml.safe_load(SMOKE.read_text())
     settings["space"]["loss"] = ["prototypical"]
     settings["strategy"] = "supernet"
     settings["search"] |= {"trials": None, "rungs": [0.5, 0.2], "objectives": ["parameters"]}
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(settings))
-    done = hf_fsl(environment, "validate", str(tmp_path / "wrong.yaml"))
-    assert done.returncode == 2
+    assert main(["validate", str(tmp_path / "wrong.yaml")]) == 2
+    said = capsys.readouterr().err
     for problem in (
         "space.loss: a supernet trains with cross_entropy",
         "search.trials, seconds or token_flops: at least one of them",
         "search.rungs: ascending shares between 0 and 1",
         "search.objectives: the first is a metric",
     ):
-        assert problem in done.stderr
+        assert problem in said
 
 
 @pytest.mark.slow
-def test_the_supernet_strategy_ends_in_a_bundle_too(finished, tmp_path):
-    environment, _, _ = finished
+def test_the_supernet_strategy_ends_in_a_bundle_too(hub_environment, tmp_path):
     run(
-        environment, tmp_path, "--strategy", "supernet", "--space.methods", "[lora]", "--supernet.max_steps", "4",
+        hub_environment, tmp_path, "--strategy", "supernet", "--space.methods", "[lora]", "--supernet.max_steps", "4",
         "--supernet.eval_steps", "2", "--supernet.members", "8", "--supernet.population", "4",
         "--supernet.audit_sizes", "1", "--supernet.audit_anchors", "2",
     )  # fmt: skip

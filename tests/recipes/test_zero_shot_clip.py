@@ -12,6 +12,7 @@ from image_text import image_text_model, processors
 from image_text import images as image_text_images
 from launching import ROOT, hf_fsl, launch
 
+from hf_fsl.cli.main import main
 from hf_fsl.hub.verify import require_verified
 from hf_fsl.records import RunRecord
 
@@ -34,7 +35,7 @@ def dual_encoder(tmp_path_factory):
     return folder
 
 
-def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, dual_encoder, tmp_path):
+def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, dual_encoder, tmp_path, capsys):
     done = launch(
         hub_environment, tmp_path, CONFIG, "--model.model_name_or_path", str(dual_encoder),
         "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/see", recipe="zero_shot_clip",
@@ -66,5 +67,6 @@ def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment
     assert {row["label"]: row["score"] for row in json.loads(ours.stdout)["labels"]} == pytest.approx(
         expected, abs=1e-5
     )
-    missing = hf_fsl(hub_environment, "predict", "me/see", "--labels", "bird,heart", str(tmp_path / "none.png"))
-    assert missing.returncode == 1 and "cannot be read as an image" in missing.stderr
+    bundle, missing = str(tmp_path / "bundle"), str(tmp_path / "none.png")
+    assert main(["predict", bundle, "--labels", "bird,heart", missing]) == 1
+    assert "cannot be read as an image" in capsys.readouterr().err
