@@ -190,7 +190,7 @@ class ImageTextScorer:
         stored = self.labels_on_disk.load(identity) if self.labels_on_disk else {}
         if "labels" in stored:
             return stored["labels"]
-        embeddings = normalize(self._embed_texts(tokens)[rows].mean(0), dim=-1)
+        embeddings = self._mean_over_templates(rows, tokens)
         if self.labels_on_disk:
             self.labels_on_disk.store(identity, {"labels": embeddings})
         return embeddings
@@ -209,20 +209,39 @@ class ImageTextScorer:
             )
         return tokens
 
+    def _mean_over_templates(self, rows: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Embeddings ``(C, D)`` of labels whose texts ``(templates, C)`` are rows of the token ids.
+
+        Batch by batch into the sum: at no time is there an embedding for each text of each template.
+        """
+        labels_of: list[list[int]] = [[] for _ in range(len(tokens["input_ids"]))]
+        for row in rows.tolist():
+            for label, number in enumerate(row):
+                labels_of[number].append(label)
+        total = torch.zeros(())
+        for numbers, embeddings in self._embed_texts(tokens):
+            if total.ndim == 0:
+                total = torch.zeros(rows.shape[1], embeddings.shape[1])
+            lines = [line for line, number in enumerate(numbers) for _ in labels_of[number]]
+            labels = [label for number in numbers for label in labels_of[number]]
+            total.index_add_(0, torch.tensor(labels), embeddings[lines])
+        return normalize(total, dim=-1)
+
     @torch.no_grad()
-    def _embed_texts(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Token ids ``(T, L)`` -> embeddings ``(T, D)`` of length 1, in batches that a token budget allows."""
+    def _embed_texts(self, tokens: Mapping[str, Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """Token ids ``(T, L)`` -> rows of them and their embeddings ``(B, D)`` of length 1, in batches that a token
+        budget allows.
+        """
         lengths = self._lengths(tokens)
         order = lengths.argsort(descending=True, stable=True)
         budget = token_budget(self.model.device)
-        parts, start = [], 0
+        start = 0
         while start < len(order):
             longest = int(lengths[order[start]])
             rows = order[start : start + max(1, budget // longest)]
             batch = {name: value[rows, :longest].to(self.model.device) for name, value in tokens.items()}
-            parts.append(normalize(self.model.get_text_features(**batch).pooler_output.float(), dim=-1).cpu())
+            yield rows.tolist(), normalize(self.model.get_text_features(**batch).pooler_output.float(), dim=-1).cpu()
             start += len(rows)
-        return torch.cat(parts)[order.argsort()]
 
     def _lengths(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Columns ``(T,)`` that each text needs: padding is cut where it is masked and follows the text."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_many_labels_are_encoded_in_chunks_of_a_token_budget(kind, scorer_of, mo
 
 
 def test_an_ensemble_is_the_normalised_mean_of_normalised_embeddings(scorer_of):
-    scorer, templates = scorer_of("clip"), ["the {}", "a very {} and", "{}"]
+    scorer, templates = scorer_of("clip"), ["the {}", "a very {} and", "{}", "the {}"]
     embeddings = scorer.label_embeddings(LABELS, templates, descriptions={"cat": "small bird"})
     reference = np.zeros((3, 16))
     for row, words in enumerate(["small bird", "big red house", "the river"]):
@@ -65,6 +67,23 @@ def test_an_ensemble_is_the_normalised_mean_of_normalised_embeddings(scorer_of):
     reference /= np.linalg.norm(reference, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings.numpy(), reference, atol=1e-6)
     assert embeddings.dtype == torch.float32 and not embeddings.requires_grad
+
+
+def test_an_ensemble_takes_the_memory_of_its_labels_not_of_its_texts(scorer_of, monkeypatch):
+    scorer, templates = scorer_of("clip"), [f"the {{}} {word}" for word in ("is", "a", "was", "and", "not")]
+    made, alive, normalize = [], [], torch.nn.functional.normalize
+
+    def watched(vectors, dim):
+        alive.append(sum(len(vector()) for vector in made if vector() is not None))
+        result = normalize(vectors, dim=dim)
+        made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr("hf_fsl.zero_shot.clip.normalize", watched)
+    calls = count_calls(monkeypatch, scorer.model, "get_text_features")
+    scorer.label_embeddings(label_names(300), templates)
+    assert sum(calls) == 5 * 300
+    assert max(alive) <= 2 * max(calls) < 5 * 300 / 2
 
 
 def test_label_texts_go_through_the_text_tower_once(scorer_of, monkeypatch):
