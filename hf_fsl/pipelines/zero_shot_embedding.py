@@ -46,10 +46,10 @@ class ZeroShotEmbeddingPipeline(StreamedZeroShot):
     def _evidence(self, asked: Sequence[Asked], shortlist: int | None = None) -> list[Evidence]:
         if shortlist is not None:
             raise ZeroShotError("shortlist is for the NLI pipeline; a bi-encoder scores any number of labels at once.")
-        texts = [item.text for item in asked]
-        near = self.label_encoder.similarities(texts, [item.question for item in asked])
+        embeddings = self.label_encoder.text_embeddings([item.text for item in asked])
+        near = self.label_encoder.cosines(embeddings, [item.question for item in asked])
         by_templates = {item.question.templates for item in asked if item.question.multi_label}
-        zero = {templates: self.label_encoder.neutral(texts, templates) for templates in by_templates}
+        zero = {templates: self.label_encoder.neutral(embeddings, templates) for templates in by_templates}
         return [
             Evidence(
                 (cosines - (zero[item.question.templates][row] if item.question.multi_label else 0)) / self.temperature

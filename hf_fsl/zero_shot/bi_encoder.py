@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.zero_shot.label_cache import RecentTensors
+from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
 from hf_fsl.zero_shot.scores import Question
 from hf_fsl.zero_shot.templates import fill_templates
 
@@ -33,7 +34,7 @@ def label_prior(
 
 
 class LabelEncoder:
-    """Label texts as prototypes: one embedding a label, kept between calls.
+    """Label texts as prototypes: each encoded once, and kept between calls as long as the weights are the same.
 
     Args:
         backbone: encodes labels and texts.
@@ -41,16 +42,13 @@ class LabelEncoder:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._kept = RecentTensors()
+        self._texts, self._sets = RecentTensors(), RecentTensors()
+        """By filled text: label sets that overlap share them. By question: what is asked again is at hand."""
+        self._weights: Hashable = None
 
     def label_embeddings(self, question: Question) -> Tensor:
         """Embeddings ``(C, D)`` of length 1: the mean over the templates of the normalised embeddings."""
-        filled = fill_templates(question.labels, question.templates, dict(question.descriptions))
-        return self._mean(filled)
-
-    def similarities(self, texts: Sequence[str], questions: Sequence[Question]) -> list[np.ndarray]:
-        """Cosines of each text with the labels of its question: a list of ``(C,)``. Each text is encoded once."""
-        return self.cosines(self.text_embeddings(texts), questions)
+        return next(self._of([question])).clone()
 
     def text_embeddings(self, texts: Sequence[str]) -> Tensor:
         """Embeddings ``(N, D)`` of length 1. Each text is encoded once."""
@@ -59,20 +57,45 @@ class LabelEncoder:
 
     def cosines(self, embeddings: Tensor, questions: Sequence[Question]) -> list[np.ndarray]:
         """Of texts, by their :meth:`text_embeddings`, with the labels of the question of each."""
-        labels = {question: self.label_embeddings(question) for question in set(questions)}
-        return [(labels[question] @ row).numpy() for row, question in zip(embeddings, questions, strict=True)]
+        rows: dict[Question, list[int]] = {}
+        for row, question in enumerate(questions):
+            rows.setdefault(question, []).append(row)
+        found: dict[int, np.ndarray] = {}
+        for own, labels in zip(rows.values(), self._of(list(rows)), strict=True):
+            found.update(zip(own, (embeddings[own] @ labels.T).numpy(), strict=True))
+        return [found[row] for row in range(len(questions))]
 
-    def neutral(self, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-        """Cosines ``(N,)`` with the templates when they name no label in particular."""
-        texts = list(texts)
-        reference = self._mean([[template.format(_NOTHING)] for template in templates])
-        return (normalize(self.backbone.encode(texts), dim=-1) @ reference[0]).numpy()
+    def neutral(self, embeddings: Tensor, templates: Sequence[str]) -> np.ndarray:
+        """Cosines ``(N,)`` of texts, by their embeddings, with templates that name no label in particular."""
+        (reference,) = self._of([Question((_NOTHING,), tuple(templates))])
+        return (embeddings @ reference[0]).numpy()
 
-    def _mean(self, filled: Sequence[Sequence[str]]) -> Tensor:
-        key = tuple(text for row in filled for text in row) + (str(len(filled)),)
+    def _of(self, questions: Sequence[Question]) -> Iterator[Tensor]:
+        """Label embeddings ``(C, D)``, one question after the other; what is new in any is encoded in one go."""
+        state = weights_state(nn.ModuleList([self.backbone.model, *self.backbone.modules.dense]))
+        if state != self._weights:
+            self._texts.clear()
+            self._sets.clear()
+            self._weights = state
+        # Looked up before any is made: what is made may push them out.
+        at_hand = {question: self._sets.find(question) for question in questions}
+        filled = {
+            question: fill_templates(question.labels, question.templates, dict(question.descriptions))
+            for question, kept in at_hand.items()
+            if kept is None
+        }
+        vectors = self._encoded(list(dict.fromkeys(text for rows in filled.values() for row in rows for text in row)))
+        for question, kept in at_hand.items():
+            if kept is None:
+                of_templates = (torch.stack([vectors[text] for text in row]) for row in filled[question])
+                kept = self._sets.keep(question, normalize(reduce(torch.add, of_templates), dim=-1))
+            yield kept
 
-        def computed() -> Tensor:
-            vectors = normalize(self.backbone.encode([text for row in filled for text in row]), dim=-1)
-            return normalize(torch.stack(vectors.split(len(filled[0]))).mean(0), dim=-1)
-
-        return self._kept.get(key, computed)
+    def _encoded(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Embeddings ``(D,)`` of length 1 by text; those that are not kept are computed."""
+        kept = {text: self._texts.find(text) for text in texts}
+        missing = [text for text, vector in kept.items() if vector is None]
+        if missing:
+            for text, vector in zip(missing, normalize(self.backbone.encode(missing), dim=-1), strict=True):
+                kept[text] = self._texts.keep(text, vector.clone())  # a view would hold on to all of them
+        return {text: vector for text, vector in kept.items() if vector is not None}

@@ -26,15 +26,24 @@ class RecentTensors:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def find(self, key: Hashable) -> Tensor | None:
+        """What is kept under this key."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def keep(self, key: Hashable, value: Tensor) -> Tensor:
+        """Keeps a tensor under a key that is not in use, and gives it back."""
+        self._kept[key] = value
+        self._bytes += value.nbytes
+        while self._bytes > self.max_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return value
+
     def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """What is kept under this key; ``make()``, which is then kept, if nothing is."""
-        if key not in self._kept:
-            self._kept[key] = make()
-            self._bytes += self._kept[key].nbytes
-            while self._bytes > self.max_bytes and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        found = self.find(key)
+        return self.keep(key, make()) if found is None else found
 
     def clear(self) -> None:
         self._kept.clear()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from torch.nn.functional import normalize
 from transformers import pipeline
 
 from hf_fsl.backbones import Backbone
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline
 from hf_fsl.zero_shot import ZeroShotError
+from hf_fsl.zero_shot.bi_encoder import LabelEncoder
+from hf_fsl.zero_shot.scores import Question
 
 TEXTS = ["the cat sleeps", "rain and sun", "a very big red house", "good food"]
 LABELS = ["cat", "sun", "house"]
@@ -59,6 +64,52 @@ def test_labels_are_encoded_once_for_all_calls(text_backbone):
     assert seen.count("cat") == 1
     assert sorted(seen) == sorted([*TEXTS, *LABELS])
     assert [row["labels"] for row in pipe(TEXTS, LABELS)] == [row["labels"] for row in first]
+
+
+@pytest.mark.parametrize("change", ["in place", "data"])
+def test_other_weights_give_other_label_embeddings(change, text_backbone):
+    backbone = Backbone.from_pretrained(str(text_backbone))
+    pipe = ZeroShotEmbeddingPipeline(backbone=backbone, device="cpu")
+    before = pipe(TEXTS, LABELS)
+    weight = backbone.model.encoder.layer[-1].output.dense.weight
+    with torch.no_grad():
+        (weight.data if change == "data" else weight).mul_(-3)
+    after = pipe(TEXTS, LABELS)
+    assert after == ZeroShotEmbeddingPipeline(backbone=backbone, device="cpu")(TEXTS, LABELS) != before
+
+
+@pytest.fixture
+def counted(text_backbone):
+    """A pipeline, and the texts that go through its encoder, each call of it a list."""
+    backbone = Backbone.from_pretrained(str(text_backbone))
+    calls, encode = [], backbone.encode
+    backbone.encode = lambda inputs, **options: calls.append(list(inputs)) or encode(inputs, **options)
+    return ZeroShotEmbeddingPipeline(backbone=backbone, device="cpu"), calls
+
+
+@pytest.mark.parametrize(("labels", "options"), [(LABELS, {"multi_label": True}), (["cat"], {})])
+def test_labels_on_their_own_cost_one_forward_a_text_too(labels, options, counted):
+    pipe, calls = counted
+    pipe(TEXTS, labels, **options)
+    assert sorted(itertools.chain(*calls)) == sorted([*TEXTS, *labels, "something"])
+
+
+def test_label_sets_of_each_text_share_what_they_have_in_common(counted):
+    pipe, calls = counted
+    sets = [["cat", "sun"], ["sun", "house"], ["house", "cat", "food"], ["cat", "sun"]]
+    answers = pipe(TEXTS, sets)
+    assert [len(call) for call in calls] == [4, 4]  # the texts, and all labels of the window
+    assert sorted(itertools.chain(*calls)) == sorted([*TEXTS, "cat", "sun", "house", "food"])
+    for text, labels, answer in zip(TEXTS, sets, answers, strict=True):
+        assert answer["scores"] == pytest.approx(pipe(text, labels)["scores"], abs=1e-6)
+        assert answer["labels"] == pipe(text, labels)["labels"]
+
+
+def test_label_embeddings_that_a_caller_changes_are_not_what_is_kept(text_backbone):
+    encoder = LabelEncoder(Backbone.from_pretrained(str(text_backbone)))
+    question = Question(("cat", "sun"), ("the {}",))
+    encoder.label_embeddings(question).zero_()
+    assert encoder.label_embeddings(question).norm(dim=1) == pytest.approx(1)
 
 
 def test_pooling_is_what_the_repository_says():
