@@ -90,7 +90,7 @@ def main(config: FewShotRecipeConfig) -> None:
         for line in report(record):
             say(line)
 
-        bundle = write_few_shot_bundle(output / "bundle", classifier, exported, record)
+        bundle = write_few_shot_bundle(output / "bundle", classifier, exported, record, trained)
         shown = test.inputs[:VERIFIED]
         reference = reference_logits(
             exported.model, exported.processor, shown, classifier.decision_function(shown), accelerator.device.type

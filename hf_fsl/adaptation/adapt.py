@@ -46,6 +46,13 @@ class Adapted:
     peft_config: peft.PeftConfig | None
     adapter_state: dict[str, Tensor]
     """As PEFT stores it, on the CPU; empty where the backbone was trained in full."""
+    on_original: bool = True
+    """Whether the backbone given was as its name says. An adapter of one that was adapted before fits only that."""
+
+    @property
+    def publishable(self) -> bool:
+        """Whether the backbone's name and the adapter alone make the same model again."""
+        return self.peft_config is not None and self.on_original
 
     def save_adapter(self, folder: str | Path) -> Path:
         """Writes the adapter as PEFT does, for ``peft.PeftModel.from_pretrained`` on the original backbone's model.
@@ -149,8 +156,8 @@ def adapt(
                 bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     count = count_parameters(tuned)
     state, peft_config = _adapter_of(tuned)
-    adapted.model = merge_adapter(tuned).eval().requires_grad_(True)
-    return Adapted(adapted, losses, time.perf_counter() - started, count, peft_config, state)
+    adapted.model, adapted.original = merge_adapter(tuned).eval().requires_grad_(True), False
+    return Adapted(adapted, losses, time.perf_counter() - started, count, peft_config, state, backbone.original)
 
 
 def _class_numbers(labels: Sequence[int] | Tensor, count: int) -> Tensor:

@@ -46,6 +46,8 @@ class Backbone:
         if self.modules.lower_case:
             self.tokenizer = lower_cased(processor)
         self.name = name
+        self.original = True
+        """Whether its weights are those that ``name`` stands for: an adapter trained on others fits nowhere else."""
         self.padding_share = 0.0
         """Share of padding among the tokens of the last ``encode``."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import hf_fsl
+from hf_fsl.adaptation import Adapted
 from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
 from hf_fsl.files import write_text
@@ -91,11 +92,17 @@ def _stand_ins(classifier: FewShotClassifier) -> list[Any]:
     return [Image.new("RGB", (64, 64), (32 * step, 255 - 32 * step, 128)) for step in range(8)]
 
 
-def write_few_shot_bundle(folder: Path, classifier: FewShotClassifier, exported: Exported, record: RunRecord) -> Path:
-    """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures."""
+def write_few_shot_bundle(
+    folder: Path, classifier: FewShotClassifier, exported: Exported, record: RunRecord, trained: Adapted | None = None
+) -> Path:
+    """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures.
+
+    Args:
+        trained: what made the backbone that the classifier was given, where it does not adapt it further.
+    """
     return write_bundle(
         folder, model=exported.model, processor=exported.processor, record=record,
-        more=lambda building: write_state(classifier, building),
+        more=lambda building: write_state(classifier, building, trained),
     )  # fmt: skip
 
 
@@ -113,11 +120,15 @@ def task_of(classifier: FewShotClassifier) -> Task:
     return Task(modality=classifier.state_.modality, label_names=tuple(str(name) for name in classifier.classes_))
 
 
-def write_state(classifier: FewShotClassifier, folder: Path) -> None:
-    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights that are written already."""
+def write_state(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
+    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights that are written already.
+
+    No adapter where it would not make the published encoder of the one that it names: the weights hold all of it.
+    """
     classifier.state_.save(folder, weights_digest(folder))
-    if classifier.adapted_ is not None:
-        classifier.adapted_.save_adapter(folder / "adapter")
+    adapted = classifier.adapted_ or trained
+    if adapted is not None and adapted.publishable:
+        adapted.save_adapter(folder / "adapter")
 
 
 def weights_digest(folder: Path) -> str:

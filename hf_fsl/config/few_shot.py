@@ -121,6 +121,11 @@ class FewShotRecipeConfig:
             yield "data: single texts or images with one label each"
         if self.classifier.adapt == "auto" and not self.classifier.folds:
             yield "classifier.folds: at least 2 with adapt: auto, which compares on what was held out"
+        if self.meta_training and self.classifier.adapt != "never":
+            yield (
+                f"classifier.adapt: never with meta_training, got {self.classifier.adapt}: an adapter on top of the "
+                "meta-trained backbone names the original one, on which it makes another model. Leave out one of them"
+            )
         if self.adapter.method == "head" and (self.meta_training or self.classifier.adapt != "never"):
             yield "adapter.method: head adapts no backbone; choose lora, or none for all parameters"
         if self.episodes.query_name is not None and self.data.item_column is None:

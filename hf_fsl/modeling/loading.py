@@ -91,11 +91,14 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
         encoder, modules = _body(model), EmbeddingModules(noted["pooling"])
         name, prompt = noted["backbone"], noted["prompt"]
     if model.main_input_name == "pixel_values":
-        return Backbone(encoder, None, image_processor=processor, modules=modules, name=name)
-    modules.max_length = modules.max_length or processor.model_max_length
-    if prompt:
-        modules.prompts, modules.default_prompt = {"default": prompt}, "default"
-    return Backbone(encoder, without_prompt(processor, prompt), modules=modules, name=name)
+        backbone = Backbone(encoder, None, image_processor=processor, modules=modules, name=name)
+    else:
+        modules.max_length = modules.max_length or processor.model_max_length
+        if prompt:
+            modules.prompts, modules.default_prompt = {"default": prompt}, "default"
+        backbone = Backbone(encoder, without_prompt(processor, prompt), modules=modules, name=name)
+    backbone.original = False  # it may have been adapted before it was published
+    return backbone
 
 
 def _body(model: Any) -> nn.Module:
