@@ -113,6 +113,10 @@ class Backbone:
             layer.to(model.device, model.dtype)
         return cls(model, tokenizer, image_processor=image_processor, modules=modules, name=source)
 
+    def __sklearn_clone__(self) -> Backbone:
+        """Itself: nothing changes a backbone, and every fit of a cross-validation shares the one that is loaded."""
+        return self
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -140,7 +144,7 @@ class Backbone:
 
         Raises:
             BackboneError: an empty text, something that is neither text nor image, an image that cannot be decoded,
-                or a modality that this model does not have.
+                a modality that this model does not have, or an embedding that is not finite.
         """
         items = read_items(inputs)
         if not items:
@@ -161,7 +165,7 @@ class Backbone:
             computed: dict[str, Tensor] = {}
             encoded = self._encode_texts(values, prompt, max_tokens) if text else self._encode_images(values)
             for positions, rows in encoded:
-                rows = rows.float().cpu()
+                rows = _finite(rows.float().cpu(), [first[fresh[position]] for position in positions])
                 computed.update((fresh[position], row) for position, row in zip(positions, rows, strict=True))
                 bar.update(len(positions))
         if cache is not None and computed:
@@ -305,6 +309,17 @@ def load_encoder(model_name_or_path: str, **options: Any) -> Any:
 
 def _pooled(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output
+
+
+def _finite(rows: Tensor, positions: list[int]) -> Tensor:
+    """The embeddings. Raises BackboneError where one is not finite: of NaN, argmax makes an answer like any other."""
+    broken = (~rows.isfinite().all(-1)).nonzero().flatten().tolist()
+    if broken:
+        raise BackboneError(
+            f"Input {positions[broken[0]]} has an embedding with NaN or infinite values ({len(broken)} of its batch "
+            f"of {len(rows)} have). Load the model in float32 where it is in float16, or look for damaged weights."
+        )
+    return rows
 
 
 def _drop_random_pooler(model: Any, missing: set[str], name: str) -> None:

@@ -38,7 +38,7 @@ def soft_k_means(
         steps: times that assignment and means are computed.
 
     Raises:
-        HeadError: shapes that do not fit, or a class without supports.
+        HeadError: shapes that do not fit, a class without supports, or values that are not finite.
     """
     transform, known, targets, unknown = _read(head, support, labels, queries)
     sums, counts = targets.mT @ known, targets.sum(-2).unsqueeze(-1)
@@ -71,7 +71,7 @@ def bd_cspn(
         scale: of the logits.
 
     Raises:
-        HeadError: shapes that do not fit, or a class without supports.
+        HeadError: shapes that do not fit, a class without supports, or values that are not finite.
     """
     transform, known, targets, unknown = _read(head, support, labels, queries)
     shift = known.mean(-2, keepdim=True) - unknown.mean(-2, keepdim=True)
@@ -109,7 +109,7 @@ def alpha_tim(
         steps, learning_rate: of Adam.
 
     Raises:
-        HeadError: shapes that do not fit, a class without supports, or α not above 1.
+        HeadError: as soft_k_means, or α not above 1.
     """
     if not alpha > 1:
         raise HeadError(f"alpha is above 1, not {alpha}.")
@@ -153,6 +153,8 @@ def _read(
             "Supports (..., n, D), labels (..., n) and at least one query (..., Q, D) go together; got "
             f"{tuple(support.shape)}, {tuple(labels.shape)} and {tuple(queries.shape)}."
         )
+    if not bool(support.isfinite().all() and queries.isfinite().all()):
+        raise HeadError("Supports and queries must be finite, got NaN or infinite values; one spoils all the others.")
     transform = replace(head.transform, normalize=True)
     known = transform(support)
     targets = one_hot(labels, head.num_classes).to(known.dtype)
