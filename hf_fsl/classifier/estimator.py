@@ -18,6 +18,7 @@ from hf_fsl.backbones.cache import EmbeddingCache
 from hf_fsl.classifier.backbones import STOCK, load_backbone
 from hf_fsl.classifier.fitting import Adapting, Fitted, HeadKind, fit_adapted, fit_better, fit_frozen
 from hf_fsl.classifier.growing import grown, state_of
+from hf_fsl.classifier.parameters import check_parameters
 from hf_fsl.classifier.state import FewShotState
 from hf_fsl.classifier.support import FewShotError, Support, read_support
 from hf_fsl.config import AdaptationConfig, AdapterConfig
@@ -49,7 +50,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             far as they help on held-out examples. None: they are not used.
         templates: how the words become texts, each with one place ``{}``; their embeddings are averaged.
         adaptation: how the backbone is adapted; None: the defaults.
-        folds: trainings on parts of the support set by which an adapted model is judged and calibrated; 0: none.
+        folds: trainings on parts of the support set by which an adapted model is judged and calibrated; 0: none. Equal
+            examples are held out together.
         coverage: share of the queries of known classes that ``refuses`` lets through.
         keep_support: the support embeddings stay in the model and are published with it; ``add_examples`` needs them
             for heads that have no sufficient statistics.
@@ -112,12 +114,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: texts or images, a data set's column among them; may be empty where ``label_texts`` names the classes.
             y: their classes, texts or numbers.
-            unlabeled: further inputs, whose mean is where CL2N centres.
+            unlabeled: further inputs, whose mean is where ``cl2n`` centres; other heads have no use for them, and they
+                are not encoded then.
             label_texts: class -> the words for it; None: the classes themselves, where they are texts.
 
         Raises:
             FewShotError, HeadError, BackboneError: what cannot be learned from, and why.
         """
+        check_parameters(self.get_params(deep=False))
         support = read_support(
             X, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
             unlabeled=unlabeled,

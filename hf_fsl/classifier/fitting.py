@@ -95,7 +95,9 @@ def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: Embe
     embeddings = backbone.encode(support.items, cache=cache)
     if not support.items and prior is not None:
         embeddings = prior[:0]
-    base_mean = backbone.encode(support.unlabeled, cache=cache).mean(0) if support.unlabeled else None
+    base_mean = None
+    if support.unlabeled and support.items and kind.estimator in ESTIMATORS and ESTIMATORS[kind.estimator].centre:
+        base_mean = backbone.encode(support.unlabeled, cache=cache).mean(0)
     choice = _choice(kind, embeddings, support, prior, base_mean)
     return Fitted(backbone, embeddings, prior, choice, reason=choice.reason.removesuffix("."))
 
@@ -129,7 +131,8 @@ def _adapted(
 
 def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> HeldOut | None:
     if how.folds and not (support.of_texts and support.words is not None):
-        left = support.counts - (support.counts + how.folds - 1) // how.folds
+        counts = support.distinct
+        left = counts - (counts + how.folds - 1) // how.folds
         if int(left.max()) < 2:
             return None  # no two examples of a class would be left to pull together
     return cross_fit(support, lambda part: _adapted(part, backbone, kind, how), how.folds, how.seed)
@@ -152,7 +155,8 @@ def fit_better(
 ) -> Fitted:
     """Adapted or frozen, whichever has the lower log-loss on examples held out from both in the same way.
 
-    With fewer than two examples of every class nothing can be held out, and the backbone stays as it is.
+    Where fewer than two classes have two different examples nothing can be held out, nor where a fold leaves no two
+    of a class to pull together (texts have words for their classes to pull at). The backbone then stays as it is.
     """
     frozen = fit_frozen(support, backbone, kind, cache)
     plain = cross_fit(support, lambda part: fit_frozen(part, backbone, kind, cache), how.folds, how.seed)
@@ -168,9 +172,9 @@ def fit_better(
 
 
 def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, seed: int) -> HeldOut | None:
-    """Each example as a fit without it sees it; None where too few classes have two examples."""
-    parts = folds_of(support.labels, folds, seed) if folds else []
-    if len(parts) < 2 or int((support.counts >= 2).sum()) < 2:
+    """Each example as a fit without it sees it; None where too few classes have two different examples."""
+    parts = folds_of(support, folds, seed) if folds else []
+    if len(parts) < 2 or int((support.distinct >= 2).sum()) < 2:
         return None
     rows: list[int] = []
     logits, nearest = [], []
@@ -200,8 +204,11 @@ def _choice(
     kind: HeadKind, embeddings: Tensor, support: Support, prior: Tensor | None, base_mean: Tensor | None
 ) -> HeadChoice:
     given: dict[str, Any] = {"num_classes": support.num_classes, "prior": prior, "base_mean": base_mean}
-    if kind.estimator == "auto" or not support.items:
-        return choose_head(embeddings, support.labels, **given, normalize=not kind.foldable)
+    if kind.estimator in ("auto", "named_lda") or not support.items:
+        choice = choose_head(embeddings, support.labels, **given, normalize=not kind.foldable)
+        if support.items or kind.estimator == "auto":
+            return choice
+        return replace(choice, reason=f"{choice.reason} {kind.estimator}, which was asked for, needs some.")
     if int(support.counts.min()) >= 2:
         return choose_head(embeddings, support.labels, **given, candidates=[kind.estimator])
     if kind.estimator not in ESTIMATORS:

@@ -15,7 +15,7 @@ from hf_fsl.backbones.items import read_items
 from hf_fsl.classifier.fitting import Fitted, transformed_means
 from hf_fsl.classifier.state import FewShotState
 from hf_fsl.classifier.support import FewShotError, Support, words_for
-from hf_fsl.heads.errors import HeadError
+from hf_fsl.heads.errors import TooFewSupports
 from hf_fsl.heads.growing import GrowingHead
 from hf_fsl.heads.moments import FROM_MOMENTS
 from hf_fsl.heads.refusal import Refusal, fit_refusal
@@ -45,6 +45,7 @@ def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bo
         reason=fitted.reason,
         words=support.words if fitted.prior is not None else None,
         templates=support.templates,
+        temperature=choice.temperature / fitted.scale,
         coverage=coverage,
         refusal=refusal,
         no_refusal=why,
@@ -129,7 +130,7 @@ def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal
                 fitted.embeddings, support.labels, coverage=coverage, transform=transform,
                 num_classes=support.num_classes,
             ), ""  # fmt: skip
-        except HeadError as error:
+        except TooFewSupports as error:
             return None, str(error)
     if fitted.held_out is None:
         return (
@@ -147,6 +148,7 @@ def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal
 
 def _means(growing: GrowingHead) -> Tensor:
     if growing.moments is not None:
-        return growing.moments.means()
+        # A class of which there are only words has no mean to be near to.
+        return growing.moments.means()[growing.moments.counts > 0]
     assert growing.embeddings is not None and growing.labels is not None
     return transformed_means(growing.transform, growing.embeddings, growing.labels)

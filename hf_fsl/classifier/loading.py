@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from hf_fsl.classifier.publishing import weights_digest
 from hf_fsl.classifier.state import FOLDER, FewShotState
 from hf_fsl.classifier.support import FewShotError
 from hf_fsl.modeling.loading import backbone_of, load_published
@@ -36,7 +35,8 @@ def load(
         parameters: of the classifier, for fitting it anew on the published backbone.
 
     Raises:
-        FewShotError: the repository cannot be had, holds no few-shot model, or weights and state are of two fits.
+        FewShotError: the repository cannot be had, holds no few-shot model, a damaged one, or weights, processor and
+            state that are of two fits.
     """
     folder = _folder(model_name_or_path, revision, token)
     if not (folder / FOLDER / "state.json").is_file():
@@ -44,7 +44,7 @@ def load(
             f"{model_name_or_path} has no {FOLDER}/state.json: it holds no few-shot model of hf_fsl. To classify with "
             "its encoder, give its name as backbone and call fit."
         )
-    state = FewShotState.load(folder, weights_digest(folder))
+    state = FewShotState.load(folder)
     published = load_published(str(folder))
     if published is None:
         raise FewShotError(f"{model_name_or_path}: its config.json is not that of a few-shot model of hf_fsl.")

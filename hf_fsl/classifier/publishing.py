@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from PIL import Image
 
 import hf_fsl
 from hf_fsl.adaptation import Adapted
-from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
 from hf_fsl.files import write_text
 from hf_fsl.hub.bundle import whole_folder, write_bundle
@@ -111,6 +109,7 @@ def export(classifier: FewShotClassifier, stock: bool | None = None) -> Exported
     state = classifier.state_
     return export_model(
         classifier.backbone_, state.head, task_of(classifier).label_names, stock=stock, modality=state.modality,
+        temperature=state.temperature,
         refusal_threshold=None if state.refusal is None else float(state.refusal.threshold),
     )  # fmt: skip
 
@@ -121,26 +120,14 @@ def task_of(classifier: FewShotClassifier) -> Task:
 
 
 def write_state(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
-    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights that are written already.
+    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights and processor, written already.
 
     No adapter where it would not make the published encoder of the one that it names: the weights hold all of it.
     """
-    classifier.state_.save(folder, weights_digest(folder))
+    classifier.state_.save(folder)
     adapted = classifier.adapted_ or trained
     if adapted is not None and adapted.publishable:
         adapted.save_adapter(folder / "adapter")
-
-
-def weights_digest(folder: Path) -> str:
-    """A digest of a repository's weights, as it stands in ``few_shot/state.json``."""
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FewShotError(f"{folder} holds no weights as safetensors.")
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:

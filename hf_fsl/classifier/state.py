@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
 FOLDER = "few_shot"
 """In a published repository; stock pipelines ignore it."""
 FORMAT = 1
+_PROCESSOR = (
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
+    "*processor_config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,15 @@ class FewShotState:
     words: tuple[str, ...] | None
     """One text a class, where they are used."""
     templates: tuple[str, ...]
+    temperature: float | None
+    """What the head's logits were divided by; None where the model was written before that was noted."""
     coverage: float
     refusal: Refusal | None
     no_refusal: str = ""
     """Why there is no refusal."""
 
-    def save(self, folder: Path, weights: str) -> None:
-        """Writes ``few_shot/`` into a repository whose weights have the digest ``weights``."""
+    def save(self, folder: Path) -> None:
+        """Writes ``few_shot/`` into a repository whose weights and processor are written already."""
         place = folder / FOLDER
         place.mkdir(parents=True)
         tensors, notes = self.growing.state() if self.growing is not None else _head_state(self.head)
@@ -61,7 +68,8 @@ class FewShotState:
         settings = {
             "format": FORMAT,
             "hf_fsl": hf_fsl.__version__,
-            "weights": weights,
+            "weights": weights_digest(folder),
+            "processor": processor_digest(folder),
             "classes": self.classes.tolist(),
             "counts": self.counts,
             "modality": self.modality,
@@ -71,18 +79,32 @@ class FewShotState:
             "reason": self.reason,
             "words": self.words,
             "templates": self.templates,
+            "temperature": self.temperature,
             "coverage": self.coverage,
             "no_refusal": self.no_refusal,
         }
         write_text(place / "state.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, weights: str) -> FewShotState:
+    def load(cls, folder: Path) -> FewShotState:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            FewShotError: another format, a damaged file, or a state that belongs to other weights.
+            FewShotError: another format, a damaged file, or a state of other weights or another processor.
         """
+        try:
+            return cls._load(folder)
+        except FewShotError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise FewShotError(
+                f"{FOLDER}/ cannot be read, a file of it is damaged or incomplete: {what}. Load the model again, or "
+                "another revision of it."
+            ) from error
+
+    @classmethod
+    def _load(cls, folder: Path) -> FewShotState:
         place = folder / FOLDER
         settings = json.loads((place / "state.json").read_text(encoding="utf-8"))
         if settings["format"] != FORMAT:
@@ -90,21 +112,23 @@ class FewShotState:
                 f"This hf_fsl reads few-shot states of format {FORMAT}, the model has {settings['format']}, written "
                 f"by hf_fsl {settings['hf_fsl']}. Install that version."
             )
-        if settings["weights"] != weights:
-            raise FewShotError(
-                "The model's weights are not those its few_shot/ state was written with: somebody replaced one of the "
-                "two. Load an earlier revision, or fit again."
-            )
+        for what, known, found in (
+            ("weights are", settings["weights"], weights_digest),
+            ("tokenizer or image processor is", settings.get("processor"), processor_digest),
+        ):
+            # The first states that were published say nothing of the processor.
+            if known is not None and known != found(folder):
+                raise FewShotError(
+                    f"The model's {what} not what its few_shot/ state was written with: somebody replaced one of the "
+                    "two. Load an earlier revision, or fit again."
+                )
         parts: dict[str, dict[str, Tensor]] = {"head": {}, "refusal": {}}
-        try:
-            with safe_open(place / "state.safetensors", "pt") as file:
-                notes = file.metadata()
-                for name in file.keys():  # noqa: SIM118  # no mapping
-                    part, _, own = name.partition(".")
-                    parts[part][own] = file.get_tensor(name)
-        except (SafetensorError, FileNotFoundError) as error:
-            raise FewShotError(f"few_shot/state.safetensors cannot be read: {error}. Load the model again.") from error
-        growing = GrowingHead.from_state(parts["head"], notes) if settings["grows"] else None
+        with safe_open(place / "state.safetensors", "pt") as file:
+            notes = file.metadata()
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                part, _, own = name.partition(".")
+                parts[part][own] = file.get_tensor(name)
+        growing = GrowingHead.from_state(parts["head"], notes or {}) if settings["grows"] else None
         return cls(
             classes=np.asarray(settings["classes"]),
             counts=tuple(settings["counts"]),
@@ -116,10 +140,31 @@ class FewShotState:
             reason=settings["reason"],
             words=None if settings["words"] is None else tuple(settings["words"]),
             templates=tuple(settings["templates"]),
+            temperature=settings.get("temperature", None if growing is None else growing.temperature),
             coverage=settings["coverage"],
             refusal=Refusal.from_tensors(parts["refusal"]) if parts["refusal"] else None,
             no_refusal=settings["no_refusal"],
         )
+
+
+def weights_digest(folder: Path) -> str:
+    """Of a repository's weights, as it stands in ``few_shot/state.json``."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FewShotError(f"{folder} holds no weights as safetensors.")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def processor_digest(folder: Path) -> str:
+    """Of the files that say how a repository's inputs are tokenised or made into pixels."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _PROCESSOR for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _head_state(head: LinearHead | CacheHead) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.items import read_items
+from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.errors import UserError
 from hf_fsl.zero_shot.bi_encoder import label_prior
 from hf_fsl.zero_shot.templates import as_templates, fill_templates
@@ -35,6 +35,8 @@ class Support:
     words: tuple[str, ...] | None
     templates: tuple[str, ...]
     unlabeled: list[Any]
+    keys: tuple[str, ...]
+    """Of each example, equal for equal contents."""
 
     @property
     def num_classes(self) -> int:
@@ -49,9 +51,16 @@ class Support:
         """Examples of each class ``(C,)``."""
         return torch.bincount(self.labels, minlength=self.num_classes)
 
+    @property
+    def distinct(self) -> Tensor:
+        """Different examples of each class ``(C,)``."""
+        first = dict(zip(self.keys, self.labels.tolist(), strict=True))
+        return torch.bincount(torch.tensor([*first.values()], dtype=torch.long), minlength=self.num_classes)
+
     def part(self, rows: Sequence[int]) -> Support:
         """The same classes with some of the examples."""
-        return replace(self, items=[self.items[row] for row in rows], labels=self.labels[list(rows)])
+        items, keys = [self.items[row] for row in rows], tuple(self.keys[row] for row in rows)
+        return replace(self, items=items, labels=self.labels[list(rows)], keys=keys)
 
     def prior(self, backbone: Backbone) -> Tensor | None:
         """The classes' words as embeddings ``(C, D)``; None without words, or where the backbone encodes no texts."""
@@ -83,7 +92,8 @@ def read_support(
         use_words: False: no words, whatever the classes are called.
 
     Raises:
-        FewShotError: lengths that differ, missing labels, fewer than two classes, words for some classes only.
+        FewShotError: lengths that differ, missing labels, fewer than two classes, an example of two classes, words for
+            some classes only.
         BackboneError: inputs that are neither texts nor images, or both.
     """
     items, given = read_items(X), list(y)
@@ -107,7 +117,23 @@ def read_support(
         )
     words = words_for(classes, label_texts) if use_words and (label_texts is not None or kinds == {True}) else None
     numbers = torch.as_tensor(labels[: len(items)], dtype=torch.long)
-    return Support(items, numbers, classes, words, tuple(as_templates(templates)), read_items(unlabeled or []))
+    keys = tuple(item_keys(items))
+    _one_class_each(items, keys, given)
+    # A column of a data set is no list, and says of itself that it is true or false in its own way.
+    others = read_items([] if unlabeled is None else unlabeled)
+    return Support(items, numbers, classes, words, tuple(as_templates(templates)), others, keys)
+
+
+def _one_class_each(items: list[Any], keys: Sequence[str], labels: Sequence[Any]) -> None:
+    rows: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        first = rows.setdefault(key, row)
+        if labels[first] != labels[row]:
+            shown = f" ({items[row][:80]!r})" if isinstance(items[row], str) else ""
+            raise FewShotError(
+                f"Examples {first} and {row} are the same{shown}, and are given for {labels[first]!r} and "
+                f"{labels[row]!r}. Take it out of one of them."
+            )
 
 
 def words_for(classes: np.ndarray, label_texts: Mapping[Any, str] | None) -> tuple[str, ...]:
@@ -122,8 +148,8 @@ def words_for(classes: np.ndarray, label_texts: Mapping[Any, str] | None) -> tup
     return tuple(known[name] for name in names)
 
 
-def folds_of(labels: Tensor, folds: int, seed: int) -> list[list[int]]:
-    """Disjoint sets of rows to hold out, each class spread evenly over them.
+def folds_of(support: Support, folds: int, seed: int) -> list[list[int]]:
+    """Disjoint sets of rows to hold out, each class spread evenly over them, equal examples together.
 
     A class with one example is never held out: nothing would be left of it. A class with fewer examples than folds
     is held out in some of them only.
@@ -131,11 +157,14 @@ def folds_of(labels: Tensor, folds: int, seed: int) -> list[list[int]]:
     rng = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(folds)]
     offset = 0
-    for number in range(int(labels.max()) + 1 if len(labels) else 0):
-        rows = np.flatnonzero((labels == number).numpy())
-        if len(rows) < 2:
+    for number in range(support.num_classes):
+        groups: dict[str, list[int]] = {}
+        for row in np.flatnonzero((support.labels == number).numpy()).tolist():
+            groups.setdefault(support.keys[row], []).append(row)
+        if len(groups) < 2:
             continue
-        for position, row in enumerate(rng.permutation(rows).tolist()):
-            parts[(position + offset) % folds].append(row)
+        rows = [*groups.values()]
+        for position, one in enumerate(rng.permutation(len(rows)).tolist()):
+            parts[(position + offset) % folds] += rows[one]
         offset += len(rows)
     return [sorted(part) for part in parts if part]

@@ -9,7 +9,7 @@ from typing import Literal
 from hf_fsl.config.adaptation import AdaptationConfig
 from hf_fsl.config.sections import AdapterConfig, DataConfig, EvaluationConfig, HubConfig, ModelConfig
 
-Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "prior", "cache"]
+Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "prior", "named_lda", "cache"]
 Refinement = Literal["soft_k_means", "bd_cspn", "alpha_tim"]
 
 
@@ -85,8 +85,8 @@ class ClassifierConfig:
             yield f"shots: at least 1, got {self.shots}"
         if self.folds < 0 or self.folds == 1:
             yield f"folds: 0 or at least 2, got {self.folds}"
-        if not 0 < self.coverage <= 1:
-            yield f"coverage: above 0, at most 1, got {self.coverage}"
+        if not 0 < self.coverage < 1:
+            yield f"coverage: above 0 and below 1, got {self.coverage}"
         for template in self.templates:
             if template.count("{}") != 1:
                 yield f"templates: each has one place {{}} for the label, got {template!r}"

@@ -124,7 +124,7 @@ def choose_head(
         require_every_class(read, "auto")
     common = {"num_classes": read.num_classes, "prior": prior}
     if len(support) == 0:
-        return _zero_shot(support, labels, common)
+        return _zero_shot(support, labels, normalize, common)
     if int((read.counts >= 2).sum()) < 2 and "named_lda" in names:
         return _default(support, labels, read, normalize, common)
     choices = [_named(support, labels, read, normalize)] if "named_lda" in names else []
@@ -136,10 +136,13 @@ def choose_head(
     )
 
 
-def _zero_shot(support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
+def _zero_shot(support: Tensor, labels: Tensor, normalize: bool, common: dict[str, Any]) -> HeadChoice:
     settings: dict[str, Any] = {"strength": 1.0}
-    head = fit_head("prior", support, labels, **common, **settings)
-    scale = ZERO_SHOT_SCALE
+    head = fit_head("prior", support, labels, **common, **settings, normalize=normalize)
+    # Without unit length, products are cosines times the inputs' lengths, for which the label embeddings' stand in.
+    length = 1.0 if normalize else float(common["prior"].norm(dim=-1).mean().clamp(min=1e-12))
+    scale = ZERO_SHOT_SCALE / length
+    settings["normalize"] = normalize
     return HeadChoice(
         head.scaled(scale), "prior", settings, 1 / scale, "There are no examples: the label names are the classifier."
     )

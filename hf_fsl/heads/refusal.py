@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from hf_fsl.heads.errors import HeadError
+from hf_fsl.heads.errors import HeadError, TooFewSupports
 from hf_fsl.modeling import FeatureTransform
 
 
@@ -79,7 +79,8 @@ def fit_refusal(
         num_classes: C; None: as many as the labels name.
 
     Raises:
-        HeadError: a class with fewer than two supports, too few supports for the coverage, or shapes that do not fit.
+        TooFewSupports: a class with fewer than two, or too few for the coverage.
+        HeadError: shapes that do not fit, or a coverage that is none.
     """
     if not 0 < coverage < 1:
         raise HeadError(f"coverage is a share above 0 and below 1, not {coverage}.")
@@ -88,7 +89,7 @@ def fit_refusal(
     scores = scores[_independent(labels)]
     count, place = len(scores), coverage * (len(scores) + 1) - 1
     if place > count - 1 or place < 0:
-        raise HeadError(
+        raise TooFewSupports(
             f"coverage={coverage:g} cannot be had of {len(labels)} supports, which give {count} independent scores: "
             f"from {1 / (count + 1):.2f} to {count / (count + 1):.2f} can. Give more supports, or ask for another "
             "coverage."
@@ -122,7 +123,7 @@ def leave_one_out_scores(
     counts = own.sum(0)
     short = (counts < 2).nonzero().flatten().tolist()
     if short:
-        raise HeadError(
+        raise TooFewSupports(
             f"Refusal needs at least two supports of every class, since each is left out of its mean; class "
             f"{short[0]} has {int(counts[short[0]])}. At one shot no threshold can be set."
         )

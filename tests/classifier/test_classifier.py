@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,12 @@ from encoders import pictures as draw
 from encoders import save_encoder
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.classifier import FewShotError
+from hf_fsl.classifier.support import folds_of, read_support
 from hf_fsl.heads import HeadError
 
 ANIMALS = ["the cat runs", "a dog sleeps", "the bird runs", "a fish sleeps", "the cat sleeps", "a dog runs"]
@@ -36,6 +40,7 @@ def fitted(backbone):
 def test_it_learns_from_a_few_texts(fitted):
     assert fitted.classes_.tolist() == ["animal", "thing"]
     assert fitted.score(NEW, NEW_LABELS) == 1
+    assert fitted.predict(datasets.Dataset.from_dict({"text": NEW})["text"]).tolist() == NEW_LABELS
     probabilities = fitted.predict_proba(NEW)
     assert probabilities.shape == (4, 2) and np.allclose(probabilities.sum(1), 1, atol=1e-6)
     assert (fitted.classes_[fitted.decision_function(NEW).argmax(1)] == fitted.predict(NEW)).all()
@@ -56,8 +61,37 @@ def test_scikit_learn_takes_it_for_its_own(backbone):
                                      "adaptation": [QUICK], "folds": [0]}, cv=2)  # fmt: skip
     grid.fit(TEXTS, LABELS)
     assert set(grid.best_params_) == {"head", "adapter", "adaptation", "folds"}
+    grid = GridSearchCV(
+        FewShotClassifier(backbone, prior=None, adaptation=QUICK, folds=2), {"adapter": [None, "auto"]}, cv=2
+    )
+    grid.fit(datasets.Dataset.from_dict({"text": TEXTS})["text"][:], LABELS)
+    assert "held-out loss" in grid.best_estimator_.set_params(adapter="auto").fit(TEXTS, LABELS).reason_
     with pytest.raises(NotFittedError, match="Call fit"):
         classifier.predict(NEW)
+
+
+def test_the_fits_of_a_cross_validation_share_the_loaded_backbone(backbone):
+    classifier = FewShotClassifier(backbone, prior=None, head="nearest_mean")
+    assert clone(classifier).backbone is backbone
+    done = cross_validate(classifier, TEXTS, LABELS, cv=2, return_estimator=True)
+    assert all(one.backbone_ is backbone for one in done["estimator"])
+    assert copy.deepcopy(backbone).model is not backbone.model  # who asks for a copy gets one
+
+
+def test_a_column_of_a_data_set_is_learned_from(backbone, fitted):
+    data = datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS})
+    classifier = FewShotClassifier(backbone, prior=None).fit(data["text"], data["label"], unlabeled=data["text"])
+    assert np.array_equal(classifier.decision_function(NEW), fitted.decision_function(NEW))
+
+
+def test_unlabeled_inputs_are_encoded_for_heads_that_centre(backbone, monkeypatch):
+    encoded, encode = [], backbone.encode
+    monkeypatch.setattr(
+        backbone, "encode", lambda inputs, **options: encoded.extend(inputs) or encode(inputs, **options)
+    )
+    for head in ("auto", "lda", "cl2n"):
+        FewShotClassifier(backbone, prior=None, head=head).fit(TEXTS, LABELS, unlabeled=["the sun"])
+        assert ("the sun" in encoded) == (head == "cl2n")
 
 
 def test_every_fit_starts_from_the_pristine_backbone(backbone):
@@ -119,9 +153,23 @@ def test_images_work_too(tmp_path):
         FewShotClassifier(backbone).fit(pictures, [0, 1] * 4, label_texts={0: "a", 1: "b"})
 
 
+def test_pictures_are_not_given_to_a_classifier_of_texts(backbone, fitted):
+    with pytest.raises(BackboneError, match="encodes texts, not images"):
+        FewShotClassifier(backbone).fit(draw(4), ["a", "a", "b", "b"])
+    with pytest.raises(BackboneError, match="encodes texts, not images"):
+        fitted.predict(draw(1))
+    with pytest.raises(BackboneError, match="not mixed; input 1 is Image"):
+        fitted.predict([NEW[0], *draw(1)])
+
+
 @pytest.mark.parametrize(
     ("X", "y", "message"),
     [
+        (
+            [*TEXTS[:3], TEXTS[0]],
+            ["a", "b", "a", "b"],
+            "Examples 0 and 3 are the same .'the cat runs'., .* 'a' and 'b'",
+        ),
         (TEXTS[:3], ["a", "a", "a"], "two classes or more"),
         (TEXTS[:3], ["a", "b"], "3 examples and 2 labels"),
         (TEXTS[:2], ["a", None], "1 examples have no label"),
@@ -131,6 +179,61 @@ def test_images_work_too(tmp_path):
 def test_what_cannot_be_learned_from_is_told(backbone, X, y, message):
     with pytest.raises(FewShotError, match=message):
         FewShotClassifier(backbone).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"coverage": 5}, "coverage is a share above 0 and below 1, not 5"),
+        ({"coverage": -1}, "coverage is a share"),
+        ({"coverage": 1.0}, "coverage is a share"),
+        ({"coverage": -1, "adapter": AdapterConfig(r=2), "adaptation": QUICK}, "coverage is a share"),
+        ({"prior": "bogus"}, "prior is one of 'auto', None, not 'bogus'"),
+        ({"adapter": "bogus"}, "adapter is None, 'auto', an AdapterConfig or a peft.PeftConfig, not 'bogus'"),
+        ({"keep_adapter": "never"}, "keep_adapter is one of"),
+        ({"folds": -1}, "folds is 0, or 2 and more, not -1"),
+        ({"folds": 1}, "folds is 0, or 2 and more, not 1"),
+        ({"adapter": "auto", "folds": 0}, "folds is 2 or more where an adapter is kept only if it is better"),
+        ({"adapter": AdapterConfig(), "keep_adapter": "better", "folds": 0}, "folds is 2 or more"),
+        ({"adaptation": {"steps": 3}}, "adaptation is None or an AdaptationConfig, not dict"),
+        ({"pooling": "middle"}, "pooling is one of None, 'stock', 'cls'"),
+        ({"random_state": "a"}, "random_state is an integer"),
+        ({"backbone": 3}, "backbone is a name, a folder or a loaded Backbone, not int"),
+        ({"folds": -1, "coverage": 2}, "folds is .*; coverage is"),
+    ],
+)
+def test_parameters_are_checked_by_fit(backbone, parameters, message):
+    classifier = FewShotClassifier(**{"backbone": backbone, **parameters})
+    with pytest.raises(FewShotError, match=message):
+        classifier.fit(TEXTS, LABELS)
+
+
+def test_equal_examples_are_held_out_together():
+    repeated = [*ANIMALS, *ANIMALS[:3], *THINGS, "a sun", "a sun"]
+    support = read_support(repeated, ["animal"] * 9 + ["thing"] * 6 + ["sun"] * 2)
+    assert support.distinct.tolist() == [6, 1, 6] and support.counts.tolist() == [9, 2, 6]
+    for seed in range(5):
+        parts = folds_of(support, 2, seed)
+        ours, theirs = ({support.items[row] for row in part} for part in parts)
+        assert not ours & theirs and "a sun" not in ours | theirs
+        assert sorted(row for part in parts for row in part) == list(range(15))
+
+
+def test_broken_embeddings_are_told_instead_of_classified(tmp_path):
+    backbone = Backbone.from_pretrained(str(save_encoder("bert", tmp_path)))
+    classifier = FewShotClassifier(backbone, prior=None).fit(TEXTS, LABELS)
+    with torch.no_grad():
+        backbone.model.embeddings.word_embeddings.weight[backbone.tokenizer.vocab["river"]] = torch.nan
+    assert classifier.predict(NEW).tolist() == NEW_LABELS
+    with pytest.raises(BackboneError, match="Input 2 has an embedding with NaN"):
+        classifier.predict([NEW[0], NEW[1], "the river"])
+
+
+def test_a_head_that_needs_examples_says_what_it_is_without(backbone):
+    words = {"animal": "the cat", "thing": "the car"}
+    classifier = FewShotClassifier(backbone, head="lda").fit([], [], label_texts=words)
+    assert "lda, which was asked for, needs some" in classifier.reason_
+    assert "asked for" not in FewShotClassifier(backbone).fit([], [], label_texts=words).reason_
 
 
 def test_an_unknown_head_is_told(backbone):

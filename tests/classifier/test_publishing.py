@@ -112,6 +112,77 @@ def test_a_model_whose_weights_were_replaced_is_refused(backbone, tmp_path):
         FewShotClassifier.from_pretrained(str(save_encoder("bert", tmp_path / "encoder")))
 
 
+def test_a_model_whose_tokenizer_was_replaced_is_refused(backbone, tmp_path):
+    FewShotClassifier(backbone).fit(TEXTS, LABELS).save_pretrained(tmp_path / "model")
+    settings, state = tmp_path / "model" / "tokenizer_config.json", tmp_path / "model" / "few_shot" / "state.json"
+    settings.write_text(settings.read_text().replace('"model_max_length": 64', '"model_max_length": 8'))
+    with pytest.raises(FewShotError, match="tokenizer or image processor is not what"):
+        FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    older = {
+        key: value for key, value in json.loads(state.read_text()).items() if key not in ("processor", "temperature")
+    }
+    state.write_text(json.dumps(older))  # as hf_fsl wrote them before
+    assert FewShotClassifier.from_pretrained(str(tmp_path / "model")).predict(TEXTS).tolist() == LABELS
+
+
+def test_a_damaged_state_is_told(backbone, tmp_path):
+    FewShotClassifier(backbone).fit(TEXTS, LABELS).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "few_shot" / "state.json"
+    whole = json.loads(path.read_text())
+    broken = [json.dumps({key: value for key, value in whole.items() if key != left_out}) for left_out in whole]
+    broken = [text for text in broken if not {"hf_fsl", "temperature", "processor"} - set(json.loads(text))]
+    for text in [*broken, "", "[]", json.dumps(whole)[:200], json.dumps({**whole, "counts": 3})]:
+        path.write_text(text)
+        with pytest.raises(FewShotError, match="damaged or incomplete"):
+            FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    path.write_text(json.dumps(whole))
+    (path.parent / "state.safetensors").write_bytes(b"")
+    with pytest.raises(FewShotError, match="damaged or incomplete"):
+        FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(("pooling", "head"), [(None, "auto"), ("stock", "auto"), (None, "logistic")])
+def test_the_temperature_is_published(backbone, tmp_path, pooling, head):
+    source = str(save_encoder("bert", tmp_path / "bert")) if pooling else backbone
+    classifier = FewShotClassifier(source, pooling=pooling, head=head, prior=None).fit(TEXTS, LABELS)
+    assert classifier.state_.temperature == pytest.approx(classifier.choice_.temperature) != 1
+    classifier.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    noted = config["hf_fsl"] if pooling else config
+    assert noted["logit_temperature"] == pytest.approx(classifier.choice_.temperature)
+    again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    assert again.state_.temperature == classifier.state_.temperature
+
+
+def test_the_temperature_of_an_adapted_model_is_that_of_its_held_out_examples(backbone):
+    config = AdaptationConfig(steps=3, batch_size=6, examples_per_class=2)
+    classifier = FewShotClassifier(backbone, adapter=AdapterConfig(r=2), adaptation=config, head="nearest_mean")
+    state = classifier.fit(TEXTS, LABELS).state_
+    assert state.temperature != classifier.choice_.temperature and state.temperature == state.growing.temperature
+
+
+def test_names_alone_fold_into_a_stock_class(tmp_path):
+    source, words = str(save_encoder("bert", tmp_path / "bert")), {"animal": "the cat", "thing": "the car"}
+    folded = FewShotClassifier(source, pooling="stock").fit([], [], label_texts=words)
+    assert not folded.head_.transform.normalize
+    folded.save_pretrained(tmp_path / "model", stock=True)
+    plain = FewShotClassifier(source, pooling="cls").fit([], [], label_texts=words)
+    assert folded.predict(TEXTS).tolist() == plain.predict(TEXTS).tolist()
+    ratio = folded.predict_proba(TEXTS).max(1).mean() / plain.predict_proba(TEXTS).max(1).mean()
+    assert 0.8 < ratio < 1.25  # as sure of itself as with unit length
+
+
+def test_a_class_of_words_alone_leaves_refusal_as_it_was(backbone):
+    config = AdaptationConfig(steps=3, batch_size=6, examples_per_class=2)
+    words = {"animal": "the cat", "thing": "the house", "water": "the river"}
+    classifier = FewShotClassifier(backbone, adapter=AdapterConfig(r=2), adaptation=config, coverage=0.7)
+    classifier.fit(TEXTS, LABELS, label_texts=words)
+    before = classifier.state_.refusal
+    after = classifier.add_examples(["the cat runs"], ["animal"]).state_.refusal
+    assert before.means.shape == after.means.shape and after.means.norm(dim=-1).min() > 0.1
+    assert classifier.add_examples(WATER, WATER_LABELS).state_.refusal.means.shape[0] == 3
+
+
 def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     config = AdaptationConfig(steps=3, batch_size=6, examples_per_class=2)
