@@ -31,8 +31,7 @@ from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.space import GROUPS, Architecture, to_adapter_config
 from hf_fsl.search.trial import AdapterTrial, CountedUpdate
 from hf_fsl.training import predict_logits, train
-from hf_fsl.training.checkpoints import load_trainable_state, trainable_state
-from hf_fsl.training.loop import TrainingDiverged
+from hf_fsl.training.checkpoints import TrainingDiverged, load_trainable_state, trainable_state
 from hf_fsl.training.update import Update
 
 DATA = Path(__file__).parents[1] / "recipes" / "data" / "supersense"

@@ -29,7 +29,7 @@ from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training import list_checkpoints, predict_logits, train
-from hf_fsl.training.loop import TrainingDiverged
+from hf_fsl.training.checkpoints import TrainingDiverged
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.update import Batch, Step
 

@@ -38,7 +38,7 @@ from hf_fsl.training import (
 )
 from hf_fsl.training import checkpoints as checkpoints_module
 from hf_fsl.training import update as update_module
-from hf_fsl.training.loop import TrainingDiverged
+from hf_fsl.training.checkpoints import TrainingDiverged
 
 TASK = Task(modality="text", label_names=("a", "b", "c"))
 BASE = TrainingConfig(
