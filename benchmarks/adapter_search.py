@@ -269,15 +269,24 @@ def main(options: argparse.Namespace) -> None:
     first = against_random([course[-1] for course in courses["supernet"]], random)
     second = against_uniform(fronts, uniform_runs)
     third = parts["supports"]()
-    judged = not options.quick and all(getattr(options, option) >= value for option, (value, _) in WHOLE.items())
-    small = "maller than the bars ask for. It shows that the benchmark runs; no bar is judged by it."
-    small = ("Quick: s" if options.quick else "S") + small
+    short = [option for option, (value, _) in WHOLE.items() if getattr(options, option) < value]
+    judged = not options.quick and not set(short) - {"supports"}
+    if options.quick:
+        note = "Quick: smaller than the bars ask for. It shows that the benchmark runs; no bar is judged by it."
+    elif short:
+        note = f"Smaller than the bars ask for in {', '.join(short)}."
+    else:
+        note = "Whole size; see the docstring for the bars."
     write_result(
         name,
         {
             "quick": options.quick,
-            "judged": judged,
-            "note": "Whole size; see the docstring for the bars." if judged else small,
+            "judged": {
+                "against_random": judged,
+                "against_uniform_of_its_size": judged,
+                "quarter_of_uniform_r8": not short,
+            },
+            "note": note,
             "sizes": {key: value for key, value in vars(options).items() if key not in ("quick", "only")},
             "reference": {"test_loss": reference[0], "log10_parameters": reference[1]},
             "searches": summary(courses, target),
