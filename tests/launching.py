@@ -66,22 +66,22 @@ def here(data=None, **models):
     return paths
 
 
-def hf_fsl(environment, *arguments, stdin=None):
-    return run_process([sys.executable, "-m", "hf_fsl.cli.main", *arguments], environment, stdin)
+def hf_fsl(environment, *arguments, stdin=None, longest=LONGEST):
+    return run_process([sys.executable, "-m", "hf_fsl.cli.main", *arguments], environment, stdin, longest)
 
 
-def run_process(command, environment, stdin=None):
+def run_process(command, environment, stdin=None, longest=LONGEST):
     """A finished process with what it printed; AssertionError with the stacks of all its processes where it hangs."""
     process = subprocess.Popen(
         command, cwd=ROOT, env={**environment, "PYTHONFAULTHANDLER": "1"}, text=True, start_new_session=True,
         stdin=subprocess.PIPE if stdin is not None else None, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        said = process.communicate(stdin, timeout=LONGEST)
+        said = process.communicate(stdin, timeout=longest)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGABRT)
         out, errors = process.communicate()
-        raise AssertionError(f"{command} hangs after {LONGEST} s:\n{out[-3000:]}\n{errors[-6000:]}") from None
+        raise AssertionError(f"{command} hangs after {longest} s:\n{out[-3000:]}\n{errors[-6000:]}") from None
     except BaseException:  # Ctrl-C does not reach another session
         os.killpg(process.pid, signal.SIGKILL)
         raise

@@ -1,0 +1,46 @@
+"""``hf-fsl demo`` from end to end, its training cut short."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+import pytest
+from launching import hf_fsl
+
+from hf_fsl.cli.demo import KINDS, LABELS, SENTENCES
+from hf_fsl.hub.verify import require_verified
+from hf_fsl.records import RunRecord
+
+
+@pytest.mark.slow
+def test_the_demo_runs_all_its_rungs_and_leaves_no_hub_behind(tmp_path):
+    folder = tmp_path / "demo"
+    done = hf_fsl(dict(os.environ), "demo", "--folder", str(folder), "--training.max_steps", "2", longest=1150)
+    assert done.returncode == 0, done.stderr[-4000:]
+    zero_shot = [line for line in done.stdout.splitlines() if line.startswith(SENTENCES[0])]
+    assert len(zero_shot) == 1 and zero_shot[0].split()[-2] in LABELS.split(",")
+    pictures = re.findall(r"^/\S+ +(.+) [01]\.\d{3}$", done.stdout, re.MULTILINE)  # long paths are cut
+    assert len(pictures) == 4 and set(pictures) <= set(KINDS.split(","))
+    for sentence in SENTENCES:  # by the few-shot model, and by the fine-tuned one
+        loaded_back = re.findall(rf"^  {re.escape(sentence)} +\S.* \([01]\.\d\d\)$", done.stdout, re.MULTILINE)
+        assert len(loaded_back) == 2, (sentence, done.stdout)
+    accuracy = re.search(r"accuracy on 600 test texts: (0\.\d+)", done.stdout)
+    assert accuracy is not None and float(accuracy[1]) > 0.4  # 24 classes: guessing gives 0.04
+    for run in ("run", "search"):
+        require_verified(folder / run / "bundle")
+    assert RunRecord.load(folder / "run" / "run_record.json").config["training"]["max_steps"] == 2
+    endpoint = re.search(r"A Hub on this machine: http://127\.0\.0\.1:(\d+)", done.stdout)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(endpoint[1])), timeout=5)
+    assert done.stdout.splitlines()[-1].endswith(f"{folder / 'run' / 'bundle' / 'README.md'}")
+
+
+def test_a_folder_of_something_else_is_not_emptied(tmp_path, capsys):
+    from hf_fsl.cli.main import main
+
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["demo", "--folder", str(tmp_path)]) == 1
+    assert "holds something that is not a demo" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
