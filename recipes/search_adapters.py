@@ -32,12 +32,14 @@ from hf_fsl.hub.reference import reference_logits
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.reporting import build_record, compare, sample_inputs
 from hf_fsl.resources import portable
+from hf_fsl.search.choosing import complete
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.report import lines, write_report
-from hf_fsl.search.retraining import Finish, complete
-from hf_fsl.search.run import fine_tune_yaml, only_worker, search, search_record, write_extras
+from hf_fsl.search.retraining import Finish
+from hf_fsl.search.run import fine_tune_yaml, search, search_record, write_extras
 from hf_fsl.search.space import SearchSpace
 from hf_fsl.search.trial import AdapterTrial
+from hf_fsl.search.turns import only_worker
 from hf_fsl.training import make_accelerator
 from hf_fsl.transfer import model_record
 
@@ -60,15 +62,15 @@ def main(config: AdapterSearchConfig) -> None:
         f"{len(splits.validation)} to compare by; {space.size():,} architectures")  # fmt: skip
 
     report = search(config, space, trial, splits, say)
-    with only_worker(output, accelerator) as mine:
+    with only_worker(output, accelerator, say) as mine:
         if not mine:
-            say("The study is done. Another worker trains the best of it again.")
+            say(f"Another worker has finished the search: {output / 'report.html'}")
             return
         if accelerator.is_main_process:
             write_report(report, output)
-        finish = Finish(config, trial, splits, accelerator, output, say)
+        finish = Finish(config, trial, splits, accelerator, output, say, report.identity)
         members = finish.run(report.front)
-        report.finish_token_flops = finish.token_flops
+        report.finish_token_flops, report.diverged = finish.token_flops, finish.diverged
         chosen = complete(report, members, splits, trial.sites, config)
         best = finish.published(chosen)
 

@@ -179,3 +179,15 @@ class AdapterSearchConfig:
         inherited = ["loss", "parameters", "latency"]
         if self.strategy == "supernet" and self.search.objectives not in (inherited[:2], inherited):
             yield f"search.objectives: of a supernet {inherited[:2]} or {inherited}, got {self.search.objectives}"
+        if self.strategy == "supernet":
+            yield from self._not_of_a_supernet()
+
+    def _not_of_a_supernet(self) -> Iterator[str]:
+        for name in ("seconds", "token_flops"):
+            if getattr(self.search, name) is not None:
+                yield (
+                    f"search.{name}: a supernet's budget is supernet.max_steps, supernet.members and "
+                    f"supernet.audit_sizes; search.{name} needs strategy: general"
+                )
+        if self.search.max_latency is not None:
+            yield "search.max_latency: merged, all members of a supernet are equally fast; it needs strategy: general"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ def train_alone(
     folder: Path | None = None,
     accelerator: Accelerator | None = None,
     meter: Meter | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> TrainedAlone:
     """Trains an architecture of any method from a new head and a new adapter, stopped early on its validation loss.
 
@@ -68,6 +70,7 @@ def train_alone(
         model: a classifier; it stays as it is.
         seed: of the head, the adapter, dropout and the order of the examples.
         folder: for checkpoints, from which training goes on if it was interrupted; None: it starts anew.
+        about: what the search is about: checkpoints of another are refused.
 
     Raises:
         SearchError: the architecture's loss is another one than cross-entropy.
@@ -100,7 +103,7 @@ def train_alone(
             folder=folder or Path(temporary),
             head=sites.head,
             evaluate=evaluate,
-            identity={"architecture": architecture.to_dict()},
+            identity={**(about or {}), "architecture": architecture.to_dict()},
             progress_bar=False,
         )
     losses = example_losses(adapted, data.validation, settings, sites, none, None)

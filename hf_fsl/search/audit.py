@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from hf_fsl.config import to_dict
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.files import write_text
 from hf_fsl.search.alone import train_alone
@@ -17,6 +19,7 @@ from hf_fsl.search.anchors import Anchors, choose_anchors
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.ranking import paired_p_value, repeatability, stratified_correlation, stratified_kendall
+from hf_fsl.search.sameness import require_same
 from hf_fsl.search.space import Architecture
 from hf_fsl.search.supernet import TrainedSupernet
 from hf_fsl.search.supernet.keeping import add_to, meter_values
@@ -115,6 +118,7 @@ def audit(
     seed: int = 0,
     folder: Path | None = None,
     tell: Callable[[Architecture, int, float], None] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Trains anchors alone over seeds and compares.
 
@@ -123,19 +127,21 @@ def audit(
         seeds: of the trainings; two at least.
         folder: for checkpoints and losses: what is finished there is not trained again. None: all is.
         tell: called after each training with the anchor, the seed and the validation loss.
+        about: what the search is about: kept with the losses, and compared.
 
     Raises:
-        SearchError: fewer than two seeds, or see :func:`choose_anchors`.
+        SearchError: fewer than two seeds, losses of another search in the folder, or see :func:`choose_anchors`.
     """
     if len(seeds) < 2:
         raise SearchError(f"seeds: an audit needs two at least, to tell architectures from noise; got {list(seeds)}.")
     trained.meter.phase = "audit"
-    anchors = choose_anchors(trained, strata, per_stratum, seed)
+    with trained.meter.timed():
+        anchors = choose_anchors(trained, strata, per_stratum, seed)
     losses = []
     for architecture in anchors.architectures:
         row = []
         for each in seeds:
-            row.append(_anchor_losses(model, data, trained, architecture, config, each, folder))
+            row.append(_anchor_losses(model, data, trained, architecture, config, each, folder, about or {}))
             if tell is not None:
                 tell(architecture, each, float(row[-1].mean()))
         losses.append(row)
@@ -208,20 +214,24 @@ def _anchor_losses(
     config: SupernetConfig,
     seed: int,
     folder: Path | None,
+    about: Mapping[str, Any],
 ) -> np.ndarray:
     """Validation losses of an anchor trained alone, from a file where they are known."""
     place = folder / f"{architecture.key}-{seed}" if folder is not None else None
+    identity = {**about, "config": to_dict(config)}
     if place is not None and (notes := place / "losses.json").is_file():
         known = json.loads(notes.read_text(encoding="utf-8"))
+        require_same("The audit", place, known.get("identity", {}), identity)
         add_to(trained.meter, known["meter"])
         return np.array(known["losses"])
     meter = trained.meter.empty()
-    alone = train_alone(
-        model, data, trained.space.sites, architecture, config,
-        seed=seed, folder=place / "checkpoints" if place is not None else None, meter=meter,
-    )  # fmt: skip
+    with meter.timed():
+        alone = train_alone(
+            model, data, trained.space.sites, architecture, config,
+            seed=seed, folder=place / "checkpoints" if place is not None else None, meter=meter, about=about,
+        )  # fmt: skip
     add_to(trained.meter, meter_values(meter))
     if place is not None:
-        known = {"losses": alone.validation_losses.tolist(), "meter": meter_values(meter)}
+        known = {"identity": identity, "losses": alone.validation_losses.tolist(), "meter": meter_values(meter)}
         write_text(place / "losses.json", json.dumps(known) + "\n")
     return alone.validation_losses

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,8 @@ class Meter:
     forward_flops: float = 0.0
     backward_flops: float = 0.0
     gradient_steps: int = 0
+    seconds: float = 0.0
+    """Of what was timed by :meth:`timed`."""
     by_phase: dict[str, float] = field(default_factory=dict)
     phase: str = "search"
 
@@ -51,6 +55,13 @@ class Meter:
     def empty(self) -> Meter:
         """A meter of the same model that has counted nothing."""
         return Meter(self.layer_parameters, self.head_parameters, self.image_tokens, phase=self.phase)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the seconds that its body takes."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
 
     def forward(
         self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, cached_layers: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from accelerate import Accelerator
 from hf_fsl.config import AdapterSearchConfig, DataConfig, FineTuneConfig, HubConfig
 from hf_fsl.data import Splits
 from hf_fsl.files import replaced, write_text
+from hf_fsl.metrics import MetricError
 from hf_fsl.reporting import SeedOutcome
-from hf_fsl.search.pareto import hypervolume, spread
-from hf_fsl.search.report import MemberRow, SearchReport, against_chance, compare_members, judge, member_row
+from hf_fsl.search.errors import SearchError
+from hf_fsl.search.pareto import spread
 from hf_fsl.search.report.record import TrialRow
-from hf_fsl.search.space import GROUPS, Architecture, Sites, to_adapter_config, to_peft, trainable_parameters
+from hf_fsl.search.sameness import require_same
+from hf_fsl.search.space import GROUPS, Architecture, Sites, to_adapter_config, trainable_parameters
 from hf_fsl.search.study.group import Group
 from hf_fsl.search.study.trials import TrialContext, minimised
 from hf_fsl.search.trial import AdapterTrial
@@ -63,6 +65,10 @@ class Finish:
     Args:
         splits: the few examples, and the whole test split.
         folder: the run's output.
+        about: what the search is about: what ``folder`` keeps of another is refused.
+
+    Raises:
+        SearchError: ``folder`` holds what was tuned for another search.
     """
 
     def __init__(
@@ -73,28 +79,48 @@ class Finish:
         accelerator: Accelerator,
         folder: Path,
         say: Say,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.trial, self.splits = config, trial, splits
         self.accelerator, self.group, self.folder, self.say = accelerator, Group(accelerator), folder, say
         self.objective = config.search.objectives[0]
+        self.about = dict(about or {})
         self.token_flops = 0.0
+        self.diverged: dict[str, str] = {}
+        """Name of each architecture that could not be trained at any of its learning rates -> the last error."""
+        path = folder / "tuning.json"
+        kept = self.group.share(json.loads(path.read_text()) if path.is_file() else {})
+        if kept:
+            require_same("What was tuned", folder, kept.get("identity", {}), self.about)
+        self.known: dict[str, Any] = kept.get("rates", {})
+        """Architecture's key -> its value, what it cost, and whether a seed diverged later."""
         if self.group.is_main:
             write_examples(splits, folder / "few_shot")
         accelerator.wait_for_everyone()
 
     def run(self, front: Sequence[TrialRow]) -> list[Member]:
-        """The members of a front that span its sizes, and the baselines."""
+        """The members of a front that span its sizes, and the baselines, without those that diverge at every rate.
+
+        Raises:
+            SearchError: all do.
+        """
         settings = self.config.finish
         rows = [front[i] for i in spread([row.parameters for row in front], settings.members)]
         members = []
         for number, row in enumerate(rows, start=1):
             architecture = Architecture.from_dict(row.architecture)
             members.append(self._member(f"front-{number}", architecture, self._rates(architecture), False))
-        taken = {member.architecture for member in members}
+        taken = {member.architecture for member in members if member is not None}
         for name, architecture, rates in self._baselines():
             if architecture not in taken:
                 members.append(self._member(name, architecture, rates, True))
-        return members
+        found = [member for member in members if member is not None]
+        if not found:
+            raise SearchError(
+                f"All of {', '.join(self.diverged)} diverge at every learning rate tried. Lower space.learning_rate "
+                "or finish.learning_rate_factors."
+            )
+        return found
 
     def published(self, member: Member) -> FineTuned:
         """The model of a member's best seed, out of its checkpoint."""
@@ -113,8 +139,29 @@ class Finish:
     def _rates(self, architecture: Architecture) -> list[float]:
         return [architecture.learning_rate * factor for factor in self.config.finish.learning_rate_factors]
 
-    def _member(self, name: str, architecture: Architecture, rates: Sequence[float], baseline: bool) -> Member:
-        tuned = self._tuned(architecture, rates)
+    def _member(self, name: str, architecture: Architecture, rates: Sequence[float], baseline: bool) -> Member | None:
+        """Trained over the seeds at the best rate at which none of them diverges; None where there is none."""
+        self._tune(architecture, rates)
+        why = "every rate diverged when it was tuned"
+        for tuned in self._in_order(architecture, rates):
+            notes = self.known[tuned.key]
+            if "diverged" not in notes:
+                try:
+                    return self._over_seeds(name, tuned, baseline)
+                except (FloatingPointError, MetricError) as error:
+                    if isinstance(error, MetricError) and "are NaN" not in str(error):
+                        raise  # not the training's fault
+                    notes["diverged"] = str(error)
+                    self._keep()
+                    self.say(
+                        f"{name}: a seed diverged at learning rate {tuned.learning_rate:g}; the next best is taken."
+                    )
+            why = notes["diverged"]
+        self.diverged[name] = why
+        self.say(f"{name}: left out, it diverges at every learning rate tried ({why})")
+        return None
+
+    def _over_seeds(self, name: str, tuned: Architecture, baseline: bool) -> Member:
         config = fine_tune_config(self.config, tuned, self.trial, self.folder / "members" / tuned.key, self.folder)
         outcomes: list[SeedOutcome] = []
         adapter, best = None, np.inf
@@ -131,84 +178,33 @@ class Finish:
         self.say(f"{name}: {size:,} parameters, validation {self.objective} {mean:.4f} over {len(outcomes)} seeds")
         return Member(name, tuned, baseline, config, outcomes, adapter)
 
-    def _tuned(self, architecture: Architecture, rates: Sequence[float]) -> Architecture:
-        """The architecture with the learning rate that is best on validation, with the search's own seed."""
-        candidates = [architecture.replace(learning_rate=rate) for rate in rates]
-        path = self.folder / "tuning.json"
-        known: dict[str, Any] = self.group.share(json.loads(path.read_text()) if path.is_file() else {})
-        for candidate in candidates:
-            if candidate.key not in known:
+    def _tune(self, architecture: Architecture, rates: Sequence[float]) -> None:
+        """Measures the architecture at each learning rate on validation, with the search's own seed."""
+        for rate in rates:
+            candidate = architecture.replace(learning_rate=rate)
+            if candidate.key not in self.known:
                 context = TrialContext(folder=self.folder / "tuning" / candidate.key, rungs=[])
                 try:
                     value = self.trial(candidate, context).values[self.objective]
                 except FloatingPointError:  # this rate is too high
                     value = np.inf if minimised(self.objective, 1.0) > 0 else -np.inf
-                known[candidate.key] = {"value": value, "token_flops": context.token_flops}
-                known = self.group.share(known)
+                self.known[candidate.key] = {"value": value, "token_flops": context.token_flops}
+                self._keep()
                 if self.group.is_main:
-                    write_text(path, json.dumps(known, indent=1))
                     shutil.rmtree(context.folder, ignore_errors=True)
-        self.token_flops += sum(known[candidate.key]["token_flops"] for candidate in candidates)
-        return min(candidates, key=lambda candidate: minimised(self.objective, known[candidate.key]["value"]))
+            self.token_flops += self.known[candidate.key]["token_flops"]
 
+    def _in_order(self, architecture: Architecture, rates: Sequence[float]) -> list[Architecture]:
+        """The architecture at the rates that did not diverge when they were tuned, the best on validation first."""
+        candidates = [architecture.replace(learning_rate=rate) for rate in rates]
+        values = {each: minimised(self.objective, self.known[each.key]["value"]) for each in candidates}
+        return sorted((each for each in candidates if np.isfinite(values[each])), key=values.__getitem__)
 
-def complete(
-    report: SearchReport, members: Sequence[Member], splits: Splits, sites: Sites, config: AdapterSearchConfig
-) -> Member:
-    """Adds to a report what was trained again: rows, tests, verdict, and the choice. Returns what was chosen."""
-    labels = np.asarray(splits.test["label"][:])
-    train = np.asarray(splits.train["label"][:])
-    objective = report.objectives[0]
-    logits = {member.name: np.stack([outcome.logits for outcome in member.outcomes]) for member in members}
-    report.members = [
-        member_row(
-            member.name, member.architecture, trainable_parameters(member.architecture, sites),
-            [outcome.record.seed for outcome in member.outcomes], member.validation(objective),
-            logits[member.name], labels, baseline=member.baseline,
-        )
-        for member in members
-    ]  # fmt: skip
-    report.comparisons = compare_members(logits, labels)
-    report.chance = against_chance(report.members, logits, train, labels, objective)
-    report.matters, report.verdict = judge(report.members, report.comparisons, report.chance, report.audit)
-    chosen, because = choose(report.members, objective, config.finish.choose)
-    for row in report.members:
-        row.chosen = row.name == chosen
-    report.chosen, report.chosen_because = chosen, because
-    reference = report.hypervolume.get("reference")
-    if reference:
-        report.hypervolume["baselines"] = {
-            row.name: hypervolume(
-                np.array([[minimised(objective, row.validation.value), np.log10(max(row.parameters, 1))]]),
-                reference,
-            )
-            for row in report.members
-            if row.baseline
-        }
-    member = next(member for member in members if member.name == chosen)
-    if member.architecture.method != "none":
-        values = to_peft(member.architecture, sites).to_dict()
-        report.peft_config = json.loads(json.dumps({k: v for k, v in values.items() if v not in (None, {}, [])},
-                                                   default=_plain))  # fmt: skip
-    return member
-
-
-def choose(rows: Sequence[MemberRow], objective: str, rule: str) -> tuple[str, str]:
-    """The name of what is published, and why. Among the baselines too: a search that does not beat them says so."""
-    best = min(rows, key=lambda row: minimised(objective, row.validation.value))
-    if rule == "best":
-        return best.name, f"Best on validation ({objective} {best.validation.value:.4f})."
-    low, high = best.validation.ci95 or (best.validation.value,) * 2
-    limit = max(minimised(objective, low), minimised(objective, high))
-    within = [row for row in rows if minimised(objective, row.validation.value) <= limit]
-    smallest = min(within, key=lambda row: row.parameters)
-    if smallest is best:
-        return best.name, f"Best on validation ({objective} {best.validation.value:.4f}), and nothing smaller near it."
-    return smallest.name, (
-        f"The smallest within a standard error over seeds of the best on validation: {objective} "
-        f"{smallest.validation.value:.4f} against {best.validation.value:.4f} of {best.name}, with "
-        f"{smallest.parameters:,} parameters against {best.parameters:,}."
-    )
+    def _keep(self) -> None:
+        self.known = self.group.share(self.known)
+        if self.group.is_main:
+            notes = {"identity": self.about, "rates": self.known}
+            write_text(self.folder / "tuning.json", json.dumps(notes, indent=1))
 
 
 def fine_tune_config(
@@ -258,7 +254,3 @@ def uniform_ranks(rank: int, sites: Sites) -> tuple[tuple[int, ...], ...]:
     return tuple(
         tuple(rank if (layer, group) in sites.slots else 0 for group in GROUPS) for layer in range(len(sites.layers))
     )
-
-
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(getattr(value, "value", value))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from accelerate import Accelerator
 
 from hf_fsl.config import AdapterSearchConfig, to_dict
 from hf_fsl.data import Splits
@@ -30,9 +27,9 @@ from hf_fsl.search.report import AuditRow, SearchReport, build_report, figures
 from hf_fsl.search.retraining import Member
 from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.study import identity, run_study
-from hf_fsl.search.study.group import Group
 from hf_fsl.search.supernet_search import search_by_supernet
 from hf_fsl.search.trial import AdapterTrial
+from hf_fsl.search.turns import in_turn
 
 Say = Callable[[str], None]
 
@@ -53,17 +50,25 @@ def search(
     shown: dict[str, Any] = {"name": name, "identity": about, "classes": len(splits.task.label_names)}
     audited: AuditRow | None = None
     start: list[Architecture] = []
+    spent = (0.0, 0.0)
     if config.strategy == "supernet":
-        found = search_by_supernet(
-            trial.model, SearchData(trial.train, trial.validation), space, config.supernet, seed=config.search.seed,
-            folder=folder, accelerator=trial.accelerator, latency="latency" in config.search.objectives, say=say,
-            progress=trial.accelerator.is_main_process,
-        )  # fmt: skip
+        recorded = {key: known["latency"] for key, known in trial.recorded.items() if "latency" in known}
+        waiting = "Another worker trains the supernet of this search; waiting for what it keeps."
+        with in_turn(folder / "supernet.lock", trial.accelerator, say, waiting):
+            found = search_by_supernet(
+                trial.model, SearchData(trial.train, trial.validation), space, config.supernet,
+                seed=config.search.seed, folder=folder, accelerator=trial.accelerator,
+                latency="latency" in config.search.objectives, recorded=recorded, about=about, say=say,
+                progress=trial.accelerator.is_main_process,
+            )  # fmt: skip
         audited = audit_row(found.audit) if found.audit is not None else None
+        spent = (found.token_flops, found.seconds)
         if audited is None or audited.supernet_trusted:
             return build_report(
                 found.tried, space, config.search.objectives, **shown, strategy="supernet",
                 sampler="NSGA-II over inherited weights", audit=audited,
+                before=(spent[0] - sum(t.token_flops for t in found.tried),
+                        spent[1] - sum(t.seconds for t in found.tried)),
             )  # fmt: skip
         start = [_nearest(score.architecture, space) for score in found.front]
     tried = run_study(
@@ -80,7 +85,7 @@ def search(
     )
     return build_report(
         tried, space, config.search.objectives, **shown, strategy="general", sampler=config.search.sampler,
-        audit=audited,
+        audit=audited, before=spent,
     )  # fmt: skip
 
 
@@ -127,32 +132,23 @@ def study_identity(
                 "commit": trial.commit,
                 "weights": _weights_fingerprint(trial),
                 "head": list(trial.head),
+                # Its commit and its weights stand for the revision.
+                **{
+                    name: value
+                    for name, value in to_dict(config.model).items()
+                    if name not in ("model_name_or_path", "revision")
+                },
             },
             "few_shot": to_dict(config.few_shot),
-            "seed": config.search.seed,
-            "rungs": config.search.rungs,
+            "strategy": config.strategy,
+            **{
+                name: getattr(config.search, name)
+                for name in ("seed", "rungs", "reduction_factor", "startup", "max_latency")
+            },
+            # A dead worker's checkpoint is for as many processes.
+            "num_processes": trial.accelerator.num_processes,
         }
     )
-
-
-@contextlib.contextmanager
-def only_worker(folder: Path, accelerator: Accelerator) -> Iterator[bool]:
-    """Whether this launch is the one that finishes the search in a folder that workers share.
-
-    All its processes enter together.
-    """
-    group = Group(accelerator)
-    if not group.is_main:
-        yield bool(group.share())
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "finish.lock").open("w") as file:
-        mine = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            mine = False
-        yield bool(group.share(mine))
 
 
 def search_summary(report: SearchReport, members: Sequence[Member]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from hf_fsl.training.update import Batch, Step
 TIMED = 16
 """Examples in the batch whose latency is measured."""
 REPEATS = 20
+LATENCIES = ("latency", "merged_latency")
+"""With the adapter beside the weights, and in them."""
 
 
 class AdapterTrial:
@@ -152,8 +154,7 @@ class AdapterTrial:
         if first in OURS:
             interval = bootstrap_interval(first, self._last_logits, self.labels, resamples=1000)
             details["interval"] = list(interval.ci95 or ())
-        if "latency" in costs:
-            details |= {name: costs[name] for name in ("latency", "merged_latency")}
+        details |= {name: costs[name] for name in LATENCIES if name in costs}
         return Evaluation(values={name: values[name] for name in self.search.objectives}, details=details)
 
     def adapted(self, architecture: Architecture) -> nn.Module:
@@ -194,11 +195,12 @@ class AdapterTrial:
 
     def latency(self, model: nn.Module, architecture: Architecture, accelerator: Accelerator) -> dict[str, float]:
         """Median seconds of a batch, where the search asks for it: recorded, or measured on the main process."""
-        asked = {"latency", "merged_latency"} & set(self.search.objectives)
+        asked = set(LATENCIES) & set(self.search.objectives)
         if not asked and self.search.max_latency is None:
             return {}
-        if architecture.key in self.recorded:
-            return dict(self.recorded[architecture.key])
+        known = self.recorded.get(architecture.key, {})
+        if asked | ({"merged_latency"} if self.search.max_latency is not None else set()) <= known.keys():
+            return dict(known)
         found: list[Any] = [None]
         if accelerator.is_main_process:
             inputs = self._timed_batch(accelerator)
@@ -256,9 +258,6 @@ def _recorded_latencies(path: str | None) -> dict[str, dict[str, float]]:
         return {}
     try:
         trials = json.loads(Path(path).read_text(encoding="utf-8"))["trials"]
-        names = ("latency", "merged_latency")
-        return {
-            row["key"]: {n: float(row["details"][n]) for n in names} for row in trials if names[0] in row["details"]
-        }
+        return {row["key"]: {n: float(row["details"][n]) for n in LATENCIES if n in row["details"]} for row in trials}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SearchError(f"search.latencies: {path} is no report of a search with latencies ({error!r}).") from error

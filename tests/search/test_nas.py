@@ -16,8 +16,9 @@ from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.nas import MemberScore, front_of, objectives, search_members
 from hf_fsl.search.space import Architecture, SearchSpace, find_sites
+from hf_fsl.search.study.group import Group
 from hf_fsl.search.supernet import SupernetConfig, train_supernet
-from hf_fsl.search.supernet_search import search_by_supernet
+from hf_fsl.search.supernet_search import search_by_supernet, supernet_latency
 
 CONFIG = SupernetConfig(
     max_steps=100, learning_rate=5e-2, per_device_train_batch_size=32, scaling=1.0, early_stopping_patience=None
@@ -214,17 +215,18 @@ def test_loss_of_another_kind_is_refused_by_train_alone(model_and_sites):
 def test_whole_path_goes_on_where_it_was(tmp_path, monkeypatch):
     model, data, space, _ = trained_on(config=dataclasses.replace(QUICK, max_steps=5))
     config = dataclasses.replace(QUICK, max_steps=40, members=25, population=10, audit_sizes=1, audit_anchors=2)
-    said = []
-    first = search_by_supernet(model, data, space, config, folder=tmp_path, say=said.append)
+    said, about = [], {"data set": "tiny", "backbone": "planted"}
+    first = search_by_supernet(model, data, space, config, folder=tmp_path, say=said.append, about=about)
     assert len(first.tried) == 25 and len(said) == 2 and said[1] == first.audit.verdict
     cost = first.trained.meter.to_dict()
-    assert first.tried[0].token_flops > 100 * first.tried[1].token_flops > 0
-    total = sum(tried.token_flops for tried in first.tried) + cost["by_phase"]["audit"]
+    assert first.token_flops == cost["token_flops"] and first.seconds > sum(tried.seconds for tried in first.tried)
+    total = sum(tried.token_flops for tried in first.tried) + cost["by_phase"]["audit"] + cost["by_phase"]["supernet"]
     reference = cost["token_flops"] - total  # the race's reference, and anchors that were looked for
     assert 0 <= reference < 0.2 * cost["token_flops"]
     monkeypatch.setattr("hf_fsl.search.supernet.training.train", None)
     monkeypatch.setattr("hf_fsl.search.alone.train", None)
-    again = search_by_supernet(model, data, space, config, folder=tmp_path)
+    again = search_by_supernet(model, data, space, config, folder=tmp_path, about=about)
+    assert again.seconds > 0.5 * first.seconds  # what the kept parts took is counted
     repeated = again.trained.meter.to_dict()
     for phase in ("supernet", "audit"):
         assert repeated["by_phase"][phase] == cost["by_phase"][phase] > 0
@@ -235,8 +237,13 @@ def test_whole_path_goes_on_where_it_was(tmp_path, monkeypatch):
     assert [t.values for t in again.tried] == [t.values for t in first.tried]
     assert again.audit.verdict == first.audit.verdict
     other = dataclasses.replace(config, learning_rate=0.9)
-    with pytest.raises(SearchError, match="differs in config"):
-        search_by_supernet(model, data, space, other, folder=tmp_path)
+    with pytest.raises(SearchError, match="supernet in .* differs in config:\n  - config: learning_rate .* 0.9 here"):
+        search_by_supernet(model, data, space, other, folder=tmp_path, about=about)
+    another = about | {"data set": "another"}
+    with pytest.raises(SearchError, match='supernet in .* differs in data set:\n.*"tiny" there, "another" here'):
+        search_by_supernet(model, data, space, config, folder=tmp_path, about=another)
+    with pytest.raises(SearchError, match="audit in .* differs in data set"):
+        audit(model, data, again.trained, config, strata=1, per_stratum=2, folder=tmp_path / "audit", about=another)
 
 
 def test_supernet_of_three_objectives_measures_latency(planted):
@@ -244,6 +251,28 @@ def test_supernet_of_three_objectives_measures_latency(planted):
     config = dataclasses.replace(QUICK, max_steps=5, members=6, population=4, audit_sizes=0)
     found = search_by_supernet(model, data, space, config, latency=True)
     assert found.audit is None and all(tried.values["latency"] > 0 for tried in found.tried)
+    known = {tried.architecture.key: tried.details["latency"] for tried in found.tried}
+    same = search_by_supernet(model, data, space, config, latency=True, recorded=known)
+    assert [tried.values for tried in same.tried] == [tried.values for tried in found.tried]
     recorded = {tried.architecture: tried.values["latency"] for tried in found.tried}
     again = search_by_supernet(model, data, space, config, latency=lambda a: recorded.get(a, 1.0))
     assert all(tried.values["latency"] in (1.0, recorded.get(tried.architecture)) for tried in again.tried)
+
+
+def test_latency_is_what_the_main_process_measured_on_every_process(planted, monkeypatch):
+    *_, trained = planted
+    told = []
+
+    class Follower(Group):
+        size, is_main = 2, False
+
+        def __init__(self):
+            pass
+
+        def share(self, value=None):
+            told.append(value)
+            return 0.125
+
+    monkeypatch.setattr("hf_fsl.search.supernet_search.measure_latency", lambda *_: pytest.fail("measured for itself"))
+    latency = supernet_latency(trained, Follower(), {})
+    assert latency(trained.supernet.largest) == 0.125 and told == [0.0]

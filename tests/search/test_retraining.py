@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 from search.few_texts import text_splits
 
 from hf_fsl.config import AdapterSearchConfig, DataConfig, EvaluationConfig, ModelConfig
 from hf_fsl.config.search import FinishConfig, ShotsConfig, StudyConfig
 from hf_fsl.config.search_space import SearchSpaceConfig
+from hf_fsl.metrics import MetricError
 from hf_fsl.records import Measurement
 from hf_fsl.search import retraining
+from hf_fsl.search.choosing import choose, complete
+from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.report import MemberRow
-from hf_fsl.search.retraining import Finish, choose, complete
+from hf_fsl.search.retraining import Finish
 from hf_fsl.search.run import fine_tune_yaml, search
 from hf_fsl.search.space import SearchSpace
+from hf_fsl.search.study import Evaluation
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator
 
@@ -122,3 +129,72 @@ def test_the_smallest_near_the_best_is_chosen():
     assert name == "small" and "10 parameters against 30" in because
     assert choose([row("small", 1.2, 10, 0.5), row("best", 1.0, 30, 0.1)], "loss", "smallest")[0] == "best"
     assert choose([row("small", 0.9, 10, 0.5), row("best", 0.93, 30, 0.1)], "accuracy", "smallest")[0] == "small"
+
+
+@pytest.fixture
+def finish(learnable, tmp_path, monkeypatch):
+    """(seed, rate) that diverge -> a finish whose trainings are made up: the lower the rate, the lower the loss."""
+
+    def start(diverging, about=None, untuned=()):
+        trained = []
+
+        def tune(trial, architecture, context):
+            if architecture.learning_rate in untuned:
+                raise FloatingPointError("loss is nan")
+            return Evaluation(values={"loss": architecture.learning_rate})
+
+        def fine_tune(config, splits, accelerator, seed):
+            rate = config.training.learning_rate
+            trained.append((seed, rate))
+            if (seed, rate) in diverging:
+                raise diverging[seed, rate]
+            outcome = SimpleNamespace(record=SimpleNamespace(validation={"loss": rate}, seed=seed))
+            return SimpleNamespace(outcome=outcome, model=None)
+
+        monkeypatch.setattr(AdapterTrial, "__call__", tune)
+        monkeypatch.setattr(retraining, "fine_tune_seed", fine_tune)
+        settings = dataclasses.replace(
+            learnable.config, finish=FinishConfig(members=1, seeds=[0, 1], learning_rate_factors=[0.5, 1.0, 2.0])
+        )
+        said = []
+        made = Finish(settings, learnable.trial, learnable.splits, learnable.accelerator, tmp_path, said.append, about)
+        monkeypatch.setattr(made, "_baselines", lambda: [])
+        return made, trained, said
+
+    return start
+
+
+NAN = MetricError("The logits of 3 of 90 examples are NaN, the first of example 0.")
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("loss is nan"), NAN])
+def test_a_seed_that_diverges_falls_back_to_the_next_best_rate(error, finish, learnable):
+    diverging = {(1, 5e-3): error}
+    made, trained, said = finish(diverging)
+    (member,) = made.run(learnable.report.front[:1])
+    assert member.config.training.learning_rate == 1e-2 and not made.diverged
+    assert trained == [(0, 5e-3), (1, 5e-3), (0, 1e-2), (1, 1e-2)]
+    assert "a seed diverged at learning rate 0.005; the next best is taken" in said[0]
+    made, trained, _ = finish(diverging)  # started again, it is not tried again
+    made.run(learnable.report.front[:1])
+    assert trained == [(0, 1e-2), (1, 1e-2)]
+
+
+def test_what_diverges_at_every_rate_is_left_out_and_said(finish, learnable):
+    error = FloatingPointError("loss is nan")
+    made, *_ = finish({(0, rate): error for rate in (5e-3, 1e-2)}, untuned=[2e-2])
+    with pytest.raises(SearchError, match="All of front-1 diverge at every learning rate tried"):
+        made.run(learnable.report.front[:1])
+    assert made.diverged == {"front-1": "loss is nan"}
+    made, *_ = finish({(0, 5e-3): MetricError("no such metric")})
+    (made.folder / "tuning.json").unlink()
+    made.known.clear()
+    with pytest.raises(MetricError, match="no such metric"):
+        made.run(learnable.report.front[:1])
+
+
+def test_what_was_tuned_for_another_search_is_not_taken(finish, learnable):
+    made, *_ = finish({}, about={"data set": "tiny"})
+    made.run(learnable.report.front[:1])
+    with pytest.raises(SearchError, match='What was tuned in .* differs in data set:\n.*"tiny" there, "other" here'):
+        finish({}, about={"data set": "other"})

@@ -66,11 +66,30 @@ def test_a_trusted_supernet_is_the_search(run):
     assert isinstance(report.audit, AuditRow) and report.audit.anchors == 2
     assert report.verdict == report.audit.verdict and report.matters == report.audit.architecture_matters
     assert {row.architecture["learning_rate"] for row in report.trials} == {3e-3}
-    assert report.token_flops > 0 and report.front and report.hypervolume["curve"]
+    for row in report.front:
+        low, high = row.details["interval"]
+        assert low < row.values["loss"] < high
+    inside = sum(row.token_flops for row in report.trials)
+    spent = report.hypervolume["curve"][0][0]
+    assert report.token_flops > spent > 2 * inside > 0 and report.front  # most is training and audit
+    assert report.seconds > sum(row.seconds for row in report.trials)
+    before, curve = report.token_flops - inside, report.hypervolume["curve"]
+    assert curve[0][0] == pytest.approx(before + report.trials[0].token_flops)
 
 
 def test_a_supernet_that_is_not_trusted_is_where_the_study_starts(run):
     report = run(trusted=False)
     assert report.strategy == "general" and len(report.trials) == 3
     assert report.audit is not None and not report.audit.supernet_trusted
+    assert report.token_flops > 2 * sum(row.token_flops for row in report.trials)  # the supernet was paid for too
     assert {(row.architecture["learning_rate"], row.architecture["steps"]) for row in report.trials} == {(1e-2, 3)}
+
+
+def test_budgets_that_a_supernet_does_not_keep_are_refused():
+    settings = {"data": DataConfig(path="tiny", text_column="text"), "model": ModelConfig(model_name_or_path="tiny")}
+    search = StudyConfig(seconds=60.0, token_flops=1e9, max_latency=0.1)
+    space = SearchSpaceConfig(methods=["lora"])
+    problems = "\n".join(AdapterSearchConfig(**settings, space=space, strategy="supernet", search=search).problems())
+    for name in ("seconds", "token_flops", "max_latency"):
+        assert f"search.{name}" in problems
+    assert not list(AdapterSearchConfig(**settings, space=space, search=search).problems())

@@ -39,12 +39,14 @@ def build_report(
     strategy: str = "general",
     sampler: str = "tpe",
     audit: AuditRow | None = None,
+    before: tuple[float, float] = (0.0, 0.0),
 ) -> SearchReport:
     """The report of a study, without anything trained again.
 
     Args:
         tried: finished trials, by number.
         classes: of the task: with log-loss as objective, guessing is the hypervolume's reference.
+        before: token-FLOPs and seconds that were spent beside the trials, as on a supernet and its audit.
     """
     rows, ended = trial_rows(tried, objectives)
     matters, verdict = judge([], [], audit=audit)
@@ -58,9 +60,9 @@ def build_report(
         space=space.to_dict(),
         space_size=space.size(),
         trials=rows,
-        token_flops=sum(trial.token_flops for trial in tried),
-        seconds=sum(trial.seconds for trial in tried),
-        hypervolume=_hypervolume_curve(rows, space, objectives[0], classes),
+        token_flops=before[0] + sum(trial.token_flops for trial in tried),
+        seconds=before[1] + sum(trial.seconds for trial in tried),
+        hypervolume=_hypervolume_curve(rows, space, objectives[0], classes, before[0]),
         importances=importances(ended, space, objectives[0]),
         audit=audit,
         matters=matters,
@@ -194,12 +196,15 @@ def importances(tried: Sequence[Tried], space: SearchSpace, objective: str) -> d
     return {_words(name): float(share) for name, share in found.items()}
 
 
-def _hypervolume_curve(rows: Sequence[TrialRow], space: SearchSpace, objective: str, classes: int) -> dict[str, Any]:
+def _hypervolume_curve(
+    rows: Sequence[TrialRow], space: SearchSpace, objective: str, classes: int, spent: float
+) -> dict[str, Any]:
     ranges = [parameter_range(space.config, space.sites, space.slots, method) for method in space.config.methods]
-    guess = math.log(classes) if objective == "loss" else 0.0
+    # Guessing; no calibration is worse than an error of one; and nothing right.
+    guess = math.log(classes) if objective == "loss" else max(0.0, minimised(objective, 1.0))
     reference = [guess, math.log10(max(high for _, high in ranges) + 1)]
     points: list[tuple[float, float]] = []
-    curve, spent = [], 0.0
+    curve = []
     for row in rows:
         spent += row.token_flops
         if not row.stopped and math.isfinite(row.values.get(objective, math.nan)):

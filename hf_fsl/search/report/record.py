@@ -113,6 +113,8 @@ class SearchReport:
     trials: list[TrialRow]
     members: list[MemberRow] = field(default_factory=list)
     comparisons: list[ComparisonRow] = field(default_factory=list)
+    diverged: dict[str, str] = field(default_factory=dict)
+    """Name -> error of what could not be trained again at any of its learning rates."""
     chance: Chance | None = None
     token_flops: float = 0.0
     seconds: float = 0.0
@@ -123,7 +125,8 @@ class SearchReport:
     audit: AuditRow | None = None
     """Of a supernet's ranking, against architectures trained alone."""
     matters: bool | None = None
-    """Whether architecture mattered more than noise; None where nothing was trained again."""
+    """Whether architecture mattered more than noise; None where it was not seen: nothing was trained again, or no two
+    of like size were."""
     verdict: str = ""
     chosen: str | None = None
     chosen_because: str = ""

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from hf_fsl.records import goodness
 from hf_fsl.search.report.record import AuditRow, Chance, ComparisonRow, MemberRow
 
+LIKE_SIZE = 1.5
+"""Times the parameters that one of two architectures may have more for them to count as of like size."""
+
 
 def judge(
     members: Sequence[MemberRow],
@@ -16,8 +19,9 @@ def judge(
 ) -> tuple[bool | None, str]:
     """Whether architecture mattered, and the words that say so.
 
-    An audit compared architectures of one size over seeds, so where there is one its word comes first. Retrained
-    architectures are of many sizes: they add whether anything was learnt, and which of them differ on test.
+    An audit compared architectures of one size over seeds, on the few validation examples, so where there is one its
+    word comes first. Those trained again are compared on test: theirs comes last, and says so where it differs.
+    Architectures of different size differ by their size: only pairs of like size tell whether anything else matters.
 
     Args:
         members: retrained architectures, the baselines among them.
@@ -30,7 +34,11 @@ def judge(
         return matters, sentence
     if not members:
         return audit.architecture_matters, audit.verdict
-    return bool(audit.architecture_matters and matters is not False), f"{audit.verdict} On test: {sentence}"
+    if matters is None:
+        return audit.architecture_matters, f"{audit.verdict} On test: {sentence}"
+    if matters == audit.architecture_matters:
+        return matters, f"{audit.verdict} On test: {sentence}"
+    return matters, f"{audit.verdict} The test split, which the search did not see, says otherwise. {sentence}"
 
 
 def _of_retrained(
@@ -53,13 +61,37 @@ def _of_retrained(
             f"Architecture did not matter more than noise: no two of the {count} differ measurably after Holm's "
             "correction, so take the smallest."
         )
-    widest = max(placed, key=lambda row: abs(row.difference))
-    better, worse = widest.first, widest.second
-    if goodness(widest.metric, widest.difference) < 0:
-        better, worse = worse, better
     sizes = {row.name: row.parameters for row in members}
-    return True, (
-        f"Architecture mattered: {len(placed)} of {len(comparisons)} pairs of the {count} differ measurably, most of "
-        f"all {better} over {worse} ({widest.metric} {abs(widest.difference):.3f}, p = {widest.p_holm:.2g} after "
-        f"Holm), with {sizes[better] / max(sizes[worse], 1):.2g} times its parameters."
+    like = [row for row in comparisons if _of_like_size(row, sizes)]
+    if any(row.measurable for row in like):
+        placed = [row for row in like if row.measurable]
+        return True, (
+            f"Architecture mattered: {len(placed)} of {len(like)} pairs of like size (within {LIKE_SIZE:g} times the "
+            f"parameters) of the {count} differ measurably, most of all {_widest(placed, sizes)}."
+        )
+    of_size = (
+        f"Size mattered: {len(placed)} of {len(comparisons)} pairs of the {count} differ measurably, all of them of "
+        f"different size, most of all {_widest(placed, sizes)}."
+    )
+    if not like:
+        return None, f"{of_size} No two are of like size, so whether anything but size mattered was not seen."
+    return False, (
+        f"{of_size} Architecture did not matter more than noise: of the {len(like)} pairs of like size (within "
+        f"{LIKE_SIZE:g} times the parameters) none differs measurably."
+    )
+
+
+def _of_like_size(row: ComparisonRow, sizes: dict[str, int]) -> bool:
+    first, second = max(sizes[row.first], 1), max(sizes[row.second], 1)
+    return max(first, second) <= LIKE_SIZE * min(first, second)
+
+
+def _widest(rows: Sequence[ComparisonRow], sizes: dict[str, int]) -> str:
+    row = max(rows, key=lambda row: abs(row.difference))
+    better, worse = row.first, row.second
+    if goodness(row.metric, row.difference) < 0:
+        better, worse = worse, better
+    return (
+        f"{better} over {worse} ({row.metric} {abs(row.difference):.3f}, p = {row.p_holm:.2g} after Holm), with "
+        f"{sizes[better] / max(sizes[worse], 1):.2g} times its parameters"
     )

@@ -12,6 +12,7 @@ import optuna
 
 from hf_fsl import __version__
 from hf_fsl.search.errors import SearchError
+from hf_fsl.search.sameness import as_lines, differences
 
 _KEY = "hf_fsl"
 PATIENCE = 10.0
@@ -60,11 +61,10 @@ def claim(study: optuna.Study, mine: Mapping[str, Any], made_it: bool = True) ->
         else:
             time.sleep(0.1)
     noted = study.user_attrs[_KEY]
-    differing = [name for name in {**noted, **mine} if noted.get(name) != mine.get(name)]
+    differing = differences(noted, mine)
     if differing:
-        lines = "".join(f"\n  - {name}: {_difference(noted.get(name), mine.get(name))}" for name in differing)
         raise StudyMismatch(
-            f"The study {study.study_name!r} is about something else than this worker:{lines}\n"
+            f"The study {study.study_name!r} is about something else than this worker:{as_lines(differing)}\n"
             "Join it with the same configuration, data and version, or give search.name another name."
         )
 
@@ -73,16 +73,3 @@ def about(study: optuna.Study) -> dict[str, Any] | None:
     """What a study was made for; None for one that others made."""
     found: dict[str, Any] | None = study.user_attrs.get(_KEY)
     return found
-
-
-def _difference(there: Any, here: Any) -> str:
-    """Both values, of mappings only what differs."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-        return "; ".join(f"{name} {_difference(there.get(name), here.get(name))}" for name in names)
-    return f"{_short(there)} there, {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_fsl.files import replaced, write_text
-from hf_fsl.search.errors import SearchError
 from hf_fsl.search.meter import Meter
+from hf_fsl.search.sameness import require_same
 from hf_fsl.search.supernet.gradients import SiteGradient
 from hf_fsl.training import Progress
 
+_COUNTED = ("forward_flops", "backward_flops", "gradient_steps", "seconds")
 WEIGHTS, NOTES = "supernet.safetensors", "supernet.json"
 
 
@@ -50,15 +51,12 @@ def kept_in(folder: Path, identity: dict[str, Any]) -> Kept | None:
     """The supernet of a folder; None where there is none yet.
 
     Raises:
-        SearchError: it is one of another space or was trained in another way.
+        SearchError: it is one of another space, data set or backbone, or was trained in another way.
     """
     if not (folder / NOTES).is_file():
         return None
     notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(identity))
-    odd = sorted(name for name in {**notes["identity"], **wanted} if notes["identity"].get(name) != wanted.get(name))
-    if odd:
-        raise SearchError(f"The supernet in {folder} differs in {', '.join(odd)}. Take another folder, or empty it.")
+    require_same("The supernet", folder, notes["identity"], identity)
     tensors = load_file(folder / WEIGHTS)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -71,13 +69,12 @@ def kept_in(folder: Path, identity: dict[str, Any]) -> Kept | None:
 
 def meter_values(meter: Meter) -> dict[str, Any]:
     """What a meter has counted so far."""
-    names = ("forward_flops", "backward_flops", "gradient_steps")
-    return {**{name: getattr(meter, name) for name in names}, "by_phase": dict(meter.by_phase)}
+    return {**{name: getattr(meter, name) for name in _COUNTED}, "by_phase": dict(meter.by_phase)}
 
 
 def add_to(meter: Meter, values: dict[str, Any]) -> None:
     """Adds what was counted earlier."""
-    for name in ("forward_flops", "backward_flops", "gradient_steps"):
+    for name in _COUNTED:
         setattr(meter, name, getattr(meter, name) + values[name])
     for phase, cost in values["by_phase"].items():
         meter.by_phase[phase] = meter.by_phase.get(phase, 0.0) + cost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,7 @@ def train_supernet(
     accelerator: Accelerator | None = None,
     meter: Meter | None = None,
     progress_bar: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> TrainedSupernet:
     """Gradient pass, super-adapter by the sandwich rule, early stop on its largest member, reordering.
 
@@ -64,6 +65,7 @@ def train_supernet(
             read from there. None: it starts anew.
         meter: what is spent is added to it; None: a new one.
         progress_bar: shown on the main process.
+        about: what the search is about (:func:`hf_fsl.search.study.identity`): kept, and compared.
 
     Raises:
         SearchError: the space has no LoRA, or the folder holds another supernet.
@@ -75,7 +77,8 @@ def train_supernet(
     supernet.model.to(accelerator.device)
     meter = meter or Meter.of(supernet.model, sites, _one_example(data, accelerator.device))
     meter.phase = "supernet"
-    identity = {"config": to_dict(config), "space": space.to_dict(), "seed": seed, "examples": len(data.train)}
+    identity = {**(about or {}), "config": to_dict(config), "space": space.to_dict(), "seed": seed}
+    identity["examples"] = len(data.train)
     evaluator = MemberEvaluator(
         supernet, data.validation, config.per_device_eval_batch_size,
         cache=PrefixCache(supernet.model, sites), meter=meter,
@@ -83,9 +86,10 @@ def train_supernet(
     kept = kept_in(folder, identity) if folder is not None else None
     if kept is None:
         before = meter_values(meter)
-        kept = _train(
-            supernet, evaluator, data, space, config, seed, folder, accelerator, meter, identity, progress_bar
-        )
+        with meter.timed():
+            kept = _train(
+                supernet, evaluator, data, space, config, seed, folder, accelerator, meter, identity, progress_bar
+            )
         if folder is not None and accelerator.is_main_process:
             spent = _difference(meter_values(meter), before)
             keep(folder, identity, Kept(supernet.state(), kept.gradients, kept.progress, kept.reordered, spent))
