@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -23,6 +24,7 @@ from hf_fsl.search.report import (
     write_report,
 )
 from hf_fsl.search.report.paired import paired_test
+from hf_fsl.search.report.terminal import value
 from hf_fsl.search.space import Architecture
 from hf_fsl.search.study.trials import Tried
 
@@ -54,10 +56,11 @@ def logits(skill, seeds=3, noise=0.1, wobble=0.0):
     return values
 
 
-def compared(**skills):
+def compared(growth=1.25, **skills):
+    """Each architecture has ``growth`` times the parameters of the one before."""
     all_logits = {name: value if isinstance(value, np.ndarray) else logits(value) for name, value in skills.items()}
     rows = [
-        member_row(name, Architecture.uniform(2**i, 2), 100 * 2**i, [0, 1, 2], [1.0, 1.1, 0.9], each, LABELS)
+        member_row(name, Architecture.uniform(2**i, 2), int(100 * growth**i), [0, 1, 2], [1.0, 1.1, 0.9], each, LABELS)
         for i, (name, each) in enumerate(all_logits.items())
     ]
     chance = against_chance(rows, all_logits, LABELS[:9], LABELS, "loss")
@@ -93,7 +96,7 @@ def test_under_no_difference_few_pairs_are_called_different():
 def test_the_verdict_says_what_the_numbers_say():
     matters, sentence = judge(*compared(a=2.0, b=0.5), audit=None)
     assert matters and re.search(
-        r"Architecture mattered: 1 of 1 pairs .* a over b .* 0.5 times its parameters", sentence
+        r"Architecture mattered: 1 of 1 pairs of like size .* a over b .* 0.8 times its parameters", sentence
     )
     matters, sentence = judge(*compared(a=1.0, b=logits(1.0)), audit=None)
     assert matters is False and "no two of the 2 retrained architectures differ" in sentence
@@ -105,8 +108,35 @@ def test_the_verdict_says_what_the_numbers_say():
         p_learned=0.4, architecture_matters=False, supernet_trusted=False, verdict="Noise: nothing was learned.",
     )  # fmt: skip
     matters, sentence = judge(*compared(a=2.0, b=0.5), audit=audit)
-    assert matters is False and sentence.startswith("Noise: nothing was learned. On test: Architecture mattered")
-    assert judge([], [], audit=audit) == (False, audit.verdict)
+    assert matters and re.match(
+        r"Noise: nothing was learned. The test split, .*, says otherwise. Architecture mattered", sentence
+    )
+    matters, sentence = judge(*compared(a=1.0, b=logits(1.0)), audit=audit)
+    assert matters is False and "On test: Architecture did not matter" in sentence
+    audit = dataclasses.replace(audit, architecture_matters=True, verdict="Architecture matters here.")
+    matters, sentence = judge(*compared(a=1.0, b=logits(1.0)), audit=audit)
+    assert matters is False and "says otherwise. Architecture did not matter" in sentence
+    matters, sentence = judge(*compared(a=2.0, b=0.5), audit=audit)
+    assert matters and sentence.startswith("Architecture matters here. On test: Architecture mattered")
+    assert judge([], [], audit=audit) == (True, audit.verdict)
+
+
+def test_what_differs_by_its_size_is_called_size_not_architecture():
+    matters, sentence = judge(*compared(growth=4, a=0.5, b=2.0))
+    assert matters is None and re.match("Size mattered: 1 of 1 .* b over a .* 4 times its parameters", sentence)
+    assert "No two are of like size" in sentence and "Architecture mattered" not in sentence
+    rows, *rest = compared(growth=4, head=0.5, front=2.0, same=logits(2.0))
+    rows[2].parameters = int(rows[1].parameters * 1.4)
+    matters, sentence = judge(rows, *rest)
+    assert matters is False and sentence.startswith("Size mattered: 2 of 3 pairs")
+    assert "Architecture did not matter more than noise: of the 1 pairs of like size" in sentence
+    audit = AuditRow(
+        anchors=6, tau_supernet=0.5, p_supernet=0.01, tau_parameters=0.1, tau_repeated=0.5, p_repeated=0.01,
+        p_learned=0.01, architecture_matters=True, supernet_trusted=True, verdict="It matters.",
+    )  # fmt: skip
+    assert judge(*compared(growth=4, a=0.5, b=2.0), audit)[0] is True  # the test split says nothing of it
+    rows[2].parameters = rows[0].parameters
+    assert judge(rows, *rest)[1].startswith("Architecture mattered: 1 of 1 pairs of like size")
 
 
 def whole_report():
@@ -117,6 +147,12 @@ def whole_report():
     report.members, report.chosen, report.chosen_because = members, "front-1", "Best."
     report.matters, report.verdict = judge(members, report.comparisons, report.chance)
     report.peft_config = {"peft_type": "LORA", "target_modules": ["x.<y>"]}
+    report.hypervolume["baselines"] = {"uniform-r8": 0.125}
+    report.diverged = {"front-2": "loss is nan"}
+    report.audit = AuditRow(
+        anchors=6, tau_supernet=0.51, p_supernet=0.012, tau_parameters=0.13, tau_repeated=0.47, p_repeated=0.034,
+        p_learned=0.01, architecture_matters=True, supernet_trusted=True, verdict="It matters.",
+    )  # fmt: skip
     return report, rows
 
 
@@ -126,7 +162,12 @@ def test_json_page_and_terminal_say_the_same(tmp_path):
     assert SearchReport.load(json_file) == report
     page, text = page_file.read_text(), "\n".join(lines(report))
     assert "http:" not in page and "https:" not in page and page.count("data:image/png;base64,") == 3
-    assert "x.&lt;y&gt;" in page
+    assert "x.&lt;y&gt;" in page and "- x.<y>" in text and "peft_type: LORA" in text
+    for said in ("0.51", "0.012", "0.47", "0.034", "0.13", "against 6 architectures trained alone"):
+        assert said.lower() in text.lower() and said.lower() in page.lower(), said
+    assert f"Hypervolume {value(report.hypervolume['curve'][-1][1])} after" in text
+    for said in ("uniform-r8 alone 0.125", "[0.1, 0.2]", "front-2 was left out", "loss is nan"):
+        assert said in text and said in page, said
     for said in (report.verdict, "front-1", "uniform-r8", f"{len(rows)} of {report.space_size:,}"):
         assert said in text and said in page.replace("\n", " ")
     for row in report.front:
@@ -170,3 +211,15 @@ def test_a_file_that_is_no_report_is_refused(tmp_path):
         SearchReport.load(tmp_path / "report.json")
     with pytest.raises(UserError, match="is no report of a search"):
         SearchReport.load(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(("metric", "reference"), [("loss", np.log(CLASSES)), ("ece", 1.0), ("accuracy", 0.0)])
+def test_each_objective_has_a_reference_that_what_was_learnt_is_better_than(metric, reference):
+    rows, space = tried(4)
+    rows = [dataclasses.replace(t, values={metric: 0.4, "parameters": float(t.parameters)}) for t in rows]
+    report = build_report(
+        rows, space, [metric, "parameters"], name="s", identity={}, classes=CLASSES, before=(1000.0, 60.0)
+    )
+    assert report.hypervolume["reference"][0] == reference
+    assert all(volume > 0 for _, volume in report.hypervolume["curve"])
+    assert report.hypervolume["curve"][0][0] == 1002.0 and report.token_flops == 1008.0 and report.seconds == 64.0

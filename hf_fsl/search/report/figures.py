@@ -35,6 +35,9 @@ def _front(report: SearchReport) -> bytes:
         _points(axes[0], [(r.parameters, r.values[name]) for r in rows], color=colour, edgecolors=_GREY, label=label)
     front = [(row.parameters, row.values[name]) for row in report.front if name in row.values]
     _points(axes[0], front, color=_BLUE, edgecolors=_BLUE, label="front")
+    for tried in report.front:
+        if (interval := tried.details.get("interval")) and name in tried.values:
+            axes[0].plot([tried.parameters] * 2, interval, color=_BLUE, linewidth=1, alpha=0.5, zorder=1)
     axes[0].plot(*zip(*front, strict=True), color=_BLUE, linewidth=1) if front else None
     finite = sorted(minimised(name, row.values[name]) for row in shown)
     if len(finite) > 8:  # what failed must not flatten the rest
@@ -42,7 +45,7 @@ def _front(report: SearchReport) -> bytes:
         margin = 0.08 * (ends[1] - ends[0]) or 0.1
         limits = sorted(minimised(name, end) for end in (ends[0] - margin, ends[1] + margin))
         axes[0].set_ylim(*limits)
-    axes[0].set_ylabel(f"{METRIC_NAMES.get(name, name)} on validation")
+    axes[0].set_ylabel(f"{METRIC_NAMES.get(name, name)} on validation, 95 % interval")
     axes[0].legend(fontsize=7, frameon=False)
     if report.members:
         metric = "accuracy" if all("accuracy" in row.test for row in report.members) else "loss"

@@ -11,7 +11,7 @@ import yaml
 from hf_fsl.files import write_text
 from hf_fsl.search.report.figures import figures
 from hf_fsl.search.report.record import SearchReport
-from hf_fsl.search.report.terminal import measured, value
+from hf_fsl.search.report.terminal import interval, measured, value
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -20,7 +20,7 @@ def render_page(report: SearchReport) -> str:
     """The page: verdict, front, hypervolume, importances, retrained table, tests, chosen config, every trial."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.filters |= {"value": value, "measured": measured}
+    environment.filters |= {"value": value, "measured": measured, "interval": interval}
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     pictures = {name: base64.b64encode(png).decode() for name, png in figures(report).items()}
     return template.render(

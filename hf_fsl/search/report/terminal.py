@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
 
 from hf_fsl.records import Measurement
-from hf_fsl.search.report.record import SearchReport
+from hf_fsl.search.report.record import AuditRow, SearchReport
 
 
 def lines(report: SearchReport) -> Iterator[str]:
@@ -22,12 +25,13 @@ def lines(report: SearchReport) -> Iterator[str]:
     yield ""
     yield f"Front on validation ({', '.join(report.objectives)}):"
     yield from table(
-        ["trial", *report.objectives, "architecture"],
+        ["trial", *report.objectives, "95 % interval", "architecture"],
         [
-            [str(row.number), *(value(row.values.get(name)) for name in report.objectives), row.description]
+            [str(row.number), *(value(row.values.get(name)) for name in report.objectives),
+             interval(row.details.get("interval")), row.description]
             for row in report.front
         ],
-    )
+    )  # fmt: skip
     if report.members:
         yield ""
         yield f"Trained again over seeds {report.members[0].seeds} (test, read once):"
@@ -46,10 +50,45 @@ def lines(report: SearchReport) -> Iterator[str]:
         for pair in significant:
             figures = f"{pair.difference:+.4f} [{pair.ci95[0]:+.4f}, {pair.ci95[1]:+.4f}], p = {pair.p_holm:.2g}"
             yield f"  {pair.first} - {pair.second}: {pair.metric} {figures}"
+    for name, why in report.diverged.items():
+        yield f"{name} was left out, it diverges at every learning rate tried: {why}"
+    if report.audit is not None:
+        yield ""
+        yield from _audit(report.audit)
+    if report.hypervolume.get("curve"):
+        yield ""
+        yield _hypervolume(report.hypervolume)
     if report.importances:
         yield ""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in list(report.importances.items())[:5])
         yield f"What moved {report.objectives[0]} most: {shares}"
+    if report.peft_config:
+        yield ""
+        yield "Chosen PEFT config:"
+        for line in yaml.safe_dump(report.peft_config, sort_keys=True).splitlines():
+            yield f"  {line}"
+
+
+def _audit(audit: AuditRow) -> Iterator[str]:
+    yield f"Audit against {audit.anchors} architectures trained alone, Kendall's τ within strata of like size:"
+    yield from table(
+        ["ranking by", "τ", "p"],
+        [
+            ["inherited weights", f"{audit.tau_supernet:.2f}", f"{audit.p_supernet:.2g}"],
+            ["the same architectures trained with another seed", f"{audit.tau_repeated:.2f}",
+             f"{audit.p_repeated:.2g}"],
+            ["parameters alone", f"{audit.tau_parameters:.2f}", ""],
+        ],
+    )  # fmt: skip
+
+
+def _hypervolume(found: dict[str, Any]) -> str:
+    cost, volume = found["curve"][-1]
+    reference = ", ".join(
+        f"{name} {value(number)}" for name, number in zip(found["axes"], found["reference"], strict=True)
+    )
+    others = "".join(f"; {name} alone {value(number)}" for name, number in found.get("baselines", {}).items())
+    return f"Hypervolume {value(volume)} after {cost:.3g} token-FLOPs (reference: {reference}){others}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -63,6 +102,10 @@ def value(number: float | None) -> str:
     if number is None or math.isnan(number):
         return "unknown"
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    return f"[{value(ends[0])}, {value(ends[1])}]" if ends else ""
 
 
 def measured(measurement: Measurement) -> str:
