@@ -52,6 +52,7 @@ class StudyConfig:
     heartbeat: int = 30
     """Seconds between two signs of life of a trial; after three without one it is run again from its checkpoint."""
     max_retries: int = 3
+    """Times that a trial whose worker died or failed is run again; after them its architecture is left."""
     wait_for_storage: float | None = None
     """Seconds that a storage which stops to answer is waited for; ``null``: as long as it takes."""
     seed: int = 0

@@ -240,19 +240,21 @@ def test_an_exhausted_space_ends_the_search(sampler, tmp_path, monkeypatch):
     assert len(said) == 2 and "The last 12 proposals had all been tried before: the space is exhausted" in said[0]
 
 
-def test_known_architectures_between_two_that_break_a_constraint_are_no_failure(tmp_path, monkeypatch):
+def test_known_architectures_before_one_that_breaks_a_constraint_are_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(objective, "IN_VAIN", 3)
-    runner = Runner(tmp_path, ranks=[0, 1], scaling=[1.0], dropout=[0.0], learning_rate=[1e-3])
-    broken = []
+    runner = Runner(tmp_path)
+    known, slow = runner.space.sample(np.random.default_rng(0)), runner.space.sample(np.random.default_rng(1))
 
     def function(architecture, context):
-        if architecture.method == "none" or len(broken) == 2:
-            return runner.evaluate(architecture, context)
-        broken.append(architecture)
-        raise Infeasible({"max_latency": 3.0})
+        if architecture == slow:
+            raise Infeasible({"max_latency": 3.0})
+        return runner.evaluate(architecture, context)
 
-    runner.function = function
-    assert len(runner(sampler="random", trials=4)) == 4
+    settings = StudyConfig(trials=4, rungs=[], sampler="random")
+    tried = run_study(
+        runner.space, function, settings, name="s", folder=tmp_path, identity={}, first=[known, known, known, slow]
+    )
+    assert [t.architecture for t in tried[:3]] == [known] * 3 and len(tried) == 4 and len(runner.ran) == 2
 
 
 def test_the_worker_that_made_a_study_says_what_it_is_about_and_the_others_wait(tmp_path, monkeypatch):
