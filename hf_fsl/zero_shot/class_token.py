@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hf_fsl.zero_shot.first_token import computing
+from hf_fsl.zero_shot.first_token import computing, watched
 
 
 @contextmanager
@@ -28,14 +28,15 @@ def class_token_only(model: Any) -> Iterator[bool]:
 
 def _last_layer(model: Any) -> Any:
     tower: Any = getattr(model, "vision_model", None)
-    if type(tower).__name__ != "CLIPVisionModel" or tower.config._attn_implementation != "sdpa" or model.training:
+    if (
+        type(tower).__name__ != "CLIPVisionModel"
+        or not type(tower).__module__.startswith("transformers.")  # remote code may take the name
+        or tower.config._attn_implementation != "sdpa"
+        or model.training
+        or watched(tower.encoder.layers[-1])
+    ):
         return None
-    layer = tower.encoder.layers[-1]
-    # A layer that somebody else has wrapped or hooked into is computed as it is.
-    watched = "forward" in vars(layer) or any(
-        module._forward_hooks or module._forward_pre_hooks for module in (layer, layer.self_attn, layer.mlp)
-    )
-    return None if watched else layer
+    return tower.encoder.layers[-1]
 
 
 def _forward(layer: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -51,16 +51,25 @@ def _last_layer(model: Any) -> Any:
     if (
         config.model_type not in _FIRST_TOKEN_MODELS
         or not type(model).__name__.endswith("ForSequenceClassification")
+        # Remote code may call itself "bert" and do something else.
+        or not type(model).__module__.startswith("transformers.")
         or config._attn_implementation != "sdpa"
         or getattr(config, "is_decoder", False)
         or getattr(config, "add_cross_attention", False)
         or not isinstance(layers, nn.ModuleList)
         or not hasattr(layers[-1], "feed_forward_chunk")
-        or "forward" in vars(layers[-1])  # somebody else's
+        or watched(layers[-1])
         or model.training
     ):
         return None
     return layers[-1]
+
+
+def watched(layer: Any) -> bool:
+    """Whether somebody else has wrapped the layer, or hooked into it or a part of it: it is computed as it is."""
+    return any(
+        "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks for module in layer.modules()
+    )
 
 
 def _forward(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:

@@ -39,3 +39,13 @@ def test_other_towers_and_watched_layers_are_computed_whole():
         with class_token_only(model) as applies, torch.no_grad():
             assert not applies, kind
             assert model.get_image_features(pixel_values=torch.randn(1, 3, 16, 16)).last_hidden_state.shape[1] >= 4
+
+
+def test_a_tower_that_only_has_the_name_is_computed_whole():
+    class CLIPVisionModel(t.CLIPVisionModel):
+        """As remote code has it."""
+
+    model = image_text_model("clip")
+    model.vision_model = CLIPVisionModel(model.vision_model.config).eval()
+    with class_token_only(model) as applies:
+        assert not applies

@@ -23,7 +23,8 @@ def build(kind: str):
 def test_the_last_layer_computes_one_token_and_the_logits_stay(kind):
     model, inputs, sizes = build(kind), model_inputs("bert"), []
     layer = getattr(model, model.base_model_prefix).encoder.layer[-1]
-    layer.intermediate.register_forward_hook(lambda module, given, output: sizes.append(output.shape[1]))
+    chunk = layer.feed_forward_chunk
+    layer.feed_forward_chunk = lambda hidden: sizes.append(hidden.shape[1]) or chunk(hidden)
     with torch.no_grad():
         expected = model(**inputs).logits
         with first_token_only(model) as used:
@@ -44,6 +45,28 @@ def test_other_models_are_left_alone(kind):
         with first_token_only(model) as used:
             assert not used
             assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_a_class_that_only_has_the_name_is_left_alone():
+    class BertForSequenceClassification(t.BertForSequenceClassification):
+        """As remote code has it: its layers may do something else."""
+
+    model = BertForSequenceClassification(build("bert").config).eval()
+    assert model.config.model_type == "bert"
+    with first_token_only(model) as used:
+        assert not used
+
+
+@pytest.mark.parametrize("part", ["", "attention.self", "intermediate.dense"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_layer_with_hooks_is_left_alone(part, kind):
+    model, seen = build("bert"), []
+    hook = getattr(model.bert.encoder.layer[-1].get_submodule(part), kind)(lambda _, given, *rest: seen.append(given))
+    with first_token_only(model) as used:
+        assert not used
+    hook.remove()
+    with first_token_only(model) as used:
+        assert used
 
 
 def test_a_layer_in_training_or_wrapped_by_others_is_left_alone():
