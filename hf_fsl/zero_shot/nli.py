@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,12 @@ def entailment_ids(
     for name, given in (("entailment_id", entailment), ("contradiction_id", contradiction)):
         if given is not None and not 0 <= given < count:
             raise ZeroShotError(f"{name}: from 0 to {count - 1}, for the model has {count} classes; got {given}.")
-    plain = {name.lower().replace("-", "_").replace(" ", "_"): index for name, index in label2id.items()}
+    # Pairs, not a dict: names that differ by case only are two classes.
+    plain = [(name.lower().replace("-", "_").replace(" ", "_"), index) for name, index in label2id.items()]
     if entailment is None:
-        entailment = _only("entailment", [i for name, i in plain.items() if name.startswith("entail")], label2id)
+        entailment = _only("entailment", [i for name, i in plain if name.startswith("entail")], label2id)
     if contradiction is None:
-        found = [i for name, i in plain.items() if name.startswith(("contradict", "not_entail", "non_entail"))]
+        found = [i for name, i in plain if name.startswith(("contradict", "not_entail", "non_entail"))]
         contradiction = _only("contradiction", found, label2id) if found else None
     if entailment == contradiction:
         raise ZeroShotError(f"Entailment and contradiction are different classes, got {entailment} for both.")
@@ -54,6 +56,24 @@ def _only(what: str, found: Sequence[int], label2id: Mapping[str, int]) -> int:
         f"The model must have one class for {what}; its config names {', '.join(map(str, label2id))}. Choose an NLI "
         f"model, or say which class it is: {what}_id=…"
     )
+
+
+@contextmanager
+def _padded_by(config: Any, encoder: PairEncoder) -> Iterator[None]:
+    """Within the block a model without a padding token has one.
+
+    A decoder's classifier reads the last token that is no padding, and without a padding token takes one pair at a
+    time. An id that occurs in none of the pairs leaves it the token that it would read then.
+    """
+    if config.pad_token_id is not None:
+        yield
+        return
+    encoder.pad = encoder.unused_id(config.vocab_size)
+    config.pad_token_id = encoder.pad
+    try:
+        yield
+    finally:
+        config.pad_token_id = None
 
 
 class EntailmentScorer:
@@ -83,8 +103,16 @@ class EntailmentScorer:
             model.config.label2id, entailment_id, contradiction_id
         )
         self._extra = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-        self.padding_share = 0.0
-        """Share of padding among the tokens of the last call."""
+        self.count_padding()
+
+    def count_padding(self) -> None:
+        """Starts :attr:`padding_share` anew."""
+        self._real_tokens = self._tokens = 0
+
+    @property
+    def padding_share(self) -> float:
+        """Share of padding among the tokens of all calls since :meth:`count_padding`."""
+        return 1 - self._real_tokens / self._tokens if self._tokens else 0.0
 
     def logits(
         self,
@@ -114,19 +142,19 @@ class EntailmentScorer:
         grid = pairs is None
         if pairs is None:
             pairs = np.stack(np.meshgrid(range(len(texts)), range(len(hypotheses)), indexing="ij"), -1).reshape(-1, 2)
-        encoder = PairEncoder(self.tokenizer, texts, hypotheses)
+        config = self.model.config.get_text_config()
+        encoder = PairEncoder(self.tokenizer, texts, hypotheses, pad=config.pad_token_id)
         budget = self.max_tokens or token_budget(self.model.device)
         result: np.ndarray | None = None
-        real = padded = 0
-        with first_token_only(self.model), torch.inference_mode():
+        with first_token_only(self.model), _padded_by(config, encoder), torch.inference_mode():
             for rows, inputs, tokens in encoder.batches(pairs, budget):
                 logits = (forward or self._forward)(inputs).float().cpu().numpy()
                 if result is None:
                     result = np.empty((len(pairs), logits.shape[-1]), np.float32)
                 result[rows] = logits
-                real, padded = real + tokens, padded + inputs["input_ids"].numel()
+                self._real_tokens += tokens
+                self._tokens += inputs["input_ids"].numel()
         assert result is not None
-        self.padding_share = 1 - real / padded
         return result.reshape(len(texts), len(hypotheses), -1) if grid else result
 
     def _forward(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -62,18 +62,22 @@ class PairEncoder:
     Args:
         texts: premises; a pair too long for the model loses the end of its text, as the tokenizer would cut it.
         hypotheses: never cut.
+        pad: the model's padding id, which may be another one than the tokenizer's; None: the tokenizer's.
 
     Raises:
         ZeroShotError: a hypothesis leaves no room for any text.
     """
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], hypotheses: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, texts: Sequence[str], hypotheses: Sequence[str], pad: int | None = None
+    ) -> None:
         self.tokenizer, self.texts, self.hypotheses = tokenizer, texts, hypotheses
         self.limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
         self.layout = pair_layout(tokenizer, texts[0], hypotheses[0])
         self._texts, self._hypotheses = self._ids(texts), self._ids(hypotheses)
         self._special = self.layout.special_tokens if self.layout else tokenizer.num_special_tokens_to_add(pair=True)
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        known = [given for given in (pad, tokenizer.pad_token_id, tokenizer.eos_token_id) if given is not None]
+        self.pad: int = known[0] if known else 0
         longest = max(map(len, self._hypotheses))
         if self.limit is not None and longest + self._special >= self.limit:
             worst = max(range(len(hypotheses)), key=lambda row: len(self._hypotheses[row]))
@@ -86,6 +90,14 @@ class PairEncoder:
         encoded = self.tokenizer(list(sentences), add_special_tokens=False, truncation=False, verbose=False,
                                  return_attention_mask=False, return_token_type_ids=False)  # fmt: skip
         return [np.asarray(ids, np.int64) for ids in encoded["input_ids"]]
+
+    def unused_id(self, vocabulary: int) -> int:
+        """A token id that occurs in none of the pairs."""
+        used = set(np.unique(np.concatenate([*self._texts, *self._hypotheses])).tolist())
+        used |= set(self.tokenizer.all_special_ids)
+        if self.layout is not None:
+            used |= {*self.layout.before, *self.layout.between, *self.layout.after}
+        return next((candidate for candidate in range(vocabulary) if candidate not in used), self.pad)
 
     def lengths(self, pairs: np.ndarray) -> np.ndarray:
         """Tokens of each pair, special ones included.
@@ -119,7 +131,7 @@ class PairEncoder:
             start += len(rows)
 
     def _joined(self, layout: PairLayout, pairs: np.ndarray, lengths: np.ndarray) -> dict[str, Tensor]:
-        ids = np.full((len(pairs), int(lengths.max())), self._pad)
+        ids = np.full((len(pairs), int(lengths.max())), self.pad)
         segments = np.zeros_like(ids)
         for line, (text, hypothesis) in enumerate(pairs):
             second = self._hypotheses[hypothesis]
