@@ -27,7 +27,7 @@ from hf_fsl.pipelines.few_shot_support import (
     read_image,
     read_support,
 )
-from hf_fsl.pipelines.zero_shot_image import Answers
+from hf_fsl.pipelines.streaming import Answers
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE
 from hf_fsl.zero_shot.label_cache import weights_state

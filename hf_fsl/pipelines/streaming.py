@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from types import GeneratorType
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import Pipeline
 
-from hf_fsl.zero_shot.scores import LabelPrior, Question, estimate_prior, question_of, ranked, scores_of
-from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates
+from hf_fsl.pipelines.questions import Questions
+from hf_fsl.zero_shot.scores import LabelPrior, Question, estimate_prior, ranked, scores_of
+from hf_fsl.zero_shot.templates import ZeroShotError
 
 _OPTIONS = (
     "candidate_labels", "hypothesis_template", "multi_label", "label_descriptions", "calibrated", "progress",
@@ -36,6 +36,19 @@ class Evidence:
 
     values: np.ndarray
     ties: np.ndarray | None = None
+
+
+class Answers(Iterator[Any]):
+    """Answers as they come; as many as there are inputs, where that is known."""
+
+    def __init__(self, answers: Iterator[Any], inputs: Any) -> None:
+        self._answers, self._inputs = answers, inputs
+
+    def __next__(self) -> Any:
+        return next(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
 
 
 class StreamedZeroShot(Pipeline):
@@ -63,7 +76,7 @@ class StreamedZeroShot(Pipeline):
 
         Args:
             sequences: a text, a list of texts, a generator, or a data set of texts.
-            candidate_labels: a list, a string with commas, or one list for each text.
+            candidate_labels: a list (or array), a string with commas, or one of them for each text.
             hypothesis_template: with one place ``{}`` for the label; several are ensembled (their evidence averaged).
             multi_label: each label on its own, rather than one of them.
             label_descriptions: label -> the words that stand for it in the template.
@@ -71,19 +84,22 @@ class StreamedZeroShot(Pipeline):
             progress: shows a progress bar.
 
         Returns:
-            ``{"sequence", "labels", "scores"}``, labels by falling score; a list or an iterator of them.
+            ``{"sequence", "labels", "scores"}``, labels by falling score; a list of them, or an iterator, which has a
+            length if the data set has one.
 
         Raises:
-            ZeroShotError: no labels, the same label twice, a template without a place, an empty text.
+            ZeroShotError: no labels, the same label twice, a template without a place, a shortlist of none: at once.
+                An empty text: when it is its turn.
         """
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens
             options.pop(compatible, None)
         settings = self._settings(candidate_labels, options)
-        single = isinstance(sequences, str)
-        answers = self._answers([sequences] if single else sequences, settings)
-        if single:
+        questions = self._questions(settings)
+        answers = self._answers(_texts(sequences), questions, settings)
+        if isinstance(sequences, str):
             return next(answers)
-        return answers if isinstance(sequences, (GeneratorType, Dataset, Iterator)) else list(answers)
+        streamed = isinstance(sequences, (Iterator, Dataset)) or not isinstance(sequences, Sized)
+        return Answers(answers, sequences) if streamed else list(answers)
 
     def evidence(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> np.ndarray:
         """What a call's scores are made from, before any calibration.
@@ -95,43 +111,36 @@ class StreamedZeroShot(Pipeline):
             ``(N, C)`` in the order of the labels: logits whose softmax says which label it is, or log-odds where each
             is on its own.
         """
-        settings = self._settings(candidate_labels, options)
-        rows = [evidence.values for _, evidence in self._examined(texts, settings)]
-        if not rows:
-            raise ZeroShotError("There is no text to look at.")
-        return np.stack(rows)
+        return self._evidence_of(texts, self._settings(candidate_labels, options))[1]
 
     def fit_calibration(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> LabelPrior:
         """Stores how likely each label is over unlabelled texts; later answers to the same question are corrected.
 
+        All labels of these texts are scored, whatever the pipeline's shortlist.
+
         Args:
             texts: unlabelled, of the kind that will be classified.
             candidate_labels, hypothesis_template, multi_label, label_descriptions: as in a call.
+
+        Raises:
+            ZeroShotError: no text, or labels that differ from text to text.
         """
-        settings = self._settings(candidate_labels, options)
-        rows, question = [], None
-        for asked, evidence in self._examined(texts, settings):
-            question = asked.question
-            rows.append(evidence.values)
-        if question is None:
-            raise ZeroShotError("A label prior is the mean over unlabelled texts; got no text.")
-        self.label_priors[question] = estimate_prior(question, np.stack(rows))
+        question, evidence = self._evidence_of(texts, self._settings(candidate_labels, {**options, "shortlist": None}))
+        self.label_priors[question] = estimate_prior(question, evidence)
         return self.label_priors[question]
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
-        """Texts and their labels -> what is asked."""
-        templates = as_templates(settings.get("hypothesis_template", self.default_template))
-        multi_label, descriptions = settings.get("multi_label", False), settings.get("label_descriptions")
-        window = []
-        known: dict[Any, Question] = {}
-        for text, labels in input_:
-            if not isinstance(text, str) or not text.strip():
-                raise ZeroShotError(f"A text must be a string that is not empty, got {text!r}. Remove or fill it.")
-            key = labels if isinstance(labels, str) else tuple(labels)
-            if key not in known:
-                known[key] = question_of(as_labels(labels), templates, descriptions, multi_label)
-            window.append(Asked(text, known[key]))
-        return window
+        """A text and its question -> what is asked."""
+        text, question = input_
+        if not isinstance(text, str) or not text.strip():
+            way_out = (
+                "of a data set's rows give one column: KeyDataset(rows, 'text')"
+                if isinstance(text, Mapping)
+                else "remove or fill it"
+            )
+            raise ZeroShotError(f"A text must be a string that is not empty, got {text!r}; {way_out}.")
+        self._check(question)
+        return Asked(text, question)
 
     def postprocess(self, model_outputs: Any, **settings: Any) -> Any:
         """What was asked and the evidence -> the answer."""
@@ -148,16 +157,30 @@ class StreamedZeroShot(Pipeline):
     def _evidence(self, asked: Sequence[Asked], shortlist: int | None = None) -> list[Evidence]:
         raise NotImplementedError
 
-    def _texts_a_window(self, question: Question) -> int:
+    def _check(self, question: Question) -> None:
+        """Raises ZeroShotError for a question that the model cannot answer."""
+
+    def _weight(self, question: Question) -> int:
+        """How much of a window a text takes."""
+        return 1
+
+    def _window(self) -> int:
+        """How much goes into a window."""
         raise NotImplementedError
+
+    def _begin(self) -> None:
+        """Called before the first window of a call."""
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = sorted(set(kwargs) - set(_OPTIONS))
         if unknown:
             raise TypeError(f"{type(self).__name__}: no option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}.")
-        if isinstance(kwargs.get("label_descriptions", {}), Mapping):
-            return kwargs, {}, {}
-        raise ZeroShotError("label_descriptions: a mapping, label -> words that stand for it.")
+        if not isinstance(kwargs.get("label_descriptions") or {}, Mapping):
+            raise ZeroShotError("label_descriptions: a mapping, label -> words that stand for it.")
+        size = kwargs.get("shortlist")
+        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
+            raise ZeroShotError(f"shortlist: a whole number of labels, 1 or more, or None for all; got {size!r}.")
+        return kwargs, {}, {}
 
     def _settings(self, candidate_labels: Any, options: dict[str, Any]) -> dict[str, Any]:
         """The options of a call over those of the pipeline."""
@@ -165,35 +188,56 @@ class StreamedZeroShot(Pipeline):
             options = {**options, "candidate_labels": candidate_labels}
         return {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
 
-    def _answers(self, sequences: Any, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for examined in self._examined(sequences, settings):
-            yield self.postprocess(examined, **settings)
+    def _questions(self, settings: dict[str, Any]) -> Questions:
+        questions = Questions(settings, self.default_template)
+        if questions.shared is not None:
+            self._check(questions.shared)
+        return questions
 
-    def _examined(self, sequences: Any, settings: dict[str, Any]) -> Iterator[tuple[Asked, Evidence]]:
-        total = len(sequences) if isinstance(sequences, Sized) else None
+    def _evidence_of(self, texts: Any, settings: dict[str, Any]) -> tuple[Question, np.ndarray]:
+        """The question that all texts are asked, and their evidence ``(N, C)``."""
+        questions = self._questions(settings)
+        if questions.shared is None:
+            raise ZeroShotError("candidate_labels: the same for all texts here; got a list of labels for each.")
+        rows = [evidence.values for _, evidence in self._examined(_texts(texts), questions, settings)]
+        return questions.shared, np.stack(rows) if rows else np.empty((0, len(questions.shared.labels)))
+
+    def _answers(self, texts: Any, questions: Questions, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        examined = self._examined(texts, questions, settings)
+        return (self.postprocess(one, **settings) for one in examined)
+
+    def _examined(
+        self, texts: Any, questions: Questions, settings: dict[str, Any]
+    ) -> Iterator[tuple[Asked, Evidence]]:
+        return self._in_windows(map(self.preprocess, questions.of(texts)), texts, settings)
+
+    def _in_windows(
+        self, asked: Iterator[Asked], texts: Any, settings: dict[str, Any]
+    ) -> Iterator[tuple[Asked, Evidence]]:
+        self._begin()
+        total = len(texts) if isinstance(texts, Sized) else None
         with tqdm(total=total, unit="text", disable=not settings.get("progress"), leave=False) as bar:
-            for window in self._windows(sequences, settings):
+            for window in self._windows(asked):
                 yield from zip(window, self.forward(window, shortlist=settings.get("shortlist")), strict=True)
                 bar.update(len(window))
 
-    def _windows(self, sequences: Iterable[str], settings: dict[str, Any]) -> Iterator[list[Asked]]:
-        labels = settings.get("candidate_labels")
-        if labels is None:
-            raise ZeroShotError("Zero-shot classification needs candidate_labels, got none.")
-        if isinstance(sequences, Dataset) and not isinstance(sequences, Iterable):
-            sequences = map(sequences.__getitem__, range(len(sequences)))
-        if not isinstance(labels, str) and isinstance(labels, Sequence) and all(isinstance(x, str) for x in labels):
-            pairs: Iterator[Any] = zip(sequences, itertools.repeat(list(labels)))
-        elif isinstance(labels, str):
-            pairs = zip(sequences, itertools.repeat(labels))
-        else:
-            pairs = zip(sequences, labels, strict=True)
-        try:
-            while first := list(itertools.islice(pairs, 1)):
-                start = self.preprocess(first, **settings)
-                rest = itertools.islice(pairs, self._texts_a_window(start[0].question) - 1)
-                yield start + self.preprocess(rest, **settings)
-        except ValueError as error:
-            if "zip()" in str(error):
-                raise ZeroShotError(f"candidate_labels: one list of labels for each text; {error}.") from None
-            raise
+    def _windows(self, asked: Iterator[Asked]) -> Iterator[list[Asked]]:
+        window: list[Asked] = []
+        size = 0
+        for item in asked:
+            window.append(item)
+            own = self._weight(item.question)
+            size += own
+            if size + own > self._window():  # the next one is likely to be as large: it is not read for this window
+                yield window
+                window, size = [], 0
+        if window:
+            yield window
+
+
+def _texts(given: Any) -> Any:
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, Mapping) or not isinstance(given, (Iterable, Dataset)):
+        raise ZeroShotError(f"A text, a list of texts, a generator or a data set is needed; got {given!r}.")
+    return given

@@ -8,7 +8,6 @@ from typing import Any
 from hf_fsl.backbones import Backbone
 from hf_fsl.pipelines.streaming import Asked, Evidence, StreamedZeroShot
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
-from hf_fsl.zero_shot.scores import Question
 from hf_fsl.zero_shot.templates import ZeroShotError
 
 WINDOW_TEXTS = 1024
@@ -44,8 +43,6 @@ class ZeroShotEmbeddingPipeline(StreamedZeroShot):
         self.label_encoder = LabelEncoder(backbone or Backbone.of_model(self.model, self.tokenizer))
 
     def _evidence(self, asked: Sequence[Asked], shortlist: int | None = None) -> list[Evidence]:
-        if shortlist is not None:
-            raise ZeroShotError("shortlist is for the NLI pipeline; a bi-encoder scores any number of labels at once.")
         embeddings = self.label_encoder.text_embeddings([item.text for item in asked])
         near = self.label_encoder.cosines(embeddings, [item.question for item in asked])
         by_templates = {item.question.templates for item in asked if item.question.multi_label}
@@ -57,5 +54,10 @@ class ZeroShotEmbeddingPipeline(StreamedZeroShot):
             for row, (item, cosines) in enumerate(zip(asked, near, strict=True))
         ]
 
-    def _texts_a_window(self, question: Question) -> int:
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if kwargs.get("shortlist") is not None:
+            raise ZeroShotError("shortlist is for the NLI pipeline; a bi-encoder scores any number of labels at once.")
+        return super()._sanitize_parameters(**kwargs)
+
+    def _window(self) -> int:
         return WINDOW_TEXTS

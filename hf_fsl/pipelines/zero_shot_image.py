@@ -18,6 +18,8 @@ from transformers import Pipeline
 from transformers.image_utils import load_image
 
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
+from hf_fsl.pipelines.questions import each
+from hf_fsl.pipelines.streaming import Answers
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer
 from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates, fill_templates
 
@@ -84,8 +86,7 @@ class ZeroShotImagePipeline(Pipeline):
             ZeroShotError: no labels, the same label twice, a template without a place, an image that cannot be read.
         """
         image = options.pop("images", image)
-        if image is None:
-            raise ZeroShotError("Zero-shot image classification needs an image, got None.")
+        single, images = _images(image)
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
         settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
@@ -94,8 +95,6 @@ class ZeroShotImagePipeline(Pipeline):
         if size < 1:
             raise ZeroShotError(f"batch_size: at least 1, got {size}.")
         labels, embeddings = self._ask(settings)
-        single = not _holds_images(image)
-        images = [image] if single else image
         answers = self._answers(images, labels, embeddings, size, workers, settings)
         if single:
             return next(answers)
@@ -106,10 +105,11 @@ class ZeroShotImagePipeline(Pipeline):
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
         settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
-        _, embeddings = self._ask(settings)
+        _, images = _images(images)
+        labels, embeddings = self._ask(settings)
         size = _first(self._batch_size, IMAGES_PER_BATCH)
-        rows = self._logits(images, embeddings, size, _first(self._num_workers, 0), settings)
-        return torch.cat(list(rows)).cpu().numpy()
+        rows = [rows.cpu() for rows in self._logits(images, embeddings, size, _first(self._num_workers, 0), settings)]
+        return torch.cat(rows).numpy() if rows else np.empty((0, len(labels)), np.float32)
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
         """An image with its number -> what the image tower takes."""
@@ -163,32 +163,25 @@ class ZeroShotImagePipeline(Pipeline):
         self, images: Any, embeddings: Tensor, size: int, workers: int, settings: dict[str, Any]
     ) -> Iterator[Tensor]:
         """Logits ``(B, C)`` of one batch after the other."""
-        if not isinstance(images, Iterable):
-            images = map(images.__getitem__, range(len(images)))
         total = len(images) if isinstance(images, Sized) else None
-        numbered = enumerate(images)
+        numbered = enumerate(each(images))
         with ExitStack() as stack:
             bar = stack.enter_context(
                 tqdm(total=total, unit="image", disable=not settings.get("progress"), leave=False)
             )
-            each = stack.enter_context(ThreadPoolExecutor(workers)).map if workers else map
+            run = stack.enter_context(ThreadPoolExecutor(workers)).map if workers else map
             while window := list(itertools.islice(numbered, size)):
-                inputs = list(each(lambda one: self.preprocess(one, **settings), window))
+                inputs = list(run(lambda one: self.preprocess(one, **settings), window))
                 yield self.forward({"images": inputs, "labels": embeddings})["logits"]
                 bar.update(len(window))
 
 
-class Answers(Iterator[list[dict[str, Any]]]):
-    """Answers as they come; as many as there are inputs, where that is known."""
-
-    def __init__(self, answers: Iterator[list[dict[str, Any]]], inputs: Any) -> None:
-        self._answers, self._inputs = answers, inputs
-
-    def __next__(self) -> list[dict[str, Any]]:
-        return next(self._answers)
-
-    def __len__(self) -> int:
-        return len(self._inputs)
+def _images(given: Any) -> tuple[bool, Any]:
+    """Whether it is one image, and the images."""
+    if given is None:
+        raise ZeroShotError("Zero-shot image classification needs an image, got None.")
+    single = not _holds_images(given)
+    return single, [given] if single else given
 
 
 def _holds_images(inputs: Any) -> bool:

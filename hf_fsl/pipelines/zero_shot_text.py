@@ -113,11 +113,6 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         entailment: np.ndarray = logits[..., self.scorer.entailment_id]
         if not question.multi_label:
             return entailment
-        if self.scorer.contradiction_id is None:
-            raise ZeroShotError(
-                "Labels on their own (multi_label, or one label only) are scored entailment against contradiction; "
-                f"the model's config names {', '.join(self.scorer.names)}. Say which class it is: contradiction_id=…"
-            )
         return np.asarray(entailment - logits[..., self.scorer.contradiction_id])
 
     def fit_shortlist(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> Shortlister:
@@ -135,14 +130,12 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         Raises:
             ZeroShotError: fewer than two texts.
         """
-        settings = self._settings(candidate_labels, {**options, "shortlist": None})
-        examined = list(self._examined(texts, settings))
-        if not examined:
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        question, evidence = self._evidence_of(texts, self._settings(candidate_labels, {**options, "shortlist": None}))
+        if not texts:
             raise ZeroShotError("A shortlist is learned from unlabelled texts; got no text.")
-        question = examined[0][0].question
-        embeddings = self.label_encoder.text_embeddings([asked.text for asked, _ in examined])
-        cosines = np.stack(self.label_encoder.cosines(embeddings, [question] * len(examined)))
-        evidence = np.stack([found.values for _, found in examined])
+        embeddings = self.label_encoder.text_embeddings(texts)
+        cosines = np.stack(self.label_encoder.cosines(embeddings, [question] * len(texts)))
         learned = Shortlister.fit(embeddings, torch.from_numpy(cosines), torch.from_numpy(evidence))
         self.shortlisters[question] = learned
         return learned
@@ -168,8 +161,21 @@ class ZeroShotTextPipeline(StreamedZeroShot):
             return cosines
         return learned(embedding[None], torch.from_numpy(cosines)[None])[0].numpy()
 
-    def _texts_a_window(self, question: Question) -> int:
-        return max(1, WINDOW_PAIRS // (len(question.labels) * len(question.templates)))
+    def _check(self, question: Question) -> None:
+        if question.multi_label and self.scorer.contradiction_id is None:
+            raise ZeroShotError(
+                "Labels on their own (multi_label, or one label only) are scored entailment against contradiction; "
+                f"the model's config names {', '.join(self.scorer.names)}. Say which class it is: contradiction_id=…"
+            )
+
+    def _begin(self) -> None:
+        self.scorer.count_padding()
+
+    def _weight(self, question: Question) -> int:
+        return len(question.labels) * len(question.templates)
+
+    def _window(self) -> int:
+        return WINDOW_PAIRS
 
 
 def _hypotheses(question: Question) -> list[list[str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hf_fsl.errors import UserError
 
@@ -12,14 +13,20 @@ class ZeroShotError(UserError, ValueError):
     """Labels, templates, inputs or a model that zero-shot classification cannot work with."""
 
 
-def as_labels(labels: str | Sequence[str]) -> list[str]:
-    """Candidate labels as a list: given as one, or as one string with commas between them.
+def as_labels(labels: Any) -> list[str]:
+    """Candidate labels as a list: given as one (or an array, or another iterable with an order), or as one string with
+    commas between them.
 
     Raises:
-        ZeroShotError: none, an empty one, one that is no text, or one that occurs twice.
+        ZeroShotError: none, an empty one, one that is no text, one that occurs twice, or a set of them.
     """
-    given = [part.strip() for part in labels.split(",")] if isinstance(labels, str) else list(labels)
-    if not given or given == [""]:
+    if isinstance(labels, (set, frozenset, Mapping)) or not isinstance(labels, Iterable):
+        raise ZeroShotError(
+            f"Candidate labels are a list of texts, or one text with commas; got {type(labels).__name__} {labels!r}"
+            f"{', which has no order: give a list' if isinstance(labels, (set, frozenset)) else ''}."
+        )
+    given = [part for part in map(str.strip, labels.split(",")) if part] if isinstance(labels, str) else list(labels)
+    if not given:
         raise ZeroShotError("Zero-shot classification needs at least one candidate label, got none.")
     wrong = [label for label in given if not isinstance(label, str) or not label.strip()]
     if wrong:
@@ -27,15 +34,19 @@ def as_labels(labels: str | Sequence[str]) -> list[str]:
     twice = sorted(label for label, count in Counter(given).items() if count > 1)
     if twice:
         raise ZeroShotError(f"Candidate labels must differ; more than once: {', '.join(twice)}. Give each once.")
-    return given
+    return [str(label) for label in given]  # those of an array are of its own kind
 
 
-def as_templates(templates: str | Sequence[str]) -> list[str]:
+def as_templates(templates: Any) -> list[str]:
     """One template or several, as a list.
 
     Raises:
         ZeroShotError: none, or one without exactly one place ``{}`` for the label.
     """
+    if not isinstance(templates, Iterable):
+        raise ZeroShotError(
+            f"A template is a text such as 'This is about {{}}.', or a list of them; got {templates!r}."
+        )
     given = [templates] if isinstance(templates, str) else list(templates)
     if not given:
         raise ZeroShotError("At least one template is needed, such as 'This is about {}.', got none.")

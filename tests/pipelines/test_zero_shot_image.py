@@ -122,6 +122,16 @@ def test_several_templates_and_descriptions(ours):
         )
 
 
+def test_the_evidence_of_one_image_and_of_none(ours):
+    pictures = images(2)
+    evidence = ours.evidence(pictures, LABELS)
+    assert np.allclose(evidence, ours.scorer.logits(pictures, LABELS))
+    assert np.allclose(ours.evidence(pictures[0], LABELS), evidence[:1])
+    assert ours.evidence([], LABELS).shape == (0, len(LABELS))
+    with pytest.raises(ZeroShotError, match="needs an image"):
+        ours.evidence(None, LABELS)
+
+
 def test_tokenizer_kwargs_reach_the_tokenizer(ours):
     cut = ours(images(1), LABELS, hypothesis_template="{}", tokenizer_kwargs={"truncation": True, "max_length": 3})
     first_words = [label.split()[0] for label in LABELS]

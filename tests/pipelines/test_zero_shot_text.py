@@ -348,21 +348,6 @@ def _renamed(model):
     return model
 
 
-@pytest.mark.parametrize(
-    ("names", "ids"),
-    [
-        (["entailment", "neutral", "contradiction"], (0, 2)),
-        (["Contradiction", "Entailment", "Neutral"], (1, 0)),
-        (["entailment", "not_entailment"], (0, 1)),
-        (["ENTAILMENT", "NON-ENTAILMENT"], (0, 1)),
-    ],
-)
-def test_ids_are_found_by_name(names, ids):
-    from hf_fsl.zero_shot.nli import entailment_ids
-
-    assert entailment_ids({name: index for index, name in enumerate(names)}) == ids
-
-
 def test_batches_stay_below_the_budget_and_hold_little_padding(tokenizer):
     _, ours = pipes("bert", tokenizer, max_tokens=200)
     sizes = []
@@ -372,3 +357,13 @@ def test_batches_stay_below_the_budget_and_hold_little_padding(tokenizer):
     ours(sentences(20), labels)
     assert max(sizes) <= 200
     assert 0 < ours.scorer.padding_share < 0.05
+
+
+def test_the_share_of_padding_is_that_of_the_whole_call(tokenizer, monkeypatch):
+    monkeypatch.setattr("hf_fsl.pipelines.zero_shot_text.WINDOW_PAIRS", 4)
+    _, ours = pipes("bert", tokenizer)
+    texts = ["the cat", "the cat sleeps and the dog runs", "food", "rain"]
+    for _ in range(2):
+        ours(texts, ["sun", "rain"], hypothesis_template="{}")
+        # Of the first window one pair in two lacks 5 of 11 tokens; of the second none does.
+        assert ours.scorer.padding_share == pytest.approx(2 * 5 / (4 * 11 + 4 * 5))
