@@ -8,6 +8,9 @@ from typing import Any
 
 from hf_fsl.errors import UserError
 
+DEFAULT_BATCH_SIZE = 32
+"""Of ``--batch-size``: that of somebody who did not ask for one."""
+
 
 def zero_shot_answers(options: argparse.Namespace, inputs: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """For each input its labels by falling score.
@@ -15,18 +18,23 @@ def zero_shot_answers(options: argparse.Namespace, inputs: Sequence[str]) -> Ite
     Raises:
         UserError: the model is for none of the zero-shot pipelines, or an input cannot be read.
     """
-    from transformers import pipeline
+    from hf_fsl.config import ModelConfig
+    from hf_fsl.pipelines.loading import load_pipeline
 
     task, kind = _pipeline(options.model, options.revision, options.trust_remote_code)
-    pipe: Any = pipeline(  # type: ignore[call-overload]
-        task, model=options.model, revision=options.revision, trust_remote_code=options.trust_remote_code,
-        pipeline_class=kind,
-    )  # fmt: skip
     settings: dict[str, Any] = {"hypothesis_template": options.template} if options.template else {}
-    if options.multi_label:
-        if task == "zero-shot-image-classification":
+    if task == "zero-shot-image-classification":
+        if options.multi_label:
             raise UserError("--multi-label is for texts: an image model scores its labels as it was trained to.")
-        settings["multi_label"] = True
+        settings["batch_size"] = options.batch_size
+    else:
+        if options.batch_size not in (None, DEFAULT_BATCH_SIZE):
+            raise UserError("--batch-size is for images: with --labels, texts are batched by tokens. Leave it out.")
+        settings["multi_label"] = options.multi_label
+    chosen = ModelConfig(
+        model_name_or_path=options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
+    )
+    pipe = load_pipeline(kind, task, chosen)
     try:
         # A generator, so that answers come while the rest is read.
         for answer in pipe((text for text in inputs), candidate_labels=options.labels, **settings):

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import pytest
+from image_text import image_text_model, images, processors
 
 from hf_fsl.cli.main import main
+from hf_fsl.zero_shot.clip import ImageTextScorer
 
 
 def answers(capsys) -> list[dict]:
@@ -34,6 +37,8 @@ def test_candidate_labels_by_a_bi_encoder_or_an_nli_model(model, request, capsys
         (["--template", "a {}", "text"], "go with --labels"),
         (["--labels", "a,a", "text"], "must differ"),
         (["--labels", "a,b", "--template", "none", "text"], "one place"),
+        (["--labels", "", "text"], "at least one candidate label"),
+        (["--labels", "a,b", "--batch-size", "4", "text"], "--batch-size is for images"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments, message, text_backbone, capsys):
@@ -44,6 +49,30 @@ def test_options_that_do_not_fit_are_refused(arguments, message, text_backbone, 
 def test_a_model_for_none_of_it_is_refused(image_backbone, capsys):
     assert main(["predict", str(image_backbone), "--labels", "a,b", "picture.png"]) == 1
     assert "an image-text model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["model", "tokenizer"])
+@pytest.mark.parametrize("model", ["text_backbone", "nli_model"])
+def test_a_repository_that_lacks_a_part_is_refused(model, missing, request, capsys, tmp_path):
+    shutil.copytree(request.getfixturevalue(model), tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob(f"{missing}*"):
+        path.unlink()
+    assert main(["predict", str(tmp_path), "--labels", "cat,sun", "the cat"]) == 1
+    assert f"{tmp_path} does not load for" in capsys.readouterr().err
+
+
+def test_the_batch_size_reaches_the_image_pipeline(tmp_path, capsys, monkeypatch):
+    model, folder = image_text_model("clip"), tmp_path / "model"
+    for part in (model, *processors("clip", tmp_path / "tokenizer").values()):
+        part.save_pretrained(folder)
+    paths = [str(tmp_path / f"{number}.png") for number in range(5)]
+    for path, picture in zip(paths, images(5), strict=True):
+        picture.save(path)
+    sizes, embed = [], ImageTextScorer.embed_images
+    monkeypatch.setattr(ImageTextScorer, "embed_images", lambda self, x: sizes.append(len(x)) or embed(self, x))
+    assert main(["predict", str(folder), "--labels", "cat,sun", "--batch-size", "2", "--json", *paths]) == 0
+    assert sizes == [2, 2, 1] and len(answers(capsys)) == 5
+    assert main(["predict", str(folder), "--labels", "cat,sun", "--multi-label", paths[0]]) == 1
 
 
 def test_options_behind_the_inputs_and_before_them_are_read(text_backbone, capsys):
