@@ -31,6 +31,8 @@ STOCK_BATCHES = (1, 8, 32)
 """1 is the stock pipeline's default."""
 SCORED = {10: 1.0, 100: 0.25, 1000: 0.02}
 """Share of the images the stock pipeline is measured on, by labels."""
+WARM_BAR = 1.1
+"""What warm may take, in times of the image tower alone; cold may take that and one text pass."""
 KINDS = (
     "red", "blue", "green", "small", "big", "old", "new", "wooden", "striped", "empty", "broken", "wet", "dark",
     "tall", "bright", "round", "flat", "soft", "cold", "warm",
@@ -105,7 +107,10 @@ def compare(stock: Any, ours: Any, images: list[Image.Image], count: int, rounds
     each = {name: [value / measured[name] for value in values] for name, values in seconds.items()}
     median = {name: float(np.median(values)) for name, values in each.items()}
     best = min((name for name in each if name.startswith("stock")), key=median.__getitem__)
-    allowed = [tower + text / len(images) for tower, text in zip(each["image tower"], each["text pass"], strict=True)]
+    allowed = [
+        WARM_BAR * tower + text / len(images)
+        for tower, text in zip(each["image tower"], each["text pass"], strict=True)
+    ]
     return {
         "images": {name: images for name, images in measured.items() if name != "text pass"},
         "median_seconds_an_image": {name: value for name, value in median.items() if name != "text pass"},
@@ -116,7 +121,7 @@ def compare(stock: Any, ours: Any, images: list[Image.Image], count: int, rounds
         },
         "speed_over_stock_best": {"best": best, "cold": ratio(each[best], each["hf_fsl, cold"])},
         "warm_time_over_image_tower": ratio(each["hf_fsl, warm"], each["image tower"]),
-        "cold_time_over_image_tower_and_text_pass": ratio(each["hf_fsl, cold"], allowed),
+        "cold_time_over_warm_bar_and_text_pass": ratio(each["hf_fsl, cold"], allowed),
         "largest_score_difference": largest_difference(stock, ours, images[:2], labels),
     }
 
