@@ -101,6 +101,8 @@ class Comparison:
     metric: str
     baseline: Measurement
     difference: Measurement
+    of: str | None = None
+    """What is compared with it, where that is not what was chosen."""
 
 
 @dataclass(kw_only=True)
@@ -225,6 +227,13 @@ class RunRecord:
     search: dict[str, Any] | None = None
     """Of an adapter search: its report, without the trials that are not on the front."""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def tuned_on(self) -> list[str]:
+        """The classes that methods were chosen on (zero-shot)."""
+        split = self.data.splits.get("validation")
+        aside = self.config.get("zero_shot", {}).get("validation_labels", [])
+        return list(aside) or [name for name, count in (split.class_counts if split else {}).items() if count]
 
     @property
     def class_names(self) -> list[str]:

@@ -201,6 +201,8 @@ def _verdict(row: Comparison) -> str:
     low, high = sorted(goodness(row.metric, end) for end in row.difference.ci95 or (value, value))
     if low > 0:
         return ""
+    if row.of:
+        return "**Worse.**" if high < 0 else "**No measurable difference.**"
     if high < 0:
         return "**This model is worse than that baseline.**"
     return "**This model does not measurably beat that baseline.**"

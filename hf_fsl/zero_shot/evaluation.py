@@ -99,19 +99,31 @@ def compare_methods(
     """Every scorer with its best single template and with all of them, plain and calibrated.
 
     The template, whether all go together, and whether it is calibrated are chosen on validation; all four are then
-    measured on test, and the first scorer's chosen one is compared with each other's, paired.
+    measured on test. Paired: the first scorer's chosen one with each other's; of each scorer all templates together
+    with the single one, and calibrated with plain, the other setting as chosen.
 
     Args:
         unlabelled: what the label prior is estimated from; empty: no calibration.
     """
     methods: list[MethodRecord] = []
     logarithms: dict[str, np.ndarray] = {}
-    comparisons: list[Comparison] = []
+    within: list[Comparison] = []
+
+    def compare(ours: np.ndarray, theirs: np.ndarray, name: str, of: str | None = None) -> Comparison:
+        right, wrong = (logarithm.argmax(-1) == test.labels for logarithm in (ours, theirs))
+        return Comparison(
+            name=name,
+            metric="accuracy",
+            baseline=Measurement(value=float(wrong.mean()), n=len(wrong)),
+            difference=paired_difference(right, wrong, config.bootstrap_resamples, seed=0),
+            of=of,
+        )
+
     for name, scorer in scorers.items():
         settings = [[template] for template in templates] + ([list(templates)] if len(templates) > 1 else [])
         seen = [_outcomes(scorer, validation, unlabelled, chosen) for chosen in settings]
         single = max(range(len(templates)), key=lambda row: _accuracy(seen[row][False], validation.labels))
-        own: list[tuple[float, MethodRecord, np.ndarray]] = []
+        own: dict[tuple[int, bool], tuple[float, MethodRecord, np.ndarray]] = {}
         for row in dict.fromkeys([single, len(settings) - 1]):
             outcomes = _outcomes(scorer, test, unlabelled, settings[row])
             for calibrated, logarithm in outcomes.items():
@@ -122,22 +134,22 @@ def compare_methods(
                     validation=_measured(seen[row][calibrated], validation, config),
                     test=_measured(logarithm, test, config),
                 )
-                own.append((_accuracy(seen[row][calibrated], validation.labels), record, logarithm))
-        _, best, logarithms[name] = max(own, key=lambda item: item[0])
-        best.chosen = True
-        methods += [record for _, record, _ in own]
+                accuracy = _accuracy(seen[row][calibrated], validation.labels)
+                own[row, calibrated] = accuracy, record, logarithm
+        best, calibrated = max(own, key=lambda setting: own[setting][0])
+        _, chosen_record, logarithms[name] = own[best, calibrated]
+        chosen_record.chosen = True
+        methods += [record for _, record, _ in own.values()]
+        for more, less in (
+            ((len(settings) - 1, calibrated), (single, calibrated)),
+            ((best, True), (best, False)),
+        ):
+            if more != less and more in own:
+                (_, ours, right), (_, theirs, wrong) = own[more], own[less]
+                within.append(compare(right, wrong, theirs.label, ours.label))
     first, *others = logarithms
-    for other in others:
-        right, wrong = (logarithms[name].argmax(-1) == test.labels for name in (first, other))
-        comparisons.append(
-            Comparison(
-                name=other,
-                metric="accuracy",
-                baseline=Measurement(value=float(wrong.mean()), n=len(wrong)),
-                difference=paired_difference(right, wrong, config.bootstrap_resamples, seed=0),
-            )
-        )
-    return Compared(methods, comparisons, logarithms)
+    across = [compare(logarithms[first], logarithms[other], other) for other in others]
+    return Compared(methods, across + within, logarithms)
 
 
 def _outcomes(

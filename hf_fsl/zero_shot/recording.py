@@ -135,7 +135,8 @@ def report(record: RunRecord) -> Iterator[str]:
         chosen_on = f"validation {method.validation.value:.4f}, " if method.validation else ""
         yield f"{method.label}: {chosen_on}test {method.test.value:.4f} [{low:.4f}, {high:.4f}]{mark}"
     for row in record.comparisons:
-        yield f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}"
+        of = f" of {row.of}" if row.of else ""
+        yield f"accuracy{of} over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}"
 
 
 def write_predictions(path: Path, test: LabelledInputs, compared: Compared) -> Path:

@@ -85,6 +85,15 @@ def test_the_template_and_calibration_are_chosen_on_validation_and_the_rest_is_m
     strong, weak = (compared.chosen[name].argmax(1) == test.labels for name in ("strong", "weak"))
     assert chosen["strong"].test.value == strong.mean()
     assert compared.comparisons[0].difference.value == pytest.approx(strong.mean() - weak.mean())
+    within = {(row.of, row.name): row for row in compared.comparisons[1:]}
+    label = {(row.settings["template"], row.settings["calibrated"]): row.label for row in compared.methods[:4]}
+    calibration = within[label["good", True], label["good", False]]
+    assert calibration.difference.value == pytest.approx(chosen["strong"].test.value - compared.methods[0].test.value)
+    assert calibration.baseline.value == compared.methods[0].test.value
+    assert calibration.difference.n == 400 and calibration.difference.ci95[0] > 0
+    ensemble = within[label[TOGETHER, True], label["good", True]]
+    assert ensemble.difference.value == pytest.approx(compared.methods[3].test.value - compared.methods[1].test.value)
+    assert [row.of.split(",")[0] for row in compared.comparisons[1:]] == ["strong", "strong", "weak", "weak"]
     assert np.exp(compared.chosen["strong"]).sum(1) == pytest.approx(np.ones(400))
     # Of the test, the template that lost on validation is not looked at.
     assert [templates for count, templates in seen if count == 400] == [("good",), ("bad", "good")]
