@@ -133,3 +133,10 @@ def test_bad_input_gets_a_clear_error(pipe, text_backbone):
         ZeroShotEmbeddingPipeline(backbone=Backbone.from_pretrained(str(text_backbone)), temperature=0.0)
     with pytest.raises(ZeroShotError, match="not empty"):
         pipe(["a cat", ""], LABELS)
+    for labels, options, rule in (
+        ([], {}, "at least one candidate label"),
+        (["cat", "sun", "cat"], {}, "more than once: cat"),
+        (LABELS, {"hypothesis_template": "no place"}, "one place"),
+    ):
+        with pytest.raises(ZeroShotError, match=rule):
+            pipe("a cat", labels, **options)

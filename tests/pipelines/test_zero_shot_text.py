@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -281,23 +280,6 @@ def test_a_stream_is_read_a_window_at_a_time(tokenizer, monkeypatch):
     answers = ours((taken.append(text) or text for text in sentences(100)), candidate_labels=LABELS)
     next(answers)
     assert len(taken) == 10
-
-
-def test_memory_does_not_grow_with_the_number_of_texts(tokenizer, monkeypatch):
-    monkeypatch.setattr("hf_fsl.pipelines.zero_shot_text.WINDOW_PAIRS", 1024)
-    _, ours = pipes("bert", tokenizer)
-    monkeypatch.setattr(ours.scorer, "_forward", lambda inputs: torch.zeros(len(inputs["input_ids"]), 3))
-
-    def peak(count: int) -> int:
-        tracemalloc.start()
-        texts = (f"cat {number}" for number in range(count))
-        assert sum(1 for _ in ours(texts, candidate_labels=LABELS[:2])) == count
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return top
-
-    peak(1_000)
-    assert peak(100_000) < 1.2 * peak(2_000)
 
 
 @pytest.mark.parametrize(
