@@ -8,12 +8,15 @@ import pytest
 import torch
 import transformers as t
 from conftest import WORDS, text_sizes, write_tokenizer
+from tokenizers import processors
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 from transformers import pipeline
 
 from hf_fsl.pipelines import ZeroShotTextPipeline
 from hf_fsl.zero_shot import ZeroShotError
+from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
+from hf_fsl.zero_shot.pairs import PairEncoder, pair_layout
 
 LABELS = ["food", "big red house", "sun"]
 NLI = {"id2label": {0: "contradiction", 1: "neutral", 2: "entailment"}}
@@ -91,6 +94,49 @@ def test_tokenizers_that_pad_or_cut_on_the_left_give_their_own_pairs(side, value
     stock, ours = pipes("bert", tokenizer, max_tokens=128)
     texts = [*sentences(4), *sentences(3, seed=1, longest=150)]
     assert_same(ours(texts, LABELS), stock(texts, LABELS))
+
+
+def roberta_tokenizer(folder):
+    """<s> text </s></s> hypothesis </s>, no segment ids."""
+    tokenizer = write_tokenizer(folder)
+    tokenizer.backend_tokenizer.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return tokenizer
+
+
+def test_pairs_are_joined_as_robertas_tokenizer_does(tmp_path):
+    tokenizer = roberta_tokenizer(tmp_path)
+    layout = pair_layout(tokenizer, "the cat", "a dog")
+    assert (layout.before, layout.between, layout.after, layout.segments) == ((2,), (3, 3), (3,), False)
+    stock, ours = pipes("roberta", tokenizer, max_tokens=128)
+    texts = [*sentences(6), *sentences(3, seed=1, longest=150)]
+    assert_same(ours(texts, LABELS), stock(texts, LABELS))
+
+
+def test_segment_ids_are_given_where_the_tokenizer_has_them(tmp_path):
+    tokenizer = write_tokenizer(tmp_path)
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert pair_layout(tokenizer, "the cat", "a dog").segments
+    stock, ours = pipes("bert", tokenizer, max_tokens=128)
+    texts = [*sentences(6), *sentences(3, seed=1, longest=150)]
+    assert_same(ours(texts, LABELS), stock(texts, LABELS))
+
+
+def test_a_pair_that_is_more_than_its_parts_is_left_to_the_tokenizer(tmp_path, monkeypatch):
+    tokenizer = write_tokenizer(tmp_path)
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    # Segment ids that are no 0 … 0 1 … 1, as XLNet has them for what it puts around.
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:1 $A:0 [SEP]:1", pair="[CLS]:1 $A:0 [SEP]:1 $B:1 [SEP]:0",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )  # fmt: skip
+    assert pair_layout(tokenizer, "the cat", "a dog") is None
+    stock, ours = pipes("bert", tokenizer, max_tokens=128)
+    left, by_tokenizer = [], PairEncoder._by_tokenizer
+    monkeypatch.setattr(PairEncoder, "_by_tokenizer", lambda self, x: left.append(len(x)) or by_tokenizer(self, x))
+    texts = [*sentences(6), *sentences(3, seed=1, longest=150)]
+    assert_same(ours(texts, LABELS), stock(texts, LABELS))
+    assert sum(left) == len(texts) * len(LABELS)
 
 
 def test_every_kind_of_input_and_label_is_taken_as_the_stock_pipeline_does(tokenizer):
@@ -260,9 +306,10 @@ def test_the_same_pair_is_scored_once(tokenizer):
     assert all(answer == answers[0] for answer in answers)
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize(("runtime", "allowed"), [("onnx", 1e-5), ("int8", 0.1)])
-def test_onnx_runtime_gives_the_scores(runtime, allowed, tokenizer):
-    stock, ours = pipes("bert", tokenizer, runtime=runtime)
+def test_onnx_runtime_gives_the_scores(runtime, allowed, kind, tokenizer, tmp_path):
+    stock, ours = pipes(kind, tokenizer if kind == "bert" else roberta_tokenizer(tmp_path), runtime=runtime)
     texts = sentences(10)
     got, expected = (
         np.array([[dict(zip(row["labels"], row["scores"], strict=True))[name] for name in LABELS] for row in answers])
@@ -271,6 +318,18 @@ def test_onnx_runtime_gives_the_scores(runtime, allowed, tokenizer):
     assert np.abs(got - expected).max() < allowed
     if runtime == "int8":
         assert np.abs(got - expected).max() > 1e-6
+
+
+def test_a_model_that_cannot_be_exported_is_refused(tokenizer, monkeypatch):
+    with pytest.raises(ZeroShotError, match="takes float32 models on a CPU here; got torch.bfloat16 on cpu"):
+        OnnxClassifier(nli_model("bert").bfloat16(), ["input_ids"], "float32")
+
+    def fails(*_, **__):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("torch.onnx.export", fails)
+    with pytest.raises(ZeroShotError, match="cannot be exported.* no such operator.*Use runtime='torch'"):
+        pipes("bert", tokenizer, runtime="onnx")
 
 
 def test_a_stream_is_read_a_window_at_a_time(tokenizer, monkeypatch):
