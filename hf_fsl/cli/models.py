@@ -32,7 +32,7 @@ def add_commands(commands: Any) -> None:
         "--top-k", type=int,
         help="labels shown an input (default 1; of a multi-label model, those from 0.5 on, or the best)",
     )  # fmt: skip
-    predict.add_argument("--batch-size", type=int, default=32)
+    predict.add_argument("--batch-size", type=int, help="inputs at once (default 32)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--trust-remote-code", action="store_true")
     predict.set_defaults(run=_predict, takes_inputs=True)
@@ -98,7 +98,7 @@ def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[s
     several = options.top_k is None and pipe.model.config.problem_type == "multi_label_classification"
     top_k = pipe.model.config.num_labels if several else options.top_k or 1
     try:
-        answers = pipe(given, top_k=top_k, batch_size=options.batch_size, **settings)
+        answers = pipe(given, top_k=top_k, batch_size=options.batch_size or 32, **settings)
     except (OSError, ValueError) as error:
         raise UserError(f"{options.model} cannot read the input: {error}") from error
     answers = [answer if isinstance(answer, list) else [answer] for answer in answers]

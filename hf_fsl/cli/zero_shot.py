@@ -8,8 +8,7 @@ from typing import Any
 
 from hf_fsl.errors import UserError
 
-DEFAULT_BATCH_SIZE = 32
-"""Of ``--batch-size``: that of somebody who did not ask for one."""
+PICTURES_AT_ONCE = 32
 
 
 def zero_shot_answers(options: argparse.Namespace, inputs: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
@@ -26,9 +25,9 @@ def zero_shot_answers(options: argparse.Namespace, inputs: Sequence[str]) -> Ite
     if task == "zero-shot-image-classification":
         if options.multi_label:
             raise UserError("--multi-label is for texts: an image model scores its labels as it was trained to.")
-        settings["batch_size"] = options.batch_size
+        settings["batch_size"] = options.batch_size or PICTURES_AT_ONCE
     else:
-        if options.batch_size not in (None, DEFAULT_BATCH_SIZE):
+        if options.batch_size is not None:
             raise UserError("--batch-size is for images: with --labels, texts are batched by tokens. Leave it out.")
         settings["multi_label"] = options.multi_label
     chosen = ModelConfig(
