@@ -25,7 +25,7 @@ from hf_fsl.search.report.record import TrialRow
 from hf_fsl.search.sameness import require_same
 from hf_fsl.search.space import GROUPS, Architecture, Sites, to_adapter_config, trainable_parameters
 from hf_fsl.search.study.group import Group
-from hf_fsl.search.study.trials import TrialContext, minimised
+from hf_fsl.search.study.trials import Infeasible, TrialContext, minimised
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.transfer import FineTuned, fine_tune_seed
 
@@ -117,8 +117,8 @@ class Finish:
         found = [member for member in members if member is not None]
         if not found:
             raise SearchError(
-                f"All of {', '.join(self.diverged)} diverge at every learning rate tried. Lower space.learning_rate "
-                "or finish.learning_rate_factors."
+                f"All of {', '.join(self.diverged)} cannot be trained at any learning rate tried. Lower "
+                "space.learning_rate or finish.learning_rate_factors."
             )
         return found
 
@@ -142,7 +142,7 @@ class Finish:
     def _member(self, name: str, architecture: Architecture, rates: Sequence[float], baseline: bool) -> Member | None:
         """Trained over the seeds at the best rate at which none of them diverges; None where there is none."""
         self._tune(architecture, rates)
-        why = "every rate diverged when it was tuned"
+        why = "when it was tuned it diverged, or was slower than search.max_latency"
         for tuned in self._in_order(architecture, rates):
             notes = self.known[tuned.key]
             if "diverged" not in notes:
@@ -158,7 +158,7 @@ class Finish:
                     )
             why = notes["diverged"]
         self.diverged[name] = why
-        self.say(f"{name}: left out, it diverges at every learning rate tried ({why})")
+        self.say(f"{name}: left out, it cannot be trained at any learning rate tried ({why})")
         return None
 
     def _over_seeds(self, name: str, tuned: Architecture, baseline: bool) -> Member:
@@ -186,7 +186,7 @@ class Finish:
                 context = TrialContext(folder=self.folder / "tuning" / candidate.key, rungs=[])
                 try:
                     value = self.trial(candidate, context).values[self.objective]
-                except FloatingPointError:  # this rate is too high
+                except (FloatingPointError, Infeasible):  # this rate is too high; or too slow, as a baseline may be
                     value = np.inf if minimised(self.objective, 1.0) > 0 else -np.inf
                 self.known[candidate.key] = {"value": value, "token_flops": context.token_flops}
                 self._keep()

@@ -21,7 +21,7 @@ from hf_fsl.search.report import MemberRow
 from hf_fsl.search.retraining import Finish
 from hf_fsl.search.run import fine_tune_yaml, search
 from hf_fsl.search.space import SearchSpace
-from hf_fsl.search.study import Evaluation
+from hf_fsl.search.study import Evaluation, Infeasible
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator
 
@@ -135,12 +135,12 @@ def test_the_smallest_near_the_best_is_chosen():
 def finish(learnable, tmp_path, monkeypatch):
     """(seed, rate) that diverge -> a finish whose trainings are made up: the lower the rate, the lower the loss."""
 
-    def start(diverging, about=None, untuned=()):
+    def start(diverging, about=None, untuned=(), slow=False):
         trained = []
 
         def tune(trial, architecture, context):
             if architecture.learning_rate in untuned:
-                raise FloatingPointError("loss is nan")
+                raise Infeasible({"max_latency": 1.0}) if slow else FloatingPointError("loss is nan")
             return Evaluation(values={"loss": architecture.learning_rate})
 
         def fine_tune(config, splits, accelerator, seed):
@@ -183,9 +183,14 @@ def test_a_seed_that_diverges_falls_back_to_the_next_best_rate(error, finish, le
 def test_what_diverges_at_every_rate_is_left_out_and_said(finish, learnable):
     error = FloatingPointError("loss is nan")
     made, *_ = finish({(0, rate): error for rate in (5e-3, 1e-2)}, untuned=[2e-2])
-    with pytest.raises(SearchError, match="All of front-1 diverge at every learning rate tried"):
+    with pytest.raises(SearchError, match="All of front-1 cannot be trained at any learning rate"):
         made.run(learnable.report.front[:1])
     assert made.diverged == {"front-1": "loss is nan"}
+    made, *_ = finish({}, untuned=[5e-3, 1e-2, 2e-2], slow=True)
+    made.known.clear()
+    with pytest.raises(SearchError, match="cannot be trained at any"):
+        made.run(learnable.report.front[:1])
+    assert "slower than search.max_latency" in made.diverged["front-1"]
     made, *_ = finish({(0, 5e-3): MetricError("no such metric")})
     (made.folder / "tuning.json").unlink()
     made.known.clear()

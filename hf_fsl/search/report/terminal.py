@@ -51,7 +51,7 @@ def lines(report: SearchReport) -> Iterator[str]:
             figures = f"{pair.difference:+.4f} [{pair.ci95[0]:+.4f}, {pair.ci95[1]:+.4f}], p = {pair.p_holm:.2g}"
             yield f"  {pair.first} - {pair.second}: {pair.metric} {figures}"
     for name, why in report.diverged.items():
-        yield f"{name} was left out, it diverges at every learning rate tried: {why}"
+        yield f"{name} was left out, it cannot be trained at any learning rate tried: {why}"
     if report.audit is not None:
         yield ""
         yield from _audit(report.audit)
