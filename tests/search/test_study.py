@@ -386,7 +386,7 @@ def test_a_storage_that_goes_away_is_waited_for_and_nothing_is_lost(tmp_path, ou
     tried = run_study(runner.space, function, settings, name="s", folder=tmp_path, identity=identity(a=1), say=say)
     assert len(tried) == 6 and len(runner.ran) == 6
     assert re.search(r"does not answer \(server closed the connection\); waiting", said[0])
-    assert "is back after" in said[1]
+    assert "is back after" in said[-1]  # the worker and its heartbeat may both have met the outage
 
 
 def test_a_storage_that_stays_away_ends_the_worker_after_the_time_allowed(tmp_path, outage):
