@@ -175,7 +175,7 @@ def main() -> None:
     }
     floor = {
         f"{name}, {shots} shots": results[name][shots]["auto_minus_best_other"]["ci95"][0]
-        for name in ("supersense", "emoji_unseen")
+        for name in ("supersense", "emoji_unseen", "emoji_all")
         for shots in results[name]
     }
     one_shot = results["supersense"]["1"]["auto_minus_nearest_mean"]

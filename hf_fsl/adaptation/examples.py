@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,8 +18,29 @@ from hf_fsl.backbones.texts import padded_length
 from hf_fsl.training.update import TOKENS_AT_ONCE
 
 IMAGES_PER_BATCH = 32
+TOKENISED_AT_ONCE = 1024
 
 Run = Callable[[], Tensor]
+
+
+class Tokens:
+    """Token ids of texts, four bytes each: as Python's lists, or an array a text, they would take many times that."""
+
+    def __init__(self, backbone: Backbone, texts: Sequence[str]) -> None:
+        parts, lengths = [], []
+        for start in range(0, len(texts), TOKENISED_AT_ONCE):
+            ids = backbone.token_ids(texts[start : start + TOKENISED_AT_ONCE])
+            parts.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32))
+            lengths += map(len, ids)
+        self._ids = np.concatenate(parts)
+        self._ends = np.cumsum([0, *lengths])
+
+    def __getitem__(self, row: int) -> list[int]:
+        return self._ids[self._ends[row] : self._ends[row + 1]].tolist()
+
+    def length(self, row: int) -> int:
+        """Tokens of a text."""
+        return int(self._ends[row + 1] - self._ends[row])
 
 
 class Examples:
@@ -44,8 +66,7 @@ class Examples:
         self.cut: LayerCut | None = None
         self.pixel_shape: tuple[int, ...] = ()
         if self.text:
-            # As lists of Python integers they would take several times the memory.
-            self.tokens = [np.asarray(ids, dtype=np.int32) for ids in backbone.token_ids(read_items(inputs))]
+            self.tokens = Tokens(backbone, read_items(inputs))
 
     def cut_below(self, first: int) -> nn.ModuleList:
         """From now on the layers below ``first`` are run once an example. Returns those from ``first`` on.
@@ -83,13 +104,13 @@ class Examples:
         for positions, run in self._batches(rows):
             for position, states in zip(positions, self.cut.states_below(run), strict=True):
                 row = rows[position]
-                self.store.put(row, states if whole else states[: len(self.tokens[row])])
+                self.store.put(row, states if whole else states[: self.tokens.length(row)])
 
     def _batches(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Run]]:
         """Positions in ``rows``, and what embeds the examples there."""
         backbone = self.backbone
         if self.text:
-            ids = [self.tokens[row].tolist() for row in rows]
+            ids = [self.tokens[row] for row in rows]
             for batch in backbone.text_batches(ids, TOKENS_AT_ONCE.get(backbone.device.type)):
                 yield batch.rows, lambda batch=batch: backbone.embed_text_batch(batch)  # type: ignore[misc]
             return

@@ -18,7 +18,8 @@ from hf_fsl.records import Measurement
 
 _CHUNK_BYTES = 1 << 28
 _LARGEST_CHUNK = 2048
-"""Episodes in a chunk, so that there are chunks to divide among processes."""
+_LEAST_CHUNKS = 16
+"""However few the episodes, so that there are chunks to divide among processes."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,7 @@ def _measure(
     scorer = method.scorer(embeddings, episodes)
     outcome = torch.zeros(len(episodes), 1 + BINS, dtype=torch.float64)
     process, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    size = max(1, min(_LARGEST_CHUNK, _CHUNK_BYTES // scorer.episode_bytes))
-    # Whole chunks, cut in the same way whatever the number of processes: so are the results.
+    size = _chunk_size(len(episodes), scorer.episode_bytes)
     for start in range(process * size, len(episodes), processes * size):
         some = episodes[start : start + size]
         prior = None if label_embeddings is None else label_embeddings[some.classes]
@@ -133,6 +133,11 @@ def _measure(
     if accelerator is not None and processes > 1:
         outcome = accelerator.reduce(outcome.to(accelerator.device), reduction="sum").cpu()
     return outcome[:, 0].numpy(), outcome[:, 1:].numpy()
+
+
+def _chunk_size(count: int, episode_bytes: int) -> int:
+    """Episodes that are answered at a time: the same whatever the number of processes, and so are the results."""
+    return max(1, min(_LARGEST_CHUNK, -(-count // _LEAST_CHUNKS), _CHUNK_BYTES // episode_bytes))
 
 
 def _checked(embeddings: Tensor, episodes: Episodes, label_embeddings: Tensor | None) -> Tensor:

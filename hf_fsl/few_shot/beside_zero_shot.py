@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hf_fsl.backbones import Backbone
 from hf_fsl.data import Splits
-from hf_fsl.heads import choose_head
+from hf_fsl.heads import choose_head, fit_head
 from hf_fsl.metrics import seeds_interval
 from hf_fsl.records import MethodRecord
 from hf_fsl.zero_shot.bi_encoder import label_prior
@@ -30,13 +31,15 @@ def k_shot_rows(
 ) -> list[MethodRecord]:
     """Accuracy on test with k labelled examples of every class, by the head that the supports choose.
 
+    Of image-text models also by the methods that are usual for them, on the same supports: see ``usual_heads``.
+
     Args:
         backbone: encodes inputs and labels.
         pool: where supports are drawn from, of the test's classes; None: from the test itself, whose other examples
             are then the queries.
 
     Returns:
-        A row a k: mean over draws with Student's t interval.
+        A row a k and method: mean over draws with Student's t interval.
 
     Raises:
         ZeroShotError: a class with too few examples for k.
@@ -55,18 +58,46 @@ def k_shot_rows(
         short = [f"{name!r} has {count}" for name, count in zip(test.names, counts, strict=True) if count < needed]
         if short:
             raise ZeroShotError(f"zero_shot.shots: {k} needs {needed} examples of every class; {', '.join(short)}.")
-        accuracies = []
+        accuracies: dict[str, list[float]] = {}
         for seed in range(DRAWS):
             order = np.random.default_rng([seed, k]).permutation(len(given.labels))
             chosen = np.concatenate([order[given.labels[order] == number][:k] for number in range(len(test.names))])
-            choice = choose_head(supports[chosen], torch.as_tensor(given.labels[chosen]), prior=prior)
+            of_support = supports[chosen], torch.as_tensor(given.labels[chosen])
             asked = np.setdiff1d(np.arange(len(labels)), chosen) if own else np.arange(len(labels))
-            right = choice.head(queries[asked]).argmax(-1) == labels[asked]
-            accuracies.append(float(right.float().mean()))
-        measured = seeds_interval(accuracies)
-        measured.n, measured.over = len(labels), f"{DRAWS} draws of the support set (Student's t)"
-        rows.append(MethodRecord(name=f"{k} labelled of each class", settings={}, validation=None, test=measured))
+            heads: dict[str, Callable[[Tensor], Tensor]] = {"": choose_head(*of_support, prior=prior).head}
+            if backbone.image_processor is not None and backbone.tokenizer is not None:
+                heads |= usual_heads(*of_support, prior)
+            for name, head in heads.items():
+                right = head(queries[asked]).argmax(-1) == labels[asked]
+                accuracies.setdefault(name, []).append(float(right.float().mean()))
+        for name, found in accuracies.items():
+            measured = seeds_interval(found)
+            measured.n, measured.over = len(labels), f"{DRAWS} draws of the support set (Student's t)"
+            title = f"{k} labelled of each class" + (f", {name}" if name else "")
+            rows.append(MethodRecord(name=title, settings={}, validation=None, test=measured))
     return rows
+
+
+def usual_heads(support: Tensor, labels: Tensor, prior: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What few-shot CLIP is usually done by: name -> (queries ``(Q, D)`` -> logits ``(Q, C)``).
+
+    Tip-Adapter's cache and kernel ridge around the names, by leave-one-out where every class has two examples and
+    else at their defaults; and LDA + zero-shot (Wang et al. 2024, arXiv:2402.04087), the sum of both classifiers'
+    calibrated logits, from two examples on: one has no covariance.
+    """
+    held_out = int(labels.bincount().min()) >= 2
+    heads: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, estimator in (("Tip-Adapter", "cache"), ("kernel ridge around the names", "prior")):
+        heads[name] = (
+            choose_head(support, labels, prior=prior, candidates=[estimator]).head
+            if held_out
+            else fit_head(estimator, support, labels, prior=prior)
+        )
+    if held_out:
+        lda = choose_head(support, labels, candidates=["lda"]).head
+        zero_shot = choose_head(support[:0], labels[:0], prior=prior).head
+        heads["LDA + zero-shot"] = lambda queries: lda(queries) + zero_shot(queries)
+    return heads
 
 
 def supports_of(splits: Splits, test: LabelledInputs) -> LabelledInputs | None:

@@ -138,12 +138,22 @@ def _answers(own: Encoded, episodes: Episodes, methods: dict[str, Any], accelera
 
 def _methods(config: FewShotRecipeConfig, base_mean: Tensor | None) -> dict[str, Any]:
     methods: dict[str, Any] = {name: _auto(base_mean) if name == "auto" else name for name in config.episodes.methods}
-    refined = {name: Method(_means, getattr(transductive, name)) for name in config.episodes.transductive}
+    start = _centred_means(base_mean)
+    refined = {name: Method(start, getattr(transductive, name)) for name in config.episodes.transductive}
     return methods | refined
 
 
-def _means(support: Tensor, labels: Tensor, prior: Tensor | None) -> LinearHead | CacheHead:
-    return fit_head("nearest_mean", support, labels)
+def _centred_means(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor | None], Any]:
+    """Where refinement starts: CL2N by the mean of other classes, as ``benchmarks/transductive.py`` measures it.
+
+    Without other classes nearest means: to centre by a few supports themselves would take away what tells them apart.
+    """
+    name = "nearest_mean" if base_mean is None else "cl2n"
+
+    def fit(support: Tensor, labels: Tensor, prior: Tensor | None) -> LinearHead | CacheHead:
+        return fit_head(name, support, labels, base_mean=base_mean)
+
+    return fit
 
 
 def _auto(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor | None], Any]:

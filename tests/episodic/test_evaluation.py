@@ -13,6 +13,7 @@ from scipy import stats
 
 from hf_fsl.episodes import EpisodeError, Episodes, EpisodeSampler
 from hf_fsl.episodic import Method, NearestMean, evaluate_episodes
+from hf_fsl.episodic.evaluation import _chunk_size
 from hf_fsl.episodic.pooled import PooledMeans
 from hf_fsl.heads import ESTIMATORS, fit_head
 from hf_fsl.metrics.functions import expected_calibration_error, softmax
@@ -140,9 +141,15 @@ from hf_fsl.training import make_accelerator
 
 torch.set_num_threads(1)
 accelerator = make_accelerator()
-results = evaluate_episodes(EMBEDDINGS, _episodes(), {"a": "nearest_mean", "b": cosine}, accelerator=accelerator)
+own = [0]
+
+def counted(support, labels, prior):
+    own[0] += len(support)
+    return cosine(support, labels, prior)
+
+results = evaluate_episodes(EMBEDDINGS, _episodes(), {"a": "nearest_mean", "b": counted}, accelerator=accelerator)
 told = {name: [result.accuracies.tolist(), result.ece] for name, result in results.items()}
-print(json.dumps([accelerator.num_processes, told]).replace("\\n", ""), file=open(
+print(json.dumps([accelerator.num_processes, own[0], told]).replace("\\n", ""), file=open(
     f"{sys.argv[1]}/{accelerator.process_index}.json", "w"))
 accelerator.end_training()
 """
@@ -161,5 +168,16 @@ def test_two_processes_give_what_one_gives(tmp_path):
     torch.set_num_threads(1)
     one = evaluate_episodes(EMBEDDINGS, _episodes(), {"a": "nearest_mean", "b": cosine})
     expected = {name: [result.accuracies.tolist(), result.ece] for name, result in one.items()}
-    for process in range(2):
-        assert json.loads((tmp_path / f"{process}.json").read_text()) == [2, expected]
+    told = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
+    assert all((processes, results) == (2, expected) for processes, _, results in told)
+    shares = [own for _, own, _ in told]
+    assert sum(shares) == 300 and min(shares) > 100, shares  # neither answered them all
+
+
+@pytest.mark.parametrize("count", [20, 50, 600, 10_000])
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_episodes_of_usual_numbers_are_work_for_every_process(count, processes):
+    size = _chunk_size(count, 1000)
+    shares = [sum(min(size, count - start) for start in range(process * size, count, processes * size))
+              for process in range(processes)]  # fmt: skip
+    assert sum(shares) == count and min(shares) >= 0.6 * count / processes, shares

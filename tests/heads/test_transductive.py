@@ -138,6 +138,10 @@ def test_bad_input_is_refused(method):
         method(HEAD, SUPPORT, LABELS[:, :2], QUERIES)
     with pytest.raises(HeadError, match="at least one query"):
         method(HEAD, SUPPORT, LABELS, QUERIES[:, :0])
+    broken = QUERIES.clone()
+    broken[0, 1, 2] = torch.nan
+    with pytest.raises(HeadError, match="Supports and queries must be finite"):
+        method(HEAD, SUPPORT, LABELS, broken)
 
 
 def test_alpha_is_above_one():
