@@ -27,7 +27,8 @@ class Tokens:
     """Token ids of texts, four bytes each: as Python's lists, or an array a text, they would take many times that."""
 
     def __init__(self, backbone: Backbone, texts: Sequence[str]) -> None:
-        parts, lengths = [], []
+        parts: list[np.ndarray] = []
+        lengths: list[int] = []
         for start in range(0, len(texts), TOKENISED_AT_ONCE):
             ids = backbone.token_ids(texts[start : start + TOKENISED_AT_ONCE])
             parts.append(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32))
