@@ -45,7 +45,7 @@ def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment
     assert RunRecord.from_json(record.to_json()) == record
     assert len(record.candidate_labels) == 7 and record.metrics["accuracy"].n == 36
     assert len(record.confusion_matrix) == 7 and sum(map(sum, record.confusion_matrix)) == 36
-    assert sum(row.chosen for row in record.methods) == 1 and len(record.methods) == 6
+    assert sum(row.chosen for row in record.methods) == 1 and len(record.methods) == 11
     usual = [", Tip-Adapter", ", kernel ridge around the names", ", LDA + zero-shot"]
     assert [row.name for row in record.methods[4:]] == [
         *(f"1 labelled of each class{name}" for name in ("", *usual[:2])),
