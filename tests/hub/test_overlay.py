@@ -3,9 +3,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from safetensors.numpy import load_file, save_file
 from transformers import VisionTextDualEncoderModel
 
 from hf_fsl import Backbone
@@ -44,3 +46,19 @@ def test_an_overlay_is_for_its_own_base():
 def test_other_folders_stay_what_they_are(tmp_path: Path):
     with whole_model(tmp_path, tmp_path, MINILM) as folder:
         assert folder == tmp_path
+
+
+def test_low_rank_differences_are_added_to_the_base(tmp_path: Path):
+    base, folder = tmp_path / "base", tmp_path / "added"
+    base.mkdir()
+    folder.mkdir()
+    (base / "tokenizer.json").write_text("{}")
+    rng = np.random.default_rng(0)
+    weight, up, down, head = (rng.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5, 2), (2, 4), (3, 5)))
+    save_file({"dense.weight": weight, "dense.bias": head[0]}, base / "model.safetensors")
+    added = {"bert.dense.weight.up": up, "bert.dense.weight.down": down, "classifier.weight": head}
+    save_file(added, folder / "overlay.safetensors", metadata={"base": MINILM, "prefix": "bert."})
+    with whole_model(folder, base, MINILM) as whole:
+        weights = load_file(whole / "model.safetensors")
+    assert sorted(weights) == ["bert.dense.bias", "bert.dense.weight", "classifier.weight"]
+    np.testing.assert_allclose(weights["bert.dense.weight"], weight + up @ down, rtol=1e-6)
