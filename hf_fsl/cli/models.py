@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("--trust-remote-code", action="store_true")
     predict.set_defaults(run=_predict, takes_inputs=True)
 
-    evaluate = commands.add_parser("evaluate", help="metrics with 95 % intervals of a published model on a data set")
+    evaluate = commands.add_parser("evaluate", help="metrics with 95 %% intervals of a published model on a data set")
     evaluate.add_argument("model", metavar="MODEL", help="Hub id or folder")
     evaluate.add_argument("dataset", metavar="DATASET", help="Hub id, folder or file")
     evaluate.add_argument("--name", help="configuration of the data set")
