@@ -82,8 +82,9 @@ class PairMaker:
     def __init__(self, nouns: dict[str, Noun], generator: random.Random) -> None:
         self.nouns, self.generator = nouns, generator
         self.filed = [noun for noun in nouns.values() if noun.file in SUPERSENSES]
-        # Another spelling is the same name.
-        names = "|".join([*SUPERSENSES.values(), "artefact"])
+        # Another spelling is the same name, and so is a plural that "s" does not make.
+        plurals = ["bodies", "people", "phenomena", "processes", "quantities"]
+        names = "|".join([*SUPERSENSES.values(), "artefact", *plurals])
         self._names = re.compile(rf"\b({names})s?\b", re.IGNORECASE)
 
     def names(self, noun: Noun) -> list[str]:
