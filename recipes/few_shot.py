@@ -29,6 +29,7 @@ from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.resources import portable
 from hf_fsl.training import make_accelerator
+from hf_fsl.zero_shot.templates import label_words
 
 VERIFIED = 16
 """Inputs on which the bundle, loaded by a fresh process, must give the classifier's logits."""
@@ -71,7 +72,7 @@ def main(config: FewShotRecipeConfig) -> None:
             progress=True,
             random_state=config.episodes.seed,
         )
-        words = {name: asked.label_texts.get(name, name) for name in pools.names}
+        words = label_words(pools.names, asked.label_texts)
         names = [pools.names[label] for label in support.labels]
         classifier.fit(
             support.inputs, names, unlabeled=pools.base.inputs,

@@ -70,7 +70,8 @@ class ClassifierConfig:
     templates: list[str] = field(default_factory=lambda: ["{}"])
     """How class names become texts for the prior."""
     label_texts: dict[str, str] = field(default_factory=dict)
-    """Class name -> the words that stand for it in the templates."""
+    """Class name -> the words that stand for it in the templates; else its name, ``card_payment`` and ``CardPayment``
+    as two words."""
     prior: bool = True
     """Whether the names of the classes are used at all, where the backbone encodes texts."""
     folds: int = 2

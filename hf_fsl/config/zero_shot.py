@@ -16,7 +16,8 @@ class ZeroShotConfig:
     templates: list[str] = field(default_factory=lambda: ["This example is {}."])
     """Each is tried alone and all together; validation chooses."""
     label_descriptions: dict[str, str] = field(default_factory=dict)
-    """Class name -> the words that stand for it in the templates."""
+    """Class name -> the words that stand for it in the templates; else its name, ``card_payment`` and ``CardPayment``
+    as two words."""
     validation_labels: list[str] = field(default_factory=list)
     """Classes on which templates and calibration are chosen; the test is on the others. Empty: on all, both times."""
     shots: list[int] = field(default_factory=list)

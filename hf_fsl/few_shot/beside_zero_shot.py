@@ -15,7 +15,7 @@ from hf_fsl.metrics import seeds_interval
 from hf_fsl.records import MethodRecord
 from hf_fsl.zero_shot.bi_encoder import label_prior
 from hf_fsl.zero_shot.evaluation import LabelledInputs, of_classes
-from hf_fsl.zero_shot.templates import ZeroShotError
+from hf_fsl.zero_shot.templates import ZeroShotError, label_words
 
 DRAWS = 20
 """Support sets drawn for each k."""
@@ -48,8 +48,7 @@ def k_shot_rows(
     given = test if pool is None else pool
     queries = backbone.encode(test.inputs, progress=True)
     supports = queries if own else backbone.encode(given.inputs, progress=True)
-    words = {name: text for name, text in descriptions.items() if name in test.names}
-    prior = label_prior(backbone, test.names, templates, words)
+    prior = label_prior(backbone, test.names, templates, label_words(test.names, descriptions))
     labels = torch.as_tensor(test.labels)
     rows = []
     for k in shots:

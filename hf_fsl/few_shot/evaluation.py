@@ -23,6 +23,7 @@ from hf_fsl.heads import choose_head, fit_head, transductive
 from hf_fsl.modeling import CacheHead, LinearHead
 from hf_fsl.records import EpisodesRecord, EpisodicRow
 from hf_fsl.zero_shot.bi_encoder import label_prior
+from hf_fsl.zero_shot.templates import label_words
 
 DIRICHLET = 2.0
 """Concentration of unbalanced queries (Veilleux et al. 2021, arXiv:2106.11984)."""
@@ -179,7 +180,7 @@ def _encoded(config: FewShotRecipeConfig, pools: Pools, backbone: Backbone, acce
         examples = pools.support.inputs if pools.same else [*pools.support.inputs, *pools.query.inputs]
         rows = np.random.default_rng(config.episodes.seed).permutation(len(pools.base))[:_CENTRED_ON]
         base = [pools.base.inputs[row] for row in np.sort(rows)]
-        words = {name: text for name, text in asked.label_texts.items() if name in pools.names}
+        words = label_words(pools.names, asked.label_texts)
         value = [
             Encoded(
                 backbone.encode(examples, progress=True),

@@ -22,6 +22,7 @@ from hf_fsl.reporting import measure, measured_cost, prediction_table, write_tab
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Modality, Task
 from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs
+from hf_fsl.zero_shot.templates import label_words
 
 _SHOWN = 3
 """Examples for the card."""
@@ -32,12 +33,12 @@ def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelera
 
     def run(inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         rows = np.array_split(np.arange(len(inputs)), accelerator.num_processes)[accelerator.process_index]
-        own = {name: words for name, words in config.label_descriptions.items() if name in labels}
         part = np.empty((0, len(labels)))
         if len(rows):
             part = evidence(
                 [inputs[row] for row in rows], list(labels), hypothesis_template=list(templates),
-                label_descriptions=own, progress=accelerator.is_main_process,
+                label_descriptions=label_words(labels, config.label_descriptions),
+                progress=accelerator.is_main_process,
             )  # fmt: skip
         return np.concatenate(gather_object([part]))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_fsl.errors import UserError
+
+_WORDS = re.compile("[A-Z][a-z]+")
+_CAMEL_CASE = re.compile("([A-Z][a-z]+){2,}")
 
 
 class ZeroShotError(UserError, ValueError):
@@ -60,6 +64,17 @@ def as_templates(templates: Any) -> list[str]:
                 f"A template has one place {{}} for the label, such as 'This is about {{}}.', got {template!r}."
             )
     return given
+
+
+def label_words(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    """What the recipes put into the templates for each class: the words given for it, else its name as one would say
+    it, "card payment fee charged" for "card_payment_fee_charged" and "annual crop" for "AnnualCrop"."""
+    return {name: given.get(name) or _said(name) for name in names}
+
+
+def _said(name: str) -> str:
+    spaced = " ".join(name.replace("_", " ").split())
+    return " ".join(_WORDS.findall(spaced)).lower() if _CAMEL_CASE.fullmatch(spaced) else spaced or name
 
 
 def fill_templates(
