@@ -18,6 +18,7 @@ from hf_fsl.resources import recipes_folder
 MODEL = "demo/supersense-minilm-lora"
 SEARCHED = "demo/supersense-searched-adapter"
 FEW_SHOT_MODEL = "demo/supersense-8-shot"
+NLI = "hf-fsl/minilm-wordnet-nli"
 IMAGE_TEXT = "hf-fsl/emoji-image-text"
 KINDS = "bird,fruit,heart,vehicle on the ground"
 LABELS = "animal,feeling,food,time"
@@ -98,7 +99,9 @@ def _demo(options: argparse.Namespace) -> int:
 
         _say(f"1. A Hub on this machine: {endpoint}. Put into it:")
         seed(endpoint, token="demo", recipes=recipes_folder(), log=lambda line: print(f"   {line}"))
-        _say(f"2. No labels: the nearest label name by {MINILM}")
+        _say(f"2. No labels: the label that a text entails, by {NLI}")
+        run(*_PREDICT, NLI, "--labels", LABELS, "--template", "This is about {}.", *SENTENCES)
+        _say(f"   The nearest label name by {MINILM}")
         run(*_PREDICT, MINILM, "--labels", LABELS, "--template", "{}", *SENTENCES)
         pictures = folder / "pictures"
         pictures.mkdir()
