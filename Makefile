@@ -49,6 +49,8 @@ benchmarks: install
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/episodes.py
+	$(BIN)/python benchmarks/zero_shot_text.py
+	$(BIN)/python benchmarks/zero_shot_image.py
 
 clean:
 	rm -rf $(VENV) outputs .demo build dist

@@ -1,7 +1,8 @@
 """Zero-shot text classification against transformers' pipeline: time, padding, and what the faster options cost.
 
-    python recipes/fine_tune.py --config recipes/configs/fine_tune/wordnet_nli.yaml   # the model, once
     python benchmarks/zero_shot_text.py [--model outputs/wordnet-nli/bundle] [--texts 100] [--labels 8 16 64]
+
+The model is the NLI model that comes along (recipes/backbones), or one given.
 
 Time: texts of mixed length with 8, 16 and 64 labels; the stock pipeline at its default and at its best batch size, our
 pipeline, and the floor: the bare forward passes of the stock model over the same pairs, padded and sorted by length,
@@ -29,12 +30,15 @@ from encode import mixed_texts
 from transformers import pipeline
 
 from hf_fsl.backbones.batching import token_budget
-from hf_fsl.hub.seed import minilm_folder
+from hf_fsl.hub.overlay import whole_model
+from hf_fsl.hub.seed import MINILM, minilm_folder
 from hf_fsl.metrics import paired_difference
 from hf_fsl.pipelines import ZeroShotTextPipeline
 from hf_fsl.zero_shot.pairs import PairEncoder
 
-DATA = Path(__file__).parents[1] / "recipes" / "data" / "wordnet_nli" / "data"
+RECIPES = Path(__file__).parents[1] / "recipes"
+NLI = RECIPES / "backbones" / "minilm-wordnet-nli"
+DATA = RECIPES / "data" / "wordnet_nli" / "data"
 TEMPLATE = "This is a kind of {}."
 PREFIX = re.compile(
     "^(This is about|This is a kind of|This describes a type of|The topic is|This definition is of|It is) "
@@ -42,7 +46,7 @@ PREFIX = re.compile(
 """What the hypotheses of the data set say before the class."""
 STOCK_BATCHES = (8, 16, 32, 64)
 SHORTLIST, TAUGHT_BY, LABELS = 8, 200, 64
-SUPERSENSE = DATA.parents[1] / "supersense"
+SUPERSENSE = RECIPES / "data" / "supersense"
 
 
 def entailed(split: str) -> list[tuple[str, str]]:
@@ -158,8 +162,6 @@ def measure_quality(pipes: dict[str, Any], count: int) -> dict[str, Any]:
 
 def main(model: str, count: int, sizes: list[int], rounds: int, quality: int) -> None:
     """What is not asked for (no sizes, no texts for quality) stays as an earlier run left it."""
-    if not Path(model).is_dir():
-        raise SystemExit(f"There is no NLI model at {model}. Train it: see the head of {Path(__file__).name}.")
     common: dict[str, Any] = {"model": model, "device": "cpu"}
     stock = pipeline("zero-shot-classification", **common)
     common |= {"pipeline_class": ZeroShotTextPipeline, "shortlist_model": str(minilm_folder())}
@@ -178,10 +180,13 @@ def main(model: str, count: int, sizes: list[int], rounds: int, quality: int) ->
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="outputs/wordnet-nli/bundle")
+    parser.add_argument("--model", type=Path, default=NLI)
     parser.add_argument("--texts", type=int, default=100)
     parser.add_argument("--labels", type=int, nargs="*", default=[8, 16, 64])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quality-texts", type=int, default=1200)
     options = parser.parse_args()
-    main(options.model, options.texts, options.labels, options.rounds, options.quality_texts)
+    if not options.model.is_dir():
+        parser.error(f"--model is the folder of an NLI model; there is none at {options.model}.")
+    with whole_model(options.model, minilm_folder(), MINILM) as folder:
+        main(str(folder), options.texts, options.labels, options.rounds, options.quality_texts)
