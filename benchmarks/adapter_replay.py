@@ -19,7 +19,7 @@ from adapter_runs import RUNGS, Row, best_rung
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 
-from hf_fsl.search.pareto import crowding_distances, front, hypervolume, non_dominated_ranks, spread
+from hf_fsl.search.pareto import crowding_distances, front, hypervolume, most_hypervolume, non_dominated_ranks
 from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import distributions, parameters_of
@@ -96,11 +96,12 @@ class Replay:
         return course
 
     def finalists(self, tried: Sequence[int]) -> list[int]:
-        """Of what was trained to the end, a few of the front on validation that span its sizes."""
+        """Of what was trained to the end, those of the front on validation that together dominate most there."""
         if not tried:
             return []
-        best = [tried[int(index)] for index in front(self._values(tried))]
-        return [best[i] for i in spread([self.table[entry].parameters for entry in best], self.members)]
+        values = self._values(tried)
+        order = front(values)
+        return [tried[order[i]] for i in most_hypervolume(values[order], self.reference, self.members)]
 
     def random(self, budget: int) -> list[Visit]:
         """Configurations in random order."""

@@ -117,7 +117,7 @@ class FinishConfig:
     """How the best of what was found is trained again, compared and chosen."""
 
     members: int = 5
-    """Architectures of the front, spread over its sizes."""
+    """Architectures of the front: those that together dominate most of what the search found."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     learning_rate_factors: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """The learning rate of each is tuned again on validation, among these multiples of its own."""

@@ -72,6 +72,37 @@ def _volume(points: np.ndarray, reference: np.ndarray) -> float:
     return float(sum(slices))
 
 
+def most_hypervolume(values: np.ndarray, reference: Sequence[float], count: int) -> list[int]:
+    """Up to ``count`` positions of a front, the last among them, that together dominate the most.
+
+    Exact in O(count · N²), by dynamic programming from the last: what a point adds to those behind it depends on the
+    next one alone (Auger et al. 2009, "Theory of the hypervolume indicator").
+
+    Args:
+        values: ``(N, 2)``, a front as :func:`front` orders it: by ascending second value, so that the last has the
+            best first one.
+        reference: of the hypervolume; points not below it are left out, except where all are: then the last remains.
+    """
+    values, (worst, end) = np.asarray(values, dtype=float), reference
+    inside = [i for i, (first, second) in enumerate(values) if first < worst and second < end]
+    if not inside:
+        return [len(values) - 1][: len(values)]
+    heights, places = worst - values[inside, 0], values[inside, 1]
+    gains = heights[:, None] * (places[None] - places[:, None])
+    gains[np.tril_indices(len(inside))] = -np.inf
+    best = np.full(len(inside), -np.inf)
+    best[-1] = heights[-1] * (end - places[-1])
+    routes = [[[], best]]  # type: ignore[var-annotated]
+    for _ in range(min(count, len(inside)) - 1):
+        reached = gains + routes[-1][1]
+        routes.append([reached.argmax(1), reached.max(1)])
+    start = int(np.argmax([totals.max() for _, totals in routes]))
+    chosen = [int(routes[start][1].argmax())]
+    for following, _ in routes[start:0:-1]:
+        chosen.append(int(following[chosen[-1]]))
+    return [inside[i] for i in chosen]
+
+
 def spread(sizes: Sequence[float], count: int) -> list[int]:
     """``count`` positions of an ascending list, the ends among them, evenly spread over the logarithm of its values.
 

@@ -20,7 +20,7 @@ from hf_fsl.files import replaced, write_text
 from hf_fsl.metrics import MetricError
 from hf_fsl.reporting import SeedOutcome
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.pareto import spread
+from hf_fsl.search.pareto import most_hypervolume, spread
 from hf_fsl.search.report.record import TrialRow
 from hf_fsl.search.sameness import require_same
 from hf_fsl.search.space import GROUPS, Architecture, Sites, to_adapter_config, trainable_parameters
@@ -98,14 +98,17 @@ class Finish:
             write_examples(splits, folder / "few_shot")
         accelerator.wait_for_everyone()
 
-    def run(self, front: Sequence[TrialRow]) -> list[Member]:
-        """The members of a front that span its sizes, and the baselines, without those that diverge at every rate.
+    def run(self, front: Sequence[TrialRow], reference: Sequence[float]) -> list[Member]:
+        """Members of a front, those that dominate most, and the baselines, but for what diverges at every rate.
+
+        Args:
+            front: smallest first.
+            reference: of the hypervolume: the first objective, minimised, and log10 of the parameters.
 
         Raises:
             SearchError: all do.
         """
-        settings = self.config.finish
-        rows = [front[i] for i in spread([row.parameters for row in front], settings.members)]
+        rows = [front[i] for i in self._finalists(front, reference)]
         members = []
         for number, row in enumerate(rows, start=1):
             architecture = Architecture.from_dict(row.architecture)
@@ -121,6 +124,13 @@ class Finish:
                 "space.learning_rate or finish.learning_rate_factors."
             )
         return found
+
+    def _finalists(self, front: Sequence[TrialRow], reference: Sequence[float]) -> list[int]:
+        sizes, members = [row.parameters for row in front], self.config.finish.members
+        if self.config.search.objectives[1:] != ["parameters"]:  # a front in other planes than the hypervolume's
+            return spread(sizes, members)
+        losses = [minimised(self.objective, row.values[self.objective]) for row in front]
+        return most_hypervolume(np.column_stack([losses, np.log10(np.maximum(sizes, 1))]), reference, members)
 
     def published(self, member: Member) -> FineTuned:
         """The model of a member's best seed, out of its checkpoint."""

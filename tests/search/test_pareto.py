@@ -7,7 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from hf_fsl.search.pareto import crowding_distances, front, hypervolume, non_dominated_ranks, spread
+from hf_fsl.search.pareto import (
+    crowding_distances,
+    front,
+    hypervolume,
+    most_hypervolume,
+    non_dominated_ranks,
+    spread,
+)
 
 
 def dominates(a, b):
@@ -45,6 +52,24 @@ def test_spread_holds_the_ends_and_is_even_in_the_logarithm():
     assert spread([1, 10, 11, 12, 100, 1000], 4) == [0, 3, 4, 5]
     assert spread([5, 6], 4) == [0, 1]
     assert spread([1, 10, 100], 1) == [2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_members_of_most_hypervolume_are_those_of_all_subsets_that_hold_the_last(seed):
+    values = np.random.default_rng(seed).random((30, 2))
+    values, reference = values[front(values)], (0.9, 0.8)
+    inside = [i for i, point in enumerate(values) if (point < reference).all()]
+    for count in (1, 2, 3, 5):
+        found = most_hypervolume(values, reference, count)
+        subsets = itertools.combinations(inside[:-1], min(count, len(inside)) - 1)
+        best = max(hypervolume(values[[*subset, inside[-1]]], reference) for subset in subsets)
+        assert found == sorted(set(found)) and len(found) <= count and found[-1] == inside[-1]
+        assert hypervolume(values[found], reference) == pytest.approx(best)
+
+
+def test_a_front_worse_than_the_reference_gives_its_best_member():
+    assert most_hypervolume(np.array([[3.0, 1.0], [2.5, 2.0]]), (2.0, 4.0), 3) == [1]
+    assert most_hypervolume(np.empty((0, 2)), (2.0, 4.0), 3) == []
 
 
 def test_hypervolume_of_three_objectives_by_inclusion_and_exclusion():

@@ -57,7 +57,7 @@ class Run:
         self.report = search(self.config, space, self.trial, self.splits, lambda line: None)
         self.said = []
         self.finish = Finish(self.config, self.trial, self.splits, self.accelerator, folder, self.said.append)
-        self.members = self.finish.run(self.report.front)
+        self.members = self.finish.run(self.report.front, self.report.hypervolume["reference"])
         self.chosen = complete(self.report, self.members, self.splits, self.trial.sites, self.config)
 
 
@@ -93,7 +93,7 @@ def test_what_was_trained_is_not_trained_again(learnable, monkeypatch):
         return progress
 
     monkeypatch.setitem(retraining.fine_tune_seed.__globals__, "train", counting)
-    again = learnable.finish.run(learnable.report.front)
+    again = learnable.finish.run(learnable.report.front, learnable.report.hypervolume["reference"])
     for first, second in zip(learnable.members, again, strict=True):
         assert first.validation("loss") == second.validation("loss")
         assert [o.record.wall_seconds for o in second.outcomes] == pytest.approx(
@@ -171,12 +171,12 @@ NAN = MetricError("The logits of 3 of 90 examples are NaN, the first of example 
 def test_a_seed_that_diverges_falls_back_to_the_next_best_rate(error, finish, learnable):
     diverging = {(1, 5e-3): error}
     made, trained, said = finish(diverging)
-    (member,) = made.run(learnable.report.front[:1])
+    (member,) = made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     assert member.config.training.learning_rate == 1e-2 and not made.diverged
     assert trained == [(0, 5e-3), (1, 5e-3), (0, 1e-2), (1, 1e-2)]
     assert "a seed diverged at learning rate 0.005; the next best is taken" in said[0]
     made, trained, _ = finish(diverging)  # started again, it is not tried again
-    made.run(learnable.report.front[:1])
+    made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     assert trained == [(0, 1e-2), (1, 1e-2)]
 
 
@@ -184,22 +184,22 @@ def test_what_diverges_at_every_rate_is_left_out_and_said(finish, learnable):
     error = FloatingPointError("loss is nan")
     made, *_ = finish({(0, rate): error for rate in (5e-3, 1e-2)}, untuned=[2e-2])
     with pytest.raises(SearchError, match="All of front-1 cannot be trained at any learning rate"):
-        made.run(learnable.report.front[:1])
+        made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     assert made.diverged == {"front-1": "loss is nan"}
     made, *_ = finish({}, untuned=[5e-3, 1e-2, 2e-2], slow=True)
     made.known.clear()
     with pytest.raises(SearchError, match="cannot be trained at any"):
-        made.run(learnable.report.front[:1])
+        made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     assert "slower than search.max_latency" in made.diverged["front-1"]
     made, *_ = finish({(0, 5e-3): MetricError("no such metric")})
     (made.folder / "tuning.json").unlink()
     made.known.clear()
     with pytest.raises(MetricError, match="no such metric"):
-        made.run(learnable.report.front[:1])
+        made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
 
 
 def test_what_was_tuned_for_another_search_is_not_taken(finish, learnable):
     made, *_ = finish({}, about={"data set": "tiny"})
-    made.run(learnable.report.front[:1])
+    made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     with pytest.raises(SearchError, match='What was tuned in .* differs in data set:\n.*"tiny" there, "other" here'):
         finish({}, about={"data set": "other"})
