@@ -41,8 +41,8 @@ from common import RESULTS, write_result
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.metrics import seeds_interval
 from hf_fsl.search.nas import search_members
-from hf_fsl.search.pareto import spread
-from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters
+from hf_fsl.search.pareto import front, most_hypervolume, spread
+from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters, with_even_steps
 from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
 from hf_fsl.training import make_accelerator
 
@@ -130,11 +130,23 @@ def by_gradient(bench: Bench, space: SearchSpace, options: argparse.Namespace) -
     return {"front": [member.to_dict() for member in family], **meter.to_dict()}
 
 
-def finished(bench: Bench, search: Row, seed: int, count: int) -> tuple[list[Row], float, float]:
-    """Members that span a front, trained again; token-FLOPs and gradient steps of all, the search included."""
+def finished(
+    bench: Bench, space: SearchSpace, search: Row, seed: int, count: int, reference: tuple[float, float]
+) -> tuple[list[Row], float, float]:
+    """Members that dominate most on validation, trained again; token-FLOPs and gradient steps, the search included.
+
+    Where nothing was validated, their sizes are spread.
+    """
     members = [Architecture.from_dict(values) for values in search["front"]]
     sizes = [trainable_parameters(member, bench.sites) for member in members]
-    rows = [bench.run(members[place], FINAL + seed) for place in spread(sizes, count)]
+    if "validation_losses" in search:
+        points = np.column_stack([search["validation_losses"], np.log10(sizes)])
+        order = front(points)
+        places = order[most_hypervolume(points[order], reference, count)].tolist()
+    else:
+        places = spread(sizes, count)
+    finalists = [with_even_steps(members[place], bench.sites, space.config.scaling) for place in places]
+    rows = [bench.run(finalist, FINAL + seed) for finalist in finalists]
     ends = [row["rungs"][-1] for row in rows]
     flops = search["token_flops"] + sum(end["token_flops"] for end in ends)
     return rows, flops, search["gradient_steps"] + sum(end["gradient_steps"] for end in ends)
@@ -173,7 +185,7 @@ def searches(
     for seed in range(options.searches):
         for method in ("supernet", "gradient only"):
             search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
-            rows, flops, steps = finished(bench, search, seed, options.finalists)
+            rows, flops, steps = finished(bench, space, search, seed, options.finalists, reference)
             volume = test_hypervolume(rows, reference)
             point = Point(0, flops, steps, search["token_flops"], search["gradient_steps"], volume)
             courses.setdefault(method, []).append([point])
@@ -220,9 +232,11 @@ def over_supports(options: argparse.Namespace, sizes: Sizes, runs: Runs, acceler
     for support in range(1, options.supports + 1):
         bench = Bench(sizes, support, runs, accelerator)
         base, _ = tuned(bench, uniform(bench, 8, options.steps), options.rates, 0, "architecture")
-        search = by_supernet(bench, make_space(bench, options, base["parameters"] // 4), options, support)
+        space = make_space(bench, options, base["parameters"] // 4)
+        search = by_supernet(bench, space, options, support)
         # The largest of a front has its lowest loss.
-        member, _ = tuned(bench, Architecture.from_dict(search["front"][-1]), options.rates, 0, "architecture")
+        chosen = with_even_steps(Architecture.from_dict(search["front"][-1]), bench.sites, space.config.scaling)
+        member, _ = tuned(bench, chosen, options.rates, 0, "architecture")
         accuracies = [best_rung(row)["test_accuracy"] for row in (member, base)]
         ours.append(accuracies[0])
         theirs.append(accuracies[1])

@@ -25,7 +25,7 @@ from hf_fsl.search.few_shot import examples_fingerprint
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.report import AuditRow, SearchReport, build_report, figures
 from hf_fsl.search.retraining import Member
-from hf_fsl.search.space import Architecture, SearchSpace
+from hf_fsl.search.space import Architecture, SearchSpace, with_even_steps
 from hf_fsl.search.study import identity, run_study
 from hf_fsl.search.supernet_search import search_by_supernet
 from hf_fsl.search.trial import AdapterTrial
@@ -70,7 +70,7 @@ def search(
                 before=(spent[0] - sum(t.token_flops for t in found.tried),
                         spent[1] - sum(t.seconds for t in found.tried)),
             )  # fmt: skip
-        start = [_nearest(score.architecture, space) for score in found.front]
+        start = [_retrainable(score.architecture, space) for score in found.front]
     tried = run_study(
         space,
         trial,
@@ -101,15 +101,15 @@ def audit_row(audit: Audit) -> AuditRow:
     )
 
 
-def _nearest(architecture: Architecture, space: SearchSpace) -> Architecture:
-    """A supernet's member with the training choices of the space: its own may not be among them."""
+def _retrainable(architecture: Architecture, space: SearchSpace) -> Architecture:
+    """A supernet's member with the training choices of the space, which its own may not be among, for its size."""
     config = space.config
-    choices = {name: getattr(config, name) for name in ("scaling", "dropout", "learning_rate", "steps")}
+    choices = {name: getattr(config, name) for name in ("dropout", "learning_rate", "steps")}
     kept = {
         name: min(values, key=lambda value: abs(value - getattr(architecture, name)))
         for name, values in choices.items()
     }
-    return architecture.replace(**kept)
+    return with_even_steps(architecture.replace(**kept), space.sites, config.scaling)
 
 
 def study_identity(

@@ -10,7 +10,7 @@ import pytest
 
 from hf_fsl.config import ConfigError
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.space import GROUPS, Architecture, SearchSpace, adapter_parameters
+from hf_fsl.search.space import GROUPS, Architecture, SearchSpace, adapter_parameters, with_even_steps
 
 ALL = ["lora", "rslora", "dora", "ia3", "ln_tuning", "vera", "none"]
 
@@ -119,6 +119,20 @@ def test_equal_adapters_are_equal_architectures():
     assert Architecture("lora", ((1, 0, 0),), scaling=1) == Architecture("lora", ((1, 0, 0),), scaling=1.0)
     assert len({Architecture("lora", ((1, 0, 0),), 2), Architecture("lora", ((1, 0, 0),), 2.0)}) == 1
     assert Architecture("lora", ((1, 0, 0),)) != Architecture("rslora", ((1, 0, 0),))
+
+
+def test_scaling_falls_with_the_root_of_the_number_of_rank_one_parts(model_and_sites):
+    _, sites = model_and_sites("bert")
+    layers, scalings = len(sites.layers), [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
+    found = {
+        rank: with_even_steps(Architecture.uniform(rank, layers, scaling=3.0), sites, scalings) for rank in (2, 8, 32)
+    }
+    assert {rank: each.scaling for rank, each in found.items()} == {2: 2.0, 8: 1.0, 32: 0.5}
+    assert found[8].replace(scaling=3.0) == Architecture.uniform(8, layers, scaling=3.0)
+    small = Architecture("lora", ((1, 0, 0), *((0, 0, 0),) * (layers - 1)))
+    assert with_even_steps(small, sites, scalings).scaling == 8.0  # two of twelve sites, rank 1
+    none = Architecture.uniform(0, layers)
+    assert with_even_steps(none, sites, scalings) == none
 
 
 def test_architecture_survives_json():

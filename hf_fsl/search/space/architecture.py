@@ -19,6 +19,8 @@ Ranks = tuple[tuple[int, ...], ...]
 
 REFERENCE_RANK = 8
 """The rank at which rsLoRA's multiplier is ``scaling``; at rank r it is scaling · sqrt(8 / r)."""
+EVEN_SCALING = 2.0
+"""Of an adapter of rank 2 everywhere, in :func:`with_even_steps`."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,20 @@ def adapter_parameters(architecture: Architecture, sites: Sites) -> int:
         for site in adapted_sites(architecture, sites)
         if (rank := architecture.rank_of(site))
     )
+
+
+def with_even_steps(architecture: Architecture, sites: Sites, scalings: Sequence[float]) -> Architecture:
+    """With the scaling, of those there are, at which an optimiser step moves the model as far whatever the ranks.
+
+    A step of Adam is as long for one rank-one part as for another, and R of them, pulling each its own way, move the
+    model √R times as far. So the scaling falls as 1/√R, as rsLoRA's does within a layer (Kalajdzievski 2023,
+    arXiv:2312.03732), and is ``EVEN_SCALING`` where R is that of rank 2 at every site.
+    """
+    parts = sum(map(architecture.rank_of, sites.sites))
+    if not parts:
+        return architecture
+    wanted = EVEN_SCALING * math.sqrt(2 * len(sites.sites) / parts)
+    return architecture.replace(scaling=min(scalings, key=lambda scaling: abs(math.log(scaling / wanted))))
 
 
 def trainable_parameters(architecture: Architecture, sites: Sites) -> int:
