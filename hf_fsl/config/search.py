@@ -11,7 +11,7 @@ from hf_fsl.config.sections import DataConfig, EvaluationConfig, HubConfig, Mode
 from hf_fsl.config.supernet import SupernetConfig
 
 Sampler = Literal["random", "tpe", "nsga2"]
-Strategy = Literal["general", "supernet"]
+Strategy = Literal["general", "supernet", "gradient"]
 
 COSTS = ("parameters", "latency", "merged_latency", "token_flops", "seconds")
 """Objectives that are not metrics; all are minimised."""
@@ -152,7 +152,8 @@ class AdapterSearchConfig:
     space: SearchSpaceConfig = SearchSpaceConfig()
     strategy: Strategy = "general"
     """``general``: every architecture is trained; ``supernet``: LoRA only, one training from which all are cut, and
-    the general path from the best of them where an audit finds that its ranking is no good."""
+    the general path from the best of them where an audit finds that its ranking is no good; ``gradient``: LoRA only,
+    ``search.trials`` sizes, each with its ranks where one gradient pass says that they gain most."""
     supernet: SupernetConfig = SupernetConfig()
     """Used with ``strategy: supernet``."""
     search: StudyConfig = StudyConfig()
@@ -175,6 +176,8 @@ class AdapterSearchConfig:
         foreign = sorted(set(self.space.methods) - {"lora", "none"})
         if self.strategy == "supernet" and foreign:
             yield f"strategy: a supernet is of nested LoRA; {', '.join(foreign)} need strategy: general"
+        if self.strategy == "gradient" and "lora" not in self.space.methods:
+            yield f"strategy: gradient ranks the sites of LoRA, which is not among space.methods {self.space.methods}"
         if self.strategy == "supernet" and self.space.loss != ["cross_entropy"]:
             yield f"space.loss: a supernet trains with cross_entropy; {self.space.loss} needs strategy: general"
         inherited = ["loss", "parameters", "latency"]

@@ -22,10 +22,11 @@ from hf_fsl.resources import portable
 from hf_fsl.search.audit import Audit
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.few_shot import examples_fingerprint
+from hf_fsl.search.gradient_search import gradient_family, retrainable
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.report import AuditRow, SearchReport, build_report, figures
 from hf_fsl.search.retraining import Member
-from hf_fsl.search.space import Architecture, SearchSpace, with_even_steps
+from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.study import identity, run_study
 from hf_fsl.search.supernet_search import search_by_supernet
 from hf_fsl.search.trial import AdapterTrial
@@ -40,7 +41,7 @@ def search(
     """Searches as the config says, and reports. Every process of the launch calls it.
 
     Strategy ``supernet``: where the audit trusts the ranking of inherited weights, that is the search; else its front
-    is where the study of the general path starts.
+    is where the study of the general path starts. Strategy ``gradient``: the study is of the sizes of one family.
 
     Raises:
         StudyMismatch, StorageAway, SearchError: see :func:`hf_fsl.search.study.run_study`.
@@ -51,6 +52,11 @@ def search(
     audited: AuditRow | None = None
     start: list[Architecture] = []
     spent = (0.0, 0.0)
+    study, sampler = config.search, config.search.sampler
+    if config.strategy == "gradient":
+        family, spent = gradient_family(config, space, trial)
+        start = [family[i] for i in spread([space.parameters(each) for each in family], study.trials)]
+        study, sampler = dataclasses.replace(study, trials=len(start), startup=len(start)), "one gradient pass"
     if config.strategy == "supernet":
         recorded = {key: known["latency"] for key, known in trial.recorded.items() if "latency" in known}
         waiting = "Another worker trains the supernet of this search; waiting for what it keeps."
@@ -70,22 +76,22 @@ def search(
                 before=(spent[0] - sum(t.token_flops for t in found.tried),
                         spent[1] - sum(t.seconds for t in found.tried)),
             )  # fmt: skip
-        start = [_retrainable(score.architecture, space) for score in found.front]
+        start = [retrainable(score.architecture, space) for score in found.front]
     tried = run_study(
         space,
         trial,
-        config.search,
+        study,
         name=name,
         folder=folder,
         identity=about,
         accelerator=trial.accelerator,
-        first=[start[i] for i in spread([space.parameters(each) for each in start], config.search.startup)],
+        first=[start[i] for i in spread([space.parameters(each) for each in start], study.startup)],
         say=say,
         progress=True,
     )
     return build_report(
-        tried, space, config.search.objectives, **shown, strategy="general", sampler=config.search.sampler,
-        audit=audited, before=spent,
+        tried, space, config.search.objectives, **shown, sampler=sampler, audit=audited, before=spent,
+        strategy="gradient" if config.strategy == "gradient" else "general",
     )  # fmt: skip
 
 
@@ -99,17 +105,6 @@ def audit_row(audit: Audit) -> AuditRow:
         supernet_trusted=bool(audit.supernet_trusted),
         verdict=audit.verdict,
     )
-
-
-def _retrainable(architecture: Architecture, space: SearchSpace) -> Architecture:
-    """A supernet's member with the training choices of the space, which its own may not be among, for its size."""
-    config = space.config
-    choices = {name: getattr(config, name) for name in ("dropout", "learning_rate", "steps")}
-    kept = {
-        name: min(values, key=lambda value: abs(value - getattr(architecture, name)))
-        for name, values in choices.items()
-    }
-    return with_even_steps(architecture.replace(**kept), space.sites, config.scaling)
 
 
 def study_identity(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from search.few_texts import text_splits
@@ -48,14 +49,14 @@ def run(text_backbone, tmp_path, monkeypatch):
     trial = AdapterTrial(config.model, splits, config.few_shot, config.search, make_accelerator())
     space = SearchSpace(config.space, trial.sites)
 
-    def go(trusted):
+    def go(trusted=True, **changes):
         made = module.audit_row
 
         def said_so(audit):
             return dataclasses.replace(made(audit), supernet_trusted=trusted)
 
         monkeypatch.setattr(module, "audit_row", said_so)
-        return search(config, space, trial, splits, lambda line: None)
+        return search(dataclasses.replace(config, **changes), space, trial, splits, lambda line: None)
 
     return go
 
@@ -93,3 +94,24 @@ def test_budgets_that_a_supernet_does_not_keep_are_refused():
     for name in ("seconds", "token_flops", "max_latency"):
         assert f"search.{name}" in problems
     assert not list(AdapterSearchConfig(**settings, space=space, search=search).problems())
+
+
+def test_the_gradient_names_an_adapter_of_each_size_and_they_are_trained_alone(run):
+    report = run(strategy="gradient")
+    assert report.strategy == "gradient" and report.sampler == "one gradient pass" and report.audit is None
+    sizes = sorted(row.parameters for row in report.trials)
+    assert len(set(sizes)) == 3 and not any(row.stopped for row in report.trials)
+    tried = sorted((row.architecture for row in report.trials), key=lambda each: sum(map(sum, each["ranks"])))
+    for small, large in itertools.pairwise(tried):  # nested, and the larger with a scaling that is no larger
+        pairs = zip(sum(small["ranks"], []), sum(large["ranks"], []), strict=True)
+        assert all(low <= high for low, high in pairs) and small["scaling"] >= large["scaling"]
+    assert report.token_flops > sum(row.token_flops for row in report.trials)  # the pass
+    assert run(strategy="gradient").trials == report.trials  # done already: read, not run again
+
+
+def test_a_gradient_needs_lora_in_the_space():
+    config = AdapterSearchConfig(
+        data=DataConfig(path="tiny", text_column="text"), model=ModelConfig(model_name_or_path="tiny"),
+        space=SearchSpaceConfig(methods=["ia3", "none"]), strategy="gradient",
+    )  # fmt: skip
+    assert any("which is not among space.methods" in problem for problem in config.problems())
