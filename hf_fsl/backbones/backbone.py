@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from hf_fsl.backbones.batching import TokenBatch, token_batches, token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
@@ -18,6 +18,7 @@ from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.backbones.modules import EmbeddingModules, read_modules
 from hf_fsl.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
 from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
+from hf_fsl.backbones.tokenizer import WORDLESS, knows_words, load_tokenizer
 from hf_fsl.pictures import as_rgb
 
 IMAGES_PER_BATCH = 32
@@ -74,7 +75,8 @@ class Backbone:
             max_length: tokens a text may have; None: as the modules say, else as many as tokenizer and model allow.
 
         Raises:
-            BackboneError: the model cannot be loaded, or embeds through modules that are not supported.
+            BackboneError: the model cannot be loaded, has no tokenizer for its texts, or embeds through modules that
+                are not supported.
         """
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
@@ -82,7 +84,7 @@ class Backbone:
             model = load_encoder(model_name_or_path, dtype=dtype, **source)
             pixels = model.main_input_name == "pixel_values"
             vision, text = pixels or hasattr(config, "vision_config"), not pixels or hasattr(config, "text_config")
-            tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **source) if text else None
+            tokenizer = load_tokenizer(model_name_or_path, **source) if text else None
             images = AutoImageProcessor.from_pretrained(model_name_or_path, **source) if vision else None
         except (OSError, ValueError, KeyError) as error:
             raise BackboneError(f"{model_name_or_path} does not load as an encoder: {error}") from error
@@ -106,8 +108,14 @@ class Backbone:
 
     @classmethod
     def of_model(cls, model: Any, tokenizer: Any, image_processor: Any = None) -> Backbone:
-        """A loaded encoder; texts are pooled as the repository it came from says."""
+        """A loaded encoder; texts are pooled as the repository it came from says.
+
+        Raises:
+            BackboneError: the tokenizer knows no word, or the repository's modules are not supported.
+        """
         source = model.config._name_or_path
+        if tokenizer is not None and not knows_words(tokenizer):
+            raise BackboneError(f"{source or 'The model'} does not load as an encoder: {WORDLESS}")
         modules = (read_modules(source, None) if source and tokenizer is not None else None) or EmbeddingModules()
         for layer in modules.dense:
             layer.to(model.device, model.dtype)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.config import ModelConfig
 from hf_fsl.errors import UserError
 from hf_fsl.tasks import Task
@@ -98,10 +99,8 @@ def loaded_commit(model_name_or_path: str, revision: str | None) -> str | None:
 
 def load_processor(config: ModelConfig, task: Task) -> Any:
     """The tokenizer or image processor of the backbone."""
-    auto = AutoImageProcessor if task.modality == "image" else AutoTokenizer
-    return auto.from_pretrained(
-        config.model_name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    load = AutoImageProcessor.from_pretrained if task.modality == "image" else load_tokenizer
+    return load(config.model_name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code)
 
 
 def head_modules(model: PreTrainedModel, fresh: set[str]) -> tuple[str, ...]:

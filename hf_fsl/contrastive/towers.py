@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.config import AdapterConfig, DualEncoderConfig, TowerConfig
 from hf_fsl.config.contrastive import ContrastiveLossConfig
 from hf_fsl.contrastive.mean_pooling import with_mean_pooling
@@ -167,7 +168,7 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
 def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any]:
     try:
         model = AutoModel.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype))
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision)
+        tokenizer = load_tokenizer(name, revision=config.revision)
         images = AutoImageProcessor.from_pretrained(name, revision=config.revision)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f"model.model_name_or_path: {name} does not load as a dual encoder: {error}") from error
@@ -211,11 +212,11 @@ def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any, list[s
     try:
         settings = AutoConfig.from_pretrained(name, **source)
         part = {"image": "vision_config", "text": "text_config"}[kind]
-        processor: Any = AutoImageProcessor if kind == "image" else AutoTokenizer
+        prepare: Any = AutoImageProcessor.from_pretrained if kind == "image" else load_tokenizer
         if config.from_config:
-            return AutoModel.from_config(settings), processor.from_pretrained(name, **source), []
+            return AutoModel.from_config(settings), prepare(name, **source), []
         model, info = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), output_loading_info=True, **source)
-        prepares = processor.from_pretrained(name, **source)
+        prepares = prepare(name, **source)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
             f"model.{kind}.model_name_or_path: {name} (revision {config.revision or 'main'}) does not load as an "

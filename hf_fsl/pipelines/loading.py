@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import pipeline
 
+from hf_fsl.backbones.tokenizer import WORDLESS, knows_words
 from hf_fsl.config import ModelConfig
 from hf_fsl.zero_shot.templates import ZeroShotError
 
@@ -40,10 +41,6 @@ def load_pipeline(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ZeroShotError(f"{model.model_name_or_path} does not load for {task}: {error}") from error
     tokenizer = loaded.tokenizer
-    if tokenizer is not None and len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        # Where a repository has no tokenizer, transformers makes one up that knows no word.
-        raise ZeroShotError(
-            f"{model.model_name_or_path} does not load for {task}: it has no tokenizer, or one without words. "
-            "Save the model's tokenizer beside its weights."
-        )
+    if tokenizer is not None and not knows_words(tokenizer):
+        raise ZeroShotError(f"{model.model_name_or_path} does not load for {task}: {WORDLESS}")
     return loaded

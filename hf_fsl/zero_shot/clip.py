@@ -14,11 +14,12 @@ import transformers
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModel
 
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
 from hf_fsl.backbones.batching import token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
+from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.pictures import as_rgb
 from hf_fsl.zero_shot.class_token import class_token_only
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
@@ -82,7 +83,7 @@ class ImageTextScorer:
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             model = AutoModel.from_pretrained(model_name_or_path, dtype=dtype, **source)
-            tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **source)
+            tokenizer = load_tokenizer(model_name_or_path, **source)
             image_processor = AutoImageProcessor.from_pretrained(model_name_or_path, **source)
         except (OSError, ValueError, KeyError) as error:
             raise ZeroShotError(f"{model_name_or_path} does not load as an image-text model: {error}") from error

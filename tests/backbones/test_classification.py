@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-from hf_fsl.backbones import Backbone
+import pytest
+from transformers import AutoModel, AutoTokenizer
+
+from hf_fsl.backbones import Backbone, BackboneError
 from hf_fsl.backbones.classification import load_classifier
 from hf_fsl.config import ModelConfig
 from hf_fsl.tasks import Task
@@ -27,3 +30,18 @@ def test_the_commit_is_known_from_the_cache_and_a_folder_has_none(text_backbone,
     assert Backbone.from_pretrained("me/tiny").name == f"me/tiny@{commit}"
     snapshot = str(repo / "snapshots" / commit)
     assert load_classifier(ModelConfig(model_name_or_path=snapshot), TASK).commit == commit
+
+
+def test_a_repository_of_texts_without_its_tokenizer_is_refused(text_backbone, tmp_path):
+    shutil.copytree(text_backbone, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    made_up = AutoTokenizer.from_pretrained(tmp_path)  # transformers does not refuse: every word is unknown
+    assert set(made_up("the cat")["input_ids"]) <= set(made_up.all_special_ids)
+    message = "it has no tokenizer, or one without words. Save the model's tokenizer"
+    with pytest.raises(BackboneError, match=message):
+        Backbone.from_pretrained(str(tmp_path))
+    with pytest.raises(BackboneError, match=message):
+        Backbone.of_model(AutoModel.from_pretrained(tmp_path), made_up)
+    with pytest.raises(BackboneError, match=message):
+        load_classifier(ModelConfig(model_name_or_path=str(tmp_path)), TASK)

@@ -1,0 +1,29 @@
+"""The tokenizer of a repository, which must be one that was saved there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoTokenizer
+
+WORDLESS = "it has no tokenizer, or one without words. Save the model's tokenizer beside its weights."
+
+
+def load_tokenizer(model_name_or_path: str, **source: Any) -> Any:
+    """``AutoTokenizer.from_pretrained``.
+
+    Raises:
+        OSError, ValueError: there is none, or none that knows a word.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **source)
+    if not knows_words(tokenizer):
+        raise ValueError(WORDLESS)
+    return tokenizer
+
+
+def knows_words(tokenizer: Any) -> bool:
+    """Whether there is more in it than special tokens.
+
+    For a repository without tokenizer files transformers 5 makes a tokenizer up, to which every word is unknown.
+    """
+    return len(tokenizer) > len(set(tokenizer.all_special_ids))
