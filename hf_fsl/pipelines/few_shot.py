@@ -32,7 +32,7 @@ from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE
 from hf_fsl.zero_shot.label_cache import weights_state
 from hf_fsl.zero_shot.scores import question_of
-from hf_fsl.zero_shot.templates import as_templates
+from hf_fsl.zero_shot.templates import as_templates, require_candidates
 
 WINDOW = {"text": 1024, "image": 128}
 """Queries encoded at a time."""
@@ -146,6 +146,7 @@ class FewShotPipeline(Pipeline):
         owners = [label for label, rows in enumerate(examples) for _ in rows]
         check_owners(labels, owners, keys)
         template = hypothesis_template or ("{}" if isinstance(items[0], str) else IMAGE_TEMPLATE)
+        require_candidates(label_descriptions or (), labels)
         question = question_of(labels, as_templates(template), label_descriptions)
         if prior not in ("auto", None):
             raise FewShotError(f"prior: 'auto' or None, got {prior!r}.")

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from hf_fsl.zero_shot.scores import Question, question_of
-from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates
+from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates, require_candidates
 
 _END = object()
 
@@ -23,7 +23,8 @@ class Questions:
         default_template: where the settings have none.
 
     Raises:
-        ZeroShotError: labels or templates that cannot be used; label sets that are in memory are all looked at.
+        ZeroShotError: labels or templates that cannot be used, or a description of no candidate label; label sets
+            that are in memory are all looked at, and a description has to be of a label in one of them.
     """
 
     def __init__(self, settings: Mapping[str, Any], default_template: str) -> None:
@@ -37,11 +38,12 @@ class Questions:
             raise ZeroShotError("Zero-shot classification needs candidate_labels, got none.")
         if _is_one_set(labels):
             self.shared = self._question(labels)
+            require_candidates(self._descriptions or (), self.shared.labels)
             return
         self._count = len(labels) if isinstance(labels, Sized) else None
         if isinstance(labels, (list, tuple, np.ndarray)):
-            for own in labels:
-                as_labels(own)
+            known = dict.fromkeys(label for own in labels for label in as_labels(own))
+            require_candidates(self._descriptions or (), known)
         self._sets = _as_stream(labels) if self._count is None else each(labels)
 
     def of(self, texts: Any) -> Iterator[tuple[Any, Question]]:

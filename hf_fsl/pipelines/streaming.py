@@ -88,7 +88,8 @@ class StreamedZeroShot(Pipeline):
             length if the data set has one.
 
         Raises:
-            ZeroShotError: no labels, the same label twice, a template without a place, a shortlist of none: at once.
+            ZeroShotError: no labels, the same label twice, a description of no candidate label, a template without a
+                place, a shortlist of none: at once.
                 An empty text: when it is its turn.
         """
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens

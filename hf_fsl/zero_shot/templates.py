@@ -77,6 +77,19 @@ def _said(name: str) -> str:
     return " ".join(_WORDS.findall(spaced)).lower() if _CAMEL_CASE.fullmatch(spaced) else spaced or name
 
 
+def require_candidates(described: Iterable[str], labels: Iterable[str]) -> None:
+    """Raises:
+    ZeroShotError: a description of something that is not among the candidate labels.
+    """
+    labels = list(labels)
+    unknown = sorted(set(map(str, described)) - set(labels))
+    if unknown:
+        raise ZeroShotError(
+            f"Descriptions of {', '.join(unknown)}, but the candidate labels are {', '.join(labels)}. Take them out, "
+            "or name them as the labels are."
+        )
+
+
 def fill_templates(
     labels: Sequence[str], templates: Sequence[str], descriptions: Mapping[str, str] | None = None
 ) -> list[list[str]]:
@@ -89,8 +102,6 @@ def fill_templates(
         ZeroShotError: a description of something that is not among the labels.
     """
     descriptions = descriptions or {}
-    unknown = sorted(set(descriptions) - set(labels))
-    if unknown:
-        raise ZeroShotError(f"Descriptions of {', '.join(unknown)}, but the candidate labels are {', '.join(labels)}.")
+    require_candidates(descriptions, labels)
     words = [descriptions.get(label, label) for label in labels]
     return [[template.format(word) for word in words] for template in templates]

@@ -20,6 +20,7 @@ from hf_fsl.heads import HeadError, choose_head
 from hf_fsl.modeling import export_model
 from hf_fsl.pipelines import FewShotPipeline, few_shot
 from hf_fsl.pipelines.few_shot_support import FewShotError
+from hf_fsl.zero_shot import ZeroShotError
 
 TASK = "few-shot-classification"
 SUPPORT = {"weather": ["the rain", "the sun is red"], "animals": ["a cat sleeps", "the dog runs", "a big bird"]}
@@ -89,6 +90,8 @@ def test_label_names_are_heard_unless_they_are_not_to_be(pipe):
     described = {"label_descriptions": {"first": "cat", "second": "train"}}
     assert scores(pipe("very big", support=renamed, **described)) == scores(named)
     assert scores(pipe("very big", support=one_shot, hypothesis_template="a big {}")) != scores(named)
+    with pytest.raises(ZeroShotError, match="Descriptions of first, second, but the candidate labels are cat, train"):
+        pipe("very big", support=one_shot, **described)
 
 
 def scores(answer):
