@@ -50,7 +50,7 @@ VERIFIED = 16
 def main(config: AdapterSearchConfig) -> None:
     started = time.perf_counter()
     output = Path(config.output_dir)
-    accelerator = make_accelerator(config.few_shot.mixed_precision)
+    accelerator = make_accelerator(config.few_shot.mixed_precision, ddp_timeout=config.ddp_timeout)
     say = accelerator.print
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 

@@ -35,7 +35,9 @@ VERIFIED = 16
 def main(config: ContrastiveConfig) -> None:
     started = time.perf_counter()
     output = Path(config.output_dir)
-    accelerator = start_accelerator(config.training, output, config.recipe, to_dict(config))
+    accelerator = start_accelerator(
+        config.training, output, config.recipe, to_dict(config), ddp_timeout=config.ddp_timeout
+    )
     say = accelerator.print
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 

@@ -39,7 +39,7 @@ VERIFIED = 16
 def main(config: ZeroShotClipConfig) -> None:
     started = time.perf_counter()
     output, asked = Path(config.output_dir), config.zero_shot
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(ddp_timeout=config.ddp_timeout)
     say = accelerator.print
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 

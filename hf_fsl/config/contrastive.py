@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hf_fsl.config.sections import HubConfig, TrainingConfig, _at_least, _between
+from hf_fsl.config.sections import DDP_TIMEOUT, HubConfig, TrainingConfig, _at_least, _between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +211,11 @@ class ContrastiveConfig:
     hub: HubConfig = HubConfig()
     recipe: Literal["train_contrastive"] = "train_contrastive"
     output_dir: str = "outputs/train_contrastive"
+    ddp_timeout: float = DDP_TIMEOUT
+    """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "ddp_timeout")
         training = self.training
         known = ["accuracy"] * (self.data.class_column is not None) + ["retrieval_at_1", "retrieval_at_5", "loss"]
         if training.metric_for_best_model not in known:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_fsl.config.adaptation import AdaptationConfig
-from hf_fsl.config.sections import AdapterConfig, DataConfig, EvaluationConfig, HubConfig, ModelConfig
+from hf_fsl.config.sections import (
+    DDP_TIMEOUT,
+    AdapterConfig,
+    DataConfig,
+    EvaluationConfig,
+    HubConfig,
+    ModelConfig,
+    _at_least,
+)
 
 Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "prior", "named_lda", "cache"]
 Refinement = Literal["soft_k_means", "bd_cspn", "alpha_tim"]
@@ -116,8 +124,11 @@ class FewShotRecipeConfig:
     hub: HubConfig = HubConfig()
     recipe: Literal["few_shot"] = "few_shot"
     output_dir: str = "outputs/few_shot"
+    ddp_timeout: float = DDP_TIMEOUT
+    """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "ddp_timeout")
         if self.data.text_pair_column is not None or self.data.problem_type != "single_label_classification":
             yield "data: single texts or images with one label each"
         if self.classifier.adapt == "auto" and not self.classifier.folds:

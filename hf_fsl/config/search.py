@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_fsl.config.search_space import SearchSpaceConfig
-from hf_fsl.config.sections import DataConfig, EvaluationConfig, HubConfig, ModelConfig
+from hf_fsl.config.sections import DDP_TIMEOUT, DataConfig, EvaluationConfig, HubConfig, ModelConfig, _at_least
 from hf_fsl.config.supernet import SupernetConfig
 
 Sampler = Literal["random", "tpe", "nsga2"]
@@ -162,8 +162,11 @@ class AdapterSearchConfig:
     hub: HubConfig = HubConfig()
     recipe: Literal["search_adapters"] = "search_adapters"
     output_dir: str = "outputs/search_adapters"
+    ddp_timeout: float = DDP_TIMEOUT
+    """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "ddp_timeout")
         if self.data.problem_type != "single_label_classification":
             yield "data.problem_type: the search is for tasks with one label an example"
         metrics = self.evaluation.metrics_of(multi_label=False)

@@ -13,6 +13,9 @@ from typing import Literal
 
 Loss = Literal["cross_entropy", "supervised_contrastive", "prototypical"]
 
+DDP_TIMEOUT = 6 * 3600.0
+"""Long: one process evaluates, searches or publishes while the others wait, and a dead one ends the launch anyway."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -243,8 +246,11 @@ class FineTuneConfig:
     hub: HubConfig = HubConfig()
     recipe: Literal["fine_tune"] = "fine_tune"
     output_dir: str = "outputs/fine_tune"
+    ddp_timeout: float = DDP_TIMEOUT
+    """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "ddp_timeout")
         multi_label = self.data.problem_type == "multi_label_classification"
         metrics = self.evaluation.metrics_of(multi_label)
         if self.training.metric_for_best_model not in [*metrics, "loss"]:

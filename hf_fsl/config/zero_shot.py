@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hf_fsl.config.sections import DataConfig, EvaluationConfig, HubConfig, ModelConfig
+from hf_fsl.config.sections import DDP_TIMEOUT, DataConfig, EvaluationConfig, HubConfig, ModelConfig, _at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,11 @@ class ZeroShotNLIConfig:
     hub: HubConfig = HubConfig()
     recipe: Literal["zero_shot_nli"] = "zero_shot_nli"
     output_dir: str = "outputs/zero_shot_nli"
+    ddp_timeout: float = DDP_TIMEOUT
+    """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "ddp_timeout")
         single = self.data.problem_type == "single_label_classification"
         if self.zero_shot.shots and self.bi_encoder is None:
             yield "zero_shot.shots: needs bi_encoder, whose embeddings the labelled examples are compared by"
@@ -76,7 +79,10 @@ class ZeroShotClipConfig:
     hub: HubConfig = HubConfig()
     recipe: Literal["zero_shot_clip"] = "zero_shot_clip"
     output_dir: str = "outputs/zero_shot_clip"
+    ddp_timeout: float = DDP_TIMEOUT
+    """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        yield from _at_least(self, 1, "ddp_timeout")
         if self.data.image_column is None or self.data.problem_type != "single_label_classification":
             yield "data: images (image_column) with one label each"
