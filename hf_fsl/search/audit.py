@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,10 @@ from hf_fsl.search.sameness import require_same
 from hf_fsl.search.space import Architecture
 from hf_fsl.search.supernet import TrainedSupernet
 from hf_fsl.search.supernet.keeping import add_to, meter_values
+from hf_fsl.training.checkpoints import TrainingDiverged
+
+DIVERGED = -math.log(1e-6)
+"""Log-loss of each example for an anchor that diverged, as if it gave the right class no chance."""
 
 LEVEL = 0.05
 """Of every test below."""
@@ -224,14 +230,15 @@ def _anchor_losses(
         require_same("The audit", place, known.get("identity", {}), identity)
         add_to(trained.meter, known["meter"])
         return np.array(known["losses"])
-    meter = trained.meter.empty()
-    with meter.timed():
-        alone = train_alone(
+    meter, losses = trained.meter.empty(), np.full(len(data.validation), DIVERGED)
+    with meter.timed(), contextlib.suppress(TrainingDiverged):
+        losses = train_alone(
             model, data, trained.space.sites, architecture, config,
             seed=seed, folder=place / "checkpoints" if place is not None else None, meter=meter, about=about,
-        )  # fmt: skip
+        ).validation_losses  # fmt: skip
+    losses = np.nan_to_num(losses, nan=DIVERGED, posinf=DIVERGED)
     add_to(trained.meter, meter_values(meter))
     if place is not None:
-        known = {"identity": identity, "losses": alone.validation_losses.tolist(), "meter": meter_values(meter)}
+        known = {"identity": identity, "losses": losses.tolist(), "meter": meter_values(meter)}
         write_text(place / "losses.json", json.dumps(known) + "\n")
-    return alone.validation_losses
+    return losses

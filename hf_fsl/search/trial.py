@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from hf_fsl.adapters import attach_adapter, trained_in_full
 from hf_fsl.backbones.classification import load_classifier
 from hf_fsl.backbones.texts import longest_input
-from hf_fsl.config import ModelConfig, TrainingConfig
+from hf_fsl.config import ModelConfig, TrainingConfig, to_dict
 from hf_fsl.config.search import COSTS, ShotsConfig, StudyConfig
 from hf_fsl.data import Splits
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.metrics import OURS, bootstrap_interval, compute_metrics
 from hf_fsl.search.errors import SearchError
+from hf_fsl.search.few_shot import examples_fingerprint
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
+from hf_fsl.search.study.identity import fingerprint
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training import list_checkpoints, predict_logits, train
 from hf_fsl.training.checkpoints import TrainingDiverged
@@ -82,6 +84,11 @@ class AdapterTrial:
             EncodedSplit(split, splits.task, self.processor, limit, self.model.dtype)
             for split in (splits.train, splits.validation)
         )
+        self.about = fingerprint(
+            model.model_name_or_path, self.commit, limit, to_dict(few_shot),
+            examples_fingerprint(splits.train), examples_fingerprint(splits.validation),
+        )  # fmt: skip
+        """Stands for what is trained, and on what: checkpoints of anything else are refused."""
         assert self.validation.labels is not None
         self.labels = self.validation.labels.numpy()
         self.metrics = [name for name in dict.fromkeys([*search.objectives, "loss", "accuracy"]) if name not in COSTS]
@@ -143,7 +150,7 @@ class AdapterTrial:
                 seed=self.seed,
                 folder=context.folder,
                 head=self.head,
-                identity={"architecture": architecture.key, "seed": self.seed},
+                identity={"architecture": architecture.key, "seed": self.seed, "model and examples": self.about},
                 progress_bar=False,
             )  # fmt: skip
         finally:

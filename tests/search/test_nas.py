@@ -11,7 +11,7 @@ from planted import PlantedModel, planted_split
 
 from hf_fsl.search.alone import predict, renew_head, train_alone
 from hf_fsl.search.anchors import Anchors, choose_anchors
-from hf_fsl.search.audit import audit, conclude, constant_losses
+from hf_fsl.search.audit import DIVERGED, audit, conclude, constant_losses
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.nas import MemberScore, front_of, objectives, search_members
@@ -19,6 +19,7 @@ from hf_fsl.search.space import Architecture, SearchSpace, find_sites
 from hf_fsl.search.study.group import Group
 from hf_fsl.search.supernet import SupernetConfig, train_supernet
 from hf_fsl.search.supernet_search import search_by_supernet, supernet_latency
+from hf_fsl.training.checkpoints import TrainingDiverged
 
 CONFIG = SupernetConfig(
     max_steps=100, learning_rate=5e-2, per_device_train_batch_size=32, scaling=1.0, early_stopping_patience=None
@@ -120,6 +121,24 @@ def test_audit_of_the_planted_task_says_that_architecture_matters(planted):
     assert result.tau_supernet > 0.4 and result.tau_repeated > 0.5
     assert result.verdict.startswith("Architecture matters more than noise")
     assert trained.meter.by_phase["audit"] > 0
+
+
+def test_an_anchor_that_diverges_is_the_worst_of_its_size_not_the_end(planted, monkeypatch, tmp_path):
+    model, data, _, trained = planted
+    lost = choose_anchors(trained, 1, 3, 0).architectures[0]
+
+    def train_or_diverge(model, data, sites, architecture, *rest, **options):
+        if architecture == lost:
+            raise TrainingDiverged("The loss is not finite.")
+        return train_alone(model, data, sites, architecture, *rest, **options)
+
+    short = dataclasses.replace(QUICK, max_steps=20)
+    monkeypatch.setattr("hf_fsl.search.audit.train_alone", train_or_diverge)
+    result = audit(model, data, trained, short, strata=1, per_stratum=3, folder=tmp_path)
+    assert (result.alone_losses[0] == DIVERGED).all() and (result.alone_losses[1:] < DIVERGED).all()
+    monkeypatch.setattr("hf_fsl.search.audit.train_alone", None)  # all is known now, the divergence too
+    again = audit(model, data, trained, short, strata=1, per_stratum=3, folder=tmp_path)
+    assert (again.alone_losses == result.alone_losses).all() and again.verdict == result.verdict
 
 
 def test_audit_of_random_labels_says_noise():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from search.few_texts import NAMES, text_splits
 
 from hf_fsl.config import DataConfig, FineTuneConfig, ModelConfig
 from hf_fsl.config.search import ShotsConfig, StudyConfig
+from hf_fsl.errors import UserError
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import examples_fingerprint, few_shot_splits
 from hf_fsl.search.space import Architecture, to_adapter_config
@@ -25,9 +27,9 @@ LORA = Architecture("lora", ((0, 2, 0), (4, 0, 1)), scaling=2.0, dropout=0.1, le
 def make_trial(text_backbone):
     model = ModelConfig(model_name_or_path=str(text_backbone))
 
-    def make(**options):
-        splits = few_shot_splits(text_splits(), SHOTS)
-        return AdapterTrial(model, splits, SHOTS, StudyConfig(**options), make_accelerator())
+    def make(shots=SHOTS, **options):
+        splits = few_shot_splits(text_splits(), shots)
+        return AdapterTrial(model, splits, shots, StudyConfig(**options), make_accelerator())
 
     return make
 
@@ -103,6 +105,16 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint_to_the_same_end(run
         n: v for n, v in whole.values.items() if n != "token_flops"
     }
     assert seen == ([1] if rung == 0 else [])
+
+
+def test_a_checkpoint_of_other_examples_is_refused(trial, make_trial, tmp_path):
+    def die(number, values):
+        raise Killed
+
+    with pytest.raises(Killed):
+        trial(LORA, TrialContext(folder=tmp_path, rungs=[0.25, 0.5], decide=lambda n, v: n == 0 or die(n, v)))
+    with pytest.raises(UserError, match="model and examples"):
+        make_trial(dataclasses.replace(SHOTS, seed=1))(LORA, TrialContext(folder=tmp_path, rungs=[0.25, 0.5]))
 
 
 def test_a_trial_that_is_behind_stops_and_the_next_one_is_as_if_it_had_not_been(trial, tmp_path):
