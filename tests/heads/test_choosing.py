@@ -51,6 +51,25 @@ def test_names_help_and_wrong_names_do_not_hurt(k):
     assert sum(losses) / len(losses) > {1: -0.07, 2: -0.04, 8: -0.02}[k]
 
 
+def test_many_examples_of_classes_that_differ_where_little_varies():
+    """There logistic regression gains on a covariance that is not shrunk next to nothing."""
+    rng = torch.Generator().manual_seed(0)
+    scale = torch.logspace(0, -2.5, DIMENSION)
+    means = scale * torch.randn(20, DIMENSION, generator=rng)
+
+    def examples(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(20).repeat_interleave(count)
+        within = torch.cat([4 * scale[:8], 0.7 * scale[8:]])
+        return means[labels] + within * torch.randn(len(labels), DIMENSION, generator=rng), labels
+
+    (support, labels), (queries, wanted) = examples(24), examples(50)
+    choice = choose_head(support, labels, normalize=False)
+    logistic = choose_head(support, labels, candidates=["logistic"], normalize=False)
+    assert accuracy(choice.head, queries, wanted) > accuracy(logistic.head, queries, wanted) - 0.005
+    best = max(choice.table[:-1], key=lambda trial: trial.weight)
+    assert best.hyperparameters["shrinkage"] < 0.05
+
+
 @pytest.mark.parametrize("counts", [[1] * CLASSES, [4] * CLASSES, [1, 2, 3, 4, 1, 2, 3, 4]])
 @pytest.mark.parametrize("named", [True, False])
 def test_the_head_is_what_the_choice_says(counts, named):
