@@ -189,16 +189,6 @@ def test_two_processes_compute_what_one_does(backbone, text_backbone, tmp_path):
     assert torch.allclose(results[0]["embeddings"], expected.backbone.encode(TEXTS), atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first_layer", [0, 1])
-def test_memory_grows_with_the_batch_not_with_the_number_of_examples(text_backbone, first_layer):
-    peaks = []
-    for count in (4_000, 40_000):
-        printed = _run([sys.executable, __file__, str(text_backbone), "memory", str(count), str(first_layer)])
-        peaks.append(int(printed.split()[-1]))
-    assert peaks[1] < 1.3 * peaks[0], peaks
-
-
 def _run(command: list[str]) -> str:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'tests'}"}
@@ -211,15 +201,6 @@ def _in_a_process(folder: str, *rest: str) -> None:
     from accelerate import Accelerator
 
     backbone = Backbone.from_pretrained(folder)
-    if rest[0] == "memory":
-        import resource
-
-        count, first_layer = int(rest[1]), int(rest[2])
-        texts = [f"{TEXTS[row % len(TEXTS)]} and {TEXTS[row // 7 % len(TEXTS)]}" for row in range(count)]
-        config = replace(CONFIG, steps=count // 40, batch_size=64, first_layer=first_layer, cache_bytes=1 << 20)
-        adapt(backbone, texts, [row % 50 for row in range(count)], config, adapter=FULL)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     config = replace(CONFIG, batch_size=9, examples_per_class=3)
