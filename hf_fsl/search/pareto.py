@@ -92,13 +92,14 @@ def most_hypervolume(values: np.ndarray, reference: Sequence[float], count: int)
     gains[np.tril_indices(len(inside))] = -np.inf
     best = np.full(len(inside), -np.inf)
     best[-1] = heights[-1] * (end - places[-1])
-    routes = [[[], best]]  # type: ignore[var-annotated]
+    totals, followers = [best], list[np.ndarray]()
     for _ in range(min(count, len(inside)) - 1):
-        reached = gains + routes[-1][1]
-        routes.append([reached.argmax(1), reached.max(1)])
-    start = int(np.argmax([totals.max() for _, totals in routes]))
-    chosen = [int(routes[start][1].argmax())]
-    for following, _ in routes[start:0:-1]:
+        reached = gains + totals[-1]
+        totals.append(reached.max(1))
+        followers.append(reached.argmax(1))
+    start = int(np.argmax([each.max() for each in totals]))
+    chosen = [int(totals[start].argmax())]
+    for following in followers[:start][::-1]:
         chosen.append(int(following[chosen[-1]]))
     return [inside[i] for i in chosen]
 

@@ -52,10 +52,11 @@ def search(
     audited: AuditRow | None = None
     start: list[Architecture] = []
     spent = (0.0, 0.0)
-    study, sampler = config.search, config.search.sampler
+    study, sampler = config.search, str(config.search.sampler)
     if config.strategy == "gradient":
         family, spent = gradient_family(config, space, trial)
-        start = [family[i] for i in spread([space.parameters(each) for each in family], study.trials)]
+        sizes = [space.parameters(each) for each in family]
+        start = [family[i] for i in spread(sizes, study.trials or len(family))]
         study, sampler = dataclasses.replace(study, trials=len(start), startup=len(start)), "one gradient pass"
     if config.strategy == "supernet":
         recorded = {key: known["latency"] for key, known in trial.recorded.items() if "latency" in known}
