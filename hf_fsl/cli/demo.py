@@ -119,7 +119,7 @@ def _demo(options: argparse.Namespace) -> int:
         _say(f'5. Load it back in a fresh process: pipeline("text-classification", model="{MODEL}")')
         # -I: isolated, so that hf_fsl could not even be found in the working folder.
         run(sys.executable, "-I", "-c", _LOAD, MODEL, *SENTENCES)
-        _say("6. Which adapter do eight labels a class need? Five of them tried, the best trained again")
+        _say("6. Which adapter do eight labels a class need? Four sizes tried, each where a gradient pass says")
         found = ["--output_dir", str(folder / "search"), "--hub.push_to_hub", "true"]
         run(*launch_command("search_adapters", "supersense.demo", "cpu", [*found, "--hub.hub_model_id", SEARCHED]))
     print(f"Done in {time.perf_counter() - started:.0f} s. The card: {folder / 'run' / 'bundle' / 'README.md'}")
