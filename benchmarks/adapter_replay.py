@@ -62,12 +62,15 @@ class Replay:
     Args:
         members: of the front that are trained again.
         reference: of the hypervolume: test log-loss, log10 of the parameters.
+        retrained: False: what is handed out is what the search itself trained, at no further cost.
     """
 
     def __init__(
-        self, table: Sequence[Entry], space: SearchSpace, seed: int, members: int, reference: tuple[float, float]
-    ) -> None:
+        self, table: Sequence[Entry], space: SearchSpace, seed: int, members: int, reference: tuple[float, float],
+        retrained: bool = True,
+    ) -> None:  # fmt: skip
         self.table, self.space, self.members, self.reference = table, space, members, reference
+        self.retrained = retrained
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self.shown = self.rng.integers(2, size=len(table))
         """Which of its runs the search sees of each configuration."""
@@ -81,8 +84,8 @@ class Replay:
             cost = self._seen(visit.entry)["rungs"][: visit.rung + 1][-1]
             flops, steps = flops + cost["token_flops"], steps + cost["gradient_steps"]
             finalists = self.finalists([each.entry for each in visits[:count] if each.rung == LAST])
-            again = [self._again(entry) for entry in finalists]
-            ends = [row["rungs"][-1] for row in again]
+            again = [self._again(entry) if self.retrained else self._seen(entry) for entry in finalists]
+            ends = [row["rungs"][-1] for row in again if self.retrained]
             course.append(
                 Point(
                     count,

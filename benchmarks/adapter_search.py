@@ -11,7 +11,9 @@ of the largest adapter in the space.
 
 About 100 configurations are trained with two seeds each into results/adapter_search_runs.jsonl. Random search, TPE,
 successive halving and NSGA-II are replayed from it over 20 search seeds (adapter_replay.py); random's whole budget is
-the whole table, at whose end they all have seen the same. The supernet's path is run for real over 5 seeds.
+the whole table, at whose end they all have seen the same. The supernet's path and the gradient's are run for real
+over 5 seeds, and held against the bars: where finalists are trained again against random search whose are, else
+against random search that hands out its own trainings, too.
 
 Bars:
   1. Hypervolume of random search with its whole budget (not below it by 2 % of it, the lower end of the interval of
@@ -34,16 +36,13 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from adapter_bars import Courses, against_random, against_uniform, draw, summary
+from adapter_paths import FINAL, by_gradient, by_supernet, dominating, finished, make_space, tuned, uniform
 from adapter_replay import Entry, Point, Replay, test_hypervolume
 from adapter_runs import Bench, Kind, Row, Runs, Sizes, best_rung
 from common import RESULTS, write_result
 
-from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.metrics import seeds_interval
-from hf_fsl.search.nas import search_members
-from hf_fsl.search.pareto import front, most_hypervolume, spread
-from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters, with_even_steps
-from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
+from hf_fsl.search.space import Architecture, SearchSpace, trainable_parameters, with_even_steps
 from hf_fsl.training import make_accelerator
 
 WHOLE: dict[str, tuple[int, str]] = {
@@ -57,26 +56,20 @@ WHOLE: dict[str, tuple[int, str]] = {
     "members": (200, "slices scored by a search"),
     "population": (40, "parents kept by it"),
     "finalists": (5, "members trained again"),
+    "sizes": (9, "members of the gradient's family that are trained, of which the finalists are kept"),
 }
 """Sizes that the bars ask for, and what they are of."""
 
 QUICK: dict[str, Any] = {
     "configurations": 6, "replays": 20, "searches": 2, "supports": 2, "steps": 8, "batch_size": 8,
-    "test_examples": 96, "members": 12, "population": 6, "finalists": 2, "rates": [3e-3, 1e-2], "ranks": [8],
+    "test_examples": 96, "members": 12, "population": 6, "finalists": 2, "sizes": 3, "rates": [3e-3, 1e-2],
+    "ranks": [8],
 }  # fmt: skip
+OWN = "random, its own trainings"
+"""Random search that hands out what it trained itself, instead of training its finalists again."""
+COUNTERPARTS = {"supernet": "random", "gradient only": "random", "gradient": OWN}
+"""What is run for real -> the random search whose finalists came about in the same way."""
 PARTS = ("table", "searches", "points", "supports")
-SCALING = 2.0
-FINAL = 100
-"""Seed of the first training that a search hands out; the others follow."""
-
-
-def make_space(bench: Bench, options: argparse.Namespace, most: int | None = None) -> SearchSpace:
-    """LoRA of any rank at any site, or none; the same for every method."""
-    config = SearchSpaceConfig(
-        methods=["lora", "none"], scaling=[1.0, SCALING, 4.0], dropout=[0.0], learning_rate=options.rates,
-        steps=[options.steps], max_parameters=most,
-    )  # fmt: skip
-    return SearchSpace(config, bench.sites)
 
 
 def make_table(bench: Bench, space: SearchSpace, count: int) -> list[Entry]:
@@ -93,73 +86,6 @@ def make_table(bench: Bench, space: SearchSpace, count: int) -> list[Entry]:
     return table
 
 
-def uniform(bench: Bench, rank: int, steps: int) -> Architecture:
-    return Architecture.uniform(rank, len(bench.sites.layers), scaling=SCALING, steps=steps)
-
-
-def by_supernet(bench: Bench, space: SearchSpace, options: argparse.Namespace, seed: int) -> Row:
-    """The front that a supernet's slices make, smallest first, and what it cost; or what is known of it."""
-    config = SupernetConfig(
-        max_steps=options.steps, learning_rate=options.rate, scaling=SCALING, members=options.members,
-        population=options.population, per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=bench.sizes.eval_batch_size, eval_steps=max(1, options.steps // 6),
-    )  # fmt: skip
-    identity = bench.identity("search", config=vars(config), space=space.to_dict(), seed=seed)
-    known = bench.runs.get(identity)
-    if known is not None:
-        return known
-    trained = train_supernet(bench.model, bench.data, space, config, seed=seed, accelerator=bench.accelerator)
-    found = search_members(trained, members=config.members, population=config.population, seed=seed)
-    values = {
-        "front": [score.architecture.to_dict() for score in found.front],
-        "validation_losses": [score.loss for score in found.front],
-        **trained.meter.to_dict(),
-    }
-    print(f"supernet, support {bench.support}, seed {seed}: {len(found.front)} members on the front", flush=True)
-    return bench.runs.add(identity, values)
-
-
-def by_gradient(bench: Bench, space: SearchSpace, options: argparse.Namespace) -> Row:
-    """The gradient's nested family and the cost of its one pass."""
-    config, meter = SupernetConfig(learning_rate=options.rate, max_steps=options.steps), bench.trial.meter.empty()
-    held = member_space(space, config, only_lora=True)
-    gradients = gradient_pass(
-        bench.model, bench.sites, bench.data.train, max(held.config.ranks), options.batch_size, meter
-    )
-    family = nested_seeds(gradients, held, corner(held, max))
-    return {"front": [member.to_dict() for member in family], **meter.to_dict()}
-
-
-def finished(
-    bench: Bench, space: SearchSpace, search: Row, seed: int, count: int, reference: tuple[float, float]
-) -> tuple[list[Row], float, float]:
-    """Members that dominate most on validation, trained again; token-FLOPs and gradient steps, the search included.
-
-    Where nothing was validated, their sizes are spread.
-    """
-    members = [Architecture.from_dict(values) for values in search["front"]]
-    sizes = [trainable_parameters(member, bench.sites) for member in members]
-    if "validation_losses" in search:
-        points = np.column_stack([search["validation_losses"], np.log10(sizes)])
-        order = front(points)
-        places = order[most_hypervolume(points[order], reference, count)].tolist()
-    else:
-        places = spread(sizes, count)
-    finalists = [with_even_steps(members[place], bench.sites, space.config.scaling) for place in places]
-    rows = [bench.run(finalist, FINAL + seed) for finalist in finalists]
-    ends = [row["rungs"][-1] for row in rows]
-    flops = search["token_flops"] + sum(end["token_flops"] for end in ends)
-    return rows, flops, search["gradient_steps"] + sum(end["gradient_steps"] for end in ends)
-
-
-def tuned(bench: Bench, architecture: Architecture, rates: list[float], seed: int, kind: Kind) -> tuple[Row, Row]:
-    """The run whose learning rate is best on validation, and the cost of trying all."""
-    rows = [bench.run(architecture.replace(learning_rate=rate), seed, kind) for rate in rates]
-    ends = [row["rungs"][-1] for row in rows]
-    cost = {name: sum(end[name] for end in ends) for name in ("token_flops", "gradient_steps")}
-    return min(rows, key=lambda row: best_rung(row)["validation_loss"]), cost
-
-
 def replays(
     table: list[Entry], space: SearchSpace, options: argparse.Namespace, reference: tuple[float, float]
 ) -> Courses:
@@ -169,6 +95,8 @@ def replays(
         for name in ("random", "tpe", "halving", "nsga2"):
             replay = Replay(table, space, seed, options.finalists, reference)
             courses.setdefault(name, []).append(replay.points(getattr(replay, name)(len(table))))
+        replay = Replay(table, space, seed, options.finalists, reference, retrained=False)
+        courses.setdefault(OWN, []).append(replay.points(replay.random(len(table))))
         replay = Replay(table, space, seed, options.finalists, reference)
         by_size = replay.handed_out(replay.by_size(options.finalists))
         courses.setdefault("parameters only", []).append([by_size])
@@ -177,20 +105,28 @@ def replays(
 
 def searches(
     bench: Bench, space: SearchSpace, options: argparse.Namespace, reference: tuple[float, float]
-) -> tuple[Courses, list[list[Row]]]:
-    """What is run for real: a point at each search seed by method, and the supernet's trained fronts."""
+) -> tuple[Courses, dict[str, list[list[Row]]]]:
+    """What is run for real: by method, a point and a trained front at each search seed.
+
+    "gradient only" trains as many members of the family as there are finalists, and looks at no validation example;
+    "gradient" (``strategy: gradient``) more, and hands out of these those that dominate most on validation.
+    """
     courses: Courses = {}
-    fronts: list[list[Row]] = []
+    fronts: dict[str, list[list[Row]]] = {}
     gradient = by_gradient(bench, space, options)
     for seed in range(options.searches):
-        for method in ("supernet", "gradient only"):
+        for method in COUNTERPARTS:
             search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
-            rows, flops, steps = finished(bench, space, search, seed, options.finalists, reference)
+            trained = options.sizes if method == "gradient" else options.finalists
+            rows, flops, steps = finished(bench, space, search, seed, trained, reference)
+            if trained > options.finalists:
+                losses = [best_rung(row)["validation_loss"] for row in rows]
+                kept = dominating(losses, [row["parameters"] for row in rows], options.finalists, reference)
+                rows = [rows[place] for place in kept]
             volume = test_hypervolume(rows, reference)
             point = Point(0, flops, steps, search["token_flops"], search["gradient_steps"], volume)
             courses.setdefault(method, []).append([point])
-            if method == "supernet":
-                fronts.append(rows)
+            fronts.setdefault(method, []).append(rows)
     return courses, fronts
 
 
@@ -227,15 +163,14 @@ def single_points(
 
 
 def over_supports(options: argparse.Namespace, sizes: Sizes, runs: Runs, accelerator: Accelerator) -> dict[str, Any]:
-    """Bar 3: the searched adapter of a quarter of the size against uniform LoRA r=8, on other draws of the labels."""
+    """Bar 3: the gradient's adapter of a quarter of the size against uniform LoRA r=8, on other draws of labels."""
     differences, ours, theirs, shares = [], [], [], []
     for support in range(1, options.supports + 1):
         bench = Bench(sizes, support, runs, accelerator)
         base, _ = tuned(bench, uniform(bench, 8, options.steps), options.rates, 0, "architecture")
         space = make_space(bench, options, base["parameters"] // 4)
-        search = by_supernet(bench, space, options, support)
-        # The largest of a front has its lowest loss.
-        chosen = with_even_steps(Architecture.from_dict(search["front"][-1]), bench.sites, space.config.scaling)
+        largest = Architecture.from_dict(by_gradient(bench, space, options)["front"][-1])
+        chosen = with_even_steps(largest, bench.sites, space.config.scaling)
         member, _ = tuned(bench, chosen, options.rates, 0, "architecture")
         accuracies = [best_rung(row)["test_accuracy"] for row in (member, base)]
         ours.append(accuracies[0])
@@ -278,10 +213,10 @@ def main(options: argparse.Namespace) -> None:
     real, fronts = parts["searches"]()
     courses |= real
     points, uniform_runs = parts["points"]()
-    random = [course[-1] for course in courses["random"]]
-    target = float(np.mean([point.hypervolume for point in random]))
-    first = against_random([course[-1] for course in courses["supernet"]], random)
-    second = against_uniform(fronts, uniform_runs)
+    ends = {method: [course[-1] for course in found] for method, found in courses.items()}
+    target = float(np.mean([point.hypervolume for point in ends["random"]]))
+    first = {method: against_random(ends[method], ends[random]) for method, random in COUNTERPARTS.items()}
+    second = {method: against_uniform(found, uniform_runs) for method, found in fronts.items()}
     third = parts["supports"]()
     short = [option for option, (value, _) in WHOLE.items() if getattr(options, option) < value]
     judged = not options.quick and not set(short) - {"supports"}
@@ -307,7 +242,10 @@ def main(options: argparse.Namespace) -> None:
             "single_points": points,
             "bars": {
                 "against_random": first,
-                "against_uniform_of_its_size": {"sizes": second, "ok": all(row["ok"] for row in second.values())},
+                "against_uniform_of_its_size": {
+                    method: {"sizes": found, "ok": all(row["ok"] for row in found.values())}
+                    for method, found in second.items()
+                },
                 "quarter_of_uniform_r8": third,
             },
         },
