@@ -115,7 +115,8 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
         for name, value in record.metrics.items()
         if math.isfinite(value.value)
     ]
-    on_hub = is_hub_id(record.model.base_model)
+    # A folder's name may look like an id, and be gone when a card is rendered again; what the Hub gave has a revision.
+    on_hub = is_hub_id(record.model.base_model) and record.model.base_revision is not None
     optional: dict[str, Any] = {
         "base_model": record.model.base_model if on_hub else None,
         "base_model_relation": "finetune" if on_hub and (record.runs or record.head) else None,
