@@ -119,12 +119,14 @@ def searches(
             search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
             trained = options.sizes if method == "gradient" else options.finalists
             rows, flops, steps = finished(bench, space, search, seed, trained, reference)
+            searched = search["token_flops"], search["gradient_steps"]
             if trained > options.finalists:
+                searched = flops, steps
                 losses = [best_rung(row)["validation_loss"] for row in rows]
                 kept = dominating(losses, [row["parameters"] for row in rows], options.finalists, reference)
                 rows = [rows[place] for place in kept]
             volume = test_hypervolume(rows, reference)
-            point = Point(0, flops, steps, search["token_flops"], search["gradient_steps"], volume)
+            point = Point(0, flops, steps, *searched, volume)
             courses.setdefault(method, []).append([point])
             fronts.setdefault(method, []).append(rows)
     return courses, fronts
