@@ -32,10 +32,10 @@ def test_a_served_hub_is_seeded_once_and_ends_when_it_is_interrupted(tmp_path, m
                 for part in ("backbones", "data")
             )
             api = HfApi(endpoint=endpoint, token="secret")
-            assert {info.id for info in api.list_models()} == {MINILM, *models} and len(models) == 3
+            assert {info.id for info in api.list_models()} == {MINILM, *models} and len(models) == 4
             assert {info.id for info in api.list_datasets()} == data and len(data) == 4
             first = capsys.readouterr().out.splitlines()
-            assert len(first) == 8 and all("pushed" in line for line in first)
+            assert len(first) == 9 and all("pushed" in line for line in first)
             assert main(["hub", "seed", "--endpoint", endpoint]) == 0
             assert all("already there" in line for line in capsys.readouterr().out.splitlines())
             process.send_signal(signal.SIGINT)

@@ -31,6 +31,7 @@ def embedding(folder: Path, monkeypatch):
     return pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "folder"), [(nli, "nli_model"), (embedding, "text_backbone")])
 def test_what_is_kept_of_texts_does_not_grow_with_their_number(build, folder, request, monkeypatch):
     """Python's memory; the forward pass, of which every window has its own, is left out for time."""
