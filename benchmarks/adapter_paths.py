@@ -73,9 +73,8 @@ def finished(
     """
     members = [Architecture.from_dict(values) for values in search["front"]]
     sizes = [trainable_parameters(member, bench.sites) for member in members]
-    places = spread(sizes, count)
-    if "validation_losses" in search:
-        places = dominating(search["validation_losses"], sizes, count, reference)
+    losses = search.get("validation_losses")
+    places = dominating(losses, sizes, count, reference) if losses else spread(sizes, count)
     finalists = [with_even_steps(members[place], bench.sites, space.config.scaling) for place in places]
     rows = [bench.run(finalist, FINAL + seed) for finalist in finalists]
     ends = [row["rungs"][-1] for row in rows]

@@ -54,10 +54,9 @@ def search(
     spent = (0.0, 0.0)
     study, sampler = config.search, str(config.search.sampler)
     if config.strategy == "gradient":
-        family, spent = gradient_family(config, space, trial)
-        sizes = [space.parameters(each) for each in family]
-        start = [family[i] for i in spread(sizes, study.trials or len(family))]
-        study, sampler = dataclasses.replace(study, trials=len(start), startup=len(start)), "one gradient pass"
+        start, spent = gradient_family(config, space, trial)
+        count = min(study.trials or len(start), len(start))
+        study, sampler = dataclasses.replace(study, trials=count, startup=count), "one gradient pass"
     if config.strategy == "supernet":
         recorded = {key: known["latency"] for key, known in trial.recorded.items() if "latency" in known}
         waiting = "Another worker trains the supernet of this search; waiting for what it keeps."
