@@ -21,7 +21,6 @@ from hf_fsl.reporting import compare
 from hf_fsl.resources import portable
 from hf_fsl.search.audit import Audit
 from hf_fsl.search.data import SearchData
-from hf_fsl.search.few_shot import examples_fingerprint
 from hf_fsl.search.gradient_search import gradient_family, retrainable
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.report import AuditRow, SearchReport, build_report, figures
@@ -119,8 +118,7 @@ def study_identity(
                 "path": portable(config.data.path),
                 "name": splits.record.name,
                 "revision": splits.record.revision,
-                "training examples": examples_fingerprint(splits.train),
-                "validation examples": examples_fingerprint(splits.validation),
+                **trial.examples,
             },
             "backbone": {
                 "path": portable(config.model.model_name_or_path),

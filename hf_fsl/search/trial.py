@@ -84,10 +84,12 @@ class AdapterTrial:
             EncodedSplit(split, splits.task, self.processor, limit, self.model.dtype)
             for split in (splits.train, splits.validation)
         )
-        self.about = fingerprint(
-            model.model_name_or_path, self.commit, limit, to_dict(few_shot),
-            examples_fingerprint(splits.train), examples_fingerprint(splits.validation),
-        )  # fmt: skip
+        self.examples = {
+            "training examples": examples_fingerprint(splits.train),
+            "validation examples": examples_fingerprint(splits.validation),
+        }
+        """Fingerprints of what is trained on and compared by."""
+        self.about = fingerprint(model.model_name_or_path, self.commit, limit, to_dict(few_shot), self.examples)
         """Stands for what is trained, and on what: checkpoints of anything else are refused."""
         assert self.validation.labels is not None
         self.labels = self.validation.labels.numpy()
