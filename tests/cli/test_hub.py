@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from huggingface_hub import HfApi, constants
@@ -20,7 +21,11 @@ def test_a_served_hub_is_seeded_once_and_ends_when_it_is_interrupted(tmp_path, m
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     command = [sys.executable, "-m", "hf_fsl.cli.main", "hub", "serve", "--port", "0", "--root", str(tmp_path / "hub")]
     environment = {**os.environ, "HF_FSL_HUB_TOKEN": "secret"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background job ignores interrupts, and so would what it starts.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeding
+    ) as process:
         try:
             assert str(tmp_path / "hub") in process.stdout.readline()
             endpoint = process.stdout.readline().split("HF_ENDPOINT=")[1].split()[0]
