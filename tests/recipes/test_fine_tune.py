@@ -43,7 +43,9 @@ def smoke(hub_environment, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "wordnet_nli" else []) for name in SMOKE]
+)
 def test_smoke_config_runs_publishes_and_loads_back(name, smoke, hub):
     output = smoke(name)
     record = RunRecord.load(output / "run_record.json")
@@ -163,6 +165,7 @@ def test_run_prints_the_command_it_stands_for(hub_environment):
     assert "torch" in hf_fsl(hub_environment, "env").stdout
 
 
+@pytest.mark.slow
 def test_wheel_runs_a_recipe_on_its_own(hub_environment, tmp_path):
     """The wheel in an environment that cannot see the checkout: recipes, configs and templates come from inside it."""
     build = [

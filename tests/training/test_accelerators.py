@@ -9,6 +9,8 @@ import sys
 import pytest
 from launching import ROOT
 
+pytestmark = pytest.mark.slow  # each starts a launch of two processes
+
 _WAITING = """
 import sys, time
 from hf_fsl.training import make_accelerator
