@@ -57,7 +57,8 @@ class HeldOut:
     """Support examples as fits saw them that had not seen them."""
 
     nearest: Tensor
-    """``(m,)``: distance to the nearest class mean of that fit, in its transform."""
+    """``(m,)``: distance to the nearest class mean of that fit in its transform, as ``spread`` of the means, and as it
+    would be if the mean were of all supports of the class."""
     scale: float
     """Factor on the logits that calibrates them,"""
     loss: float
@@ -187,7 +188,9 @@ def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, se
         logits.append(fitted.head(queries))
         transform = fitted.head.transform
         means = transformed_means(transform, fitted.embeddings, rest.labels)
-        nearest.append(torch.cdist(transform(queries), means).amin(-1))
+        counts, fewer = (of.counts[support.labels[part]].double() for of in (support, rest))
+        closer = ((1 + 1 / counts) / (1 + 1 / fewer)).sqrt()
+        nearest.append(closer * torch.cdist(transform(queries), means).amin(-1) / spread(means))
     labels, stacked = support.labels[rows], torch.cat(logits)
     scale = 1 / fit_temperature(stacked, labels)
     loss = torch.nn.functional.cross_entropy(scale * stacked.double(), labels)
@@ -198,6 +201,15 @@ def transformed_means(transform: FeatureTransform, embeddings: Tensor, labels: T
     """Class means ``(C, D')`` of transformed embeddings, of the classes that occur."""
     features = transform(embeddings)
     return torch.stack([features[labels == number].mean(0) for number in labels.unique()])
+
+
+def spread(means: Tensor) -> Tensor:
+    """The mean distance between class means ``(C, D')``.
+
+    Thresholds in this unit hold from one adapted backbone to the next, where plain distances do not: the more examples
+    of a class there are to train on, the less apart are the classes that a backbone makes of them.
+    """
+    return torch.pdist(means).mean()
 
 
 def _choice(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.items import read_items
-from hf_fsl.classifier.fitting import Fitted, transformed_means
+from hf_fsl.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.classifier.state import FewShotState
 from hf_fsl.classifier.support import FewShotError, Support, words_for
 from hf_fsl.heads.errors import TooFewSupports
@@ -141,9 +141,9 @@ def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal
     place = coverage * (count + 1) / count
     if place > 1:
         return None, f"coverage={coverage:g} cannot be had of {count} held-out examples. Ask for less, or give more."
-    threshold = float(fitted.held_out.nearest.double().quantile(place))
-    means = transformed_means(fitted.head.transform, fitted.embeddings, support.labels)
-    return Refusal(means, threshold, coverage, transform), ""
+    means = transformed_means(transform, fitted.embeddings, support.labels)
+    threshold = fitted.held_out.nearest.double().quantile(place) * spread(means)
+    return Refusal(means, float(threshold), coverage, transform), ""
 
 
 def _means(growing: GrowingHead) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import pipeline
 
 from hf_fsl.pipelines import ZeroShotTextPipeline
-from hf_fsl.zero_shot import ZeroShotError
+from hf_fsl.zero_shot import ZeroShotError, onnx_runtime
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
 from hf_fsl.zero_shot.pairs import PairEncoder, pair_layout
 
@@ -318,6 +318,25 @@ def test_onnx_runtime_gives_the_scores(runtime, allowed, kind, tokenizer, tmp_pa
     assert np.abs(got - expected).max() < allowed
     if runtime == "int8":
         assert np.abs(got - expected).max() > 1e-6
+
+
+def test_tokens_are_quantised_in_a_range_of_their_own(monkeypatch):
+    """One scale for the whole batch would leave most tokens a few of its 256 steps."""
+    model, inputs = nli_model("bert"), torch.randn(2, 3, 32)
+    inputs[0, 0], inputs[0, 1] = 0, 1000 * inputs[0, 1]  # padding, and a token of far larger values
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.in_features == 32]
+    seen = []
+    product = onnx_runtime.linear
+    monkeypatch.setattr(onnx_runtime, "linear", lambda *given: seen.append(given[0]) or product(*given))
+    expected = [layer(inputs) for layer in layers]
+    with onnx_runtime._tokens_of_one_range(model):
+        torch.testing.assert_close([layer(inputs) for layer in layers], expected, rtol=1e-4, atol=1e-5)
+    largest = torch.ones(2, 3)
+    largest[0, 0] = 0
+    assert len(layers) == len(seen) > 8
+    for given in seen:
+        torch.testing.assert_close(given.abs().amax(-1), largest)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_model_that_cannot_be_exported_is_refused(tokenizer, monkeypatch):

@@ -1,0 +1,58 @@
+"""What held-out examples say about a backbone that was adapted to all examples."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_fsl.classifier.fitting import Fitted, cross_fit
+from hf_fsl.classifier.growing import state_of
+from hf_fsl.classifier.support import Support, read_support
+from hf_fsl.heads import HeadChoice, fit_head
+
+CLASSES, SHOTS, NEW = 12, 8, 30
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """A backbone of known embeddings, ``factor`` times as far apart as they are."""
+
+    known: dict[str, Tensor]
+    factor: float
+
+    def encode(self, items: list[str], **_: object) -> Tensor:
+        return self.factor * torch.stack([self.known[item] for item in items])
+
+
+def fit_stretched(support: Support, known: dict[str, Tensor]) -> Fitted:
+    """As training does it: the more examples, the less apart everything is."""
+    backbone = Stretched(known, 3 - len(support.items) / (CLASSES * SHOTS))
+    embeddings = backbone.encode(support.items)
+    head = fit_head("nearest_mean", embeddings, support.labels, num_classes=support.num_classes)
+    return Fitted(backbone, embeddings, None, HeadChoice(head, "nearest_mean", {}, 1.0, ""), adapted=backbone)
+
+
+def coverage_of_one_draw(seed: int) -> float:
+    """The share of new examples of the known classes that the threshold lets through."""
+    rng = np.random.default_rng(seed)
+    means = 6 * rng.normal(size=(CLASSES, 1, 16))
+    points = torch.tensor(means + rng.normal(size=(CLASSES, SHOTS + NEW, 16)))
+    names = [[f"{kind}-{number}" for number in range(SHOTS + NEW)] for kind in range(CLASSES)]
+    known = {
+        name: point
+        for row, of_class in zip(names, points, strict=True)
+        for name, point in zip(row, of_class, strict=True)
+    }
+    support = read_support(
+        [name for row in names for name in row[:SHOTS]], np.arange(CLASSES).repeat(SHOTS).tolist(), use_words=False
+    )
+    held_out = cross_fit(support, lambda part: fit_stretched(part, known), folds=2, seed=seed)
+    fitted = fit_stretched(support, known)
+    state = state_of(Fitted(**{**vars(fitted), "held_out": held_out}), support, coverage=0.9, keep_support=False)
+    new = fitted.backbone.encode([name for row in names for name in row[SHOTS:]])
+    return float((~state.refusal.refuses(new)).double().mean())
+
+
+def test_a_threshold_from_models_of_half_the_examples_has_the_coverage_on_the_model_of_all():
+    assert 0.885 < np.mean([coverage_of_one_draw(seed) for seed in range(60)]) < 0.915
