@@ -9,16 +9,16 @@ import torch
 import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from hf_fsl.backbones.batching import TokenBatch, token_batches, token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError, loaded_commit
+from hf_fsl.backbones.encoder import load_parts
 from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.backbones.modules import EmbeddingModules, read_modules
 from hf_fsl.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
 from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
-from hf_fsl.backbones.tokenizer import WORDLESS, knows_words, load_tokenizer
+from hf_fsl.backbones.tokenizer import WORDLESS, knows_words
 from hf_fsl.pictures import as_rgb
 
 IMAGES_PER_BATCH = 32
@@ -78,16 +78,10 @@ class Backbone:
             BackboneError: the model cannot be loaded, has no tokenizer for its texts, or embeds through modules that
                 are not supported.
         """
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            config = AutoConfig.from_pretrained(model_name_or_path, **source)
-            model = load_encoder(model_name_or_path, dtype=dtype, **source)
-            pixels = model.main_input_name == "pixel_values"
-            vision, text = pixels or hasattr(config, "vision_config"), not pixels or hasattr(config, "text_config")
-            tokenizer = load_tokenizer(model_name_or_path, **source) if text else None
-            images = AutoImageProcessor.from_pretrained(model_name_or_path, **source) if vision else None
-        except (OSError, ValueError, KeyError) as error:
-            raise BackboneError(f"{model_name_or_path} does not load as an encoder: {error}") from error
+        model, tokenizer, images = load_parts(
+            model_name_or_path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+        )
+        text = tokenizer is not None
         if pooling is not None and hasattr(model, "get_text_features"):
             if not hasattr(model, "vision_model"):
                 raise BackboneError(f"pooling: {model_name_or_path} embeds by projections of its own.")
@@ -165,7 +159,7 @@ class Backbone:
         identity: dict[str, Any] = {}
         known: dict[str, Tensor] = {}
         if cache is not None:
-            identity = self._identity(self._prompt(prompt) if text else "", text)
+            identity = self._identity(self.modules.prompt(prompt) if text else "", text)
             known = cache.load(identity)
         fresh = [key for key in dict.fromkeys(keys) if key not in known]
         values = [items[first[key]] for key in fresh]
@@ -198,7 +192,7 @@ class Backbone:
 
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit."""
-        return tokenise(self.tokenizer, [self._prompt(prompt) + text for text in texts], self._token_limit())
+        return tokenise(self.tokenizer, [self.modules.prompt(prompt) + text for text in texts], self._token_limit())
 
     def text_batches(self, ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> Iterator[TokenBatch]:
         """The rows of ``ids``, from :meth:`token_ids`, padded and batched, the longest first.
@@ -223,11 +217,11 @@ class Backbone:
         elif length is None and hasattr(self.model, "get_text_features"):
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if not self.modules.include_prompt:
-            skipped = prompt_tokens(self.tokenizer, self._prompt(prompt), self._token_limit())
+            skipped = prompt_tokens(self.tokenizer, self.modules.prompt(prompt), self._token_limit())
             if skipped:
                 mask = mask.clone() if mask is not None else torch.ones_like(inputs["input_ids"])
                 mask[:, :skipped] = 0
-        return self._finish(self._embed_text(inputs, mask))
+        return self.modules.after_pooling(self._embed_text(inputs, mask))
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """Images as the model takes them, ``(B, 3, H, W)``, on the CPU."""
@@ -236,7 +230,7 @@ class Backbone:
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Embeddings ``(B, D)`` of what :meth:`pixels` gives; with gradients, unless the caller switches them off."""
         dtype: Any = self.model.dtype
-        return self._finish(self._embed_image(pixels.to(self.device, dtype)))
+        return self.modules.after_pooling(self._embed_image(pixels.to(self.device, dtype)))
 
     def _encode_texts(
         self, texts: list[str], prompt: str | None, max_tokens: int | None
@@ -277,17 +271,6 @@ class Backbone:
     def _tower(self, kind: str) -> Any:
         return getattr(self.model, f"get_{kind}_features")
 
-    def _finish(self, embeddings: Tensor) -> Tensor:
-        for layer in self.modules.dense:
-            embeddings = layer(embeddings)
-        return nn.functional.normalize(embeddings, dim=-1) if self.modules.normalize else embeddings
-
-    def _prompt(self, prompt: str | None) -> str:
-        if prompt is None:
-            default = self.modules.default_prompt
-            return self.modules.prompts.get(default, "") if default else ""
-        return self.modules.prompts.get(prompt, prompt)
-
     def _identity(self, prompt: str, text: bool) -> dict[str, Any]:
         return {
             "weights": weights_fingerprint(self.model),
@@ -304,17 +287,6 @@ class Backbone:
         }
 
 
-def load_encoder(model_name_or_path: str, **options: Any) -> Any:
-    """``AutoModel.from_pretrained``, without a pooler that the checkpoint has no weights for.
-
-    Raises:
-        BackboneError: it lacks other weights; embeddings would be random.
-    """
-    model, info = AutoModel.from_pretrained(model_name_or_path, output_loading_info=True, **options)
-    _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
-    return model
-
-
 def _pooled(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output
 
@@ -328,15 +300,3 @@ def _finite(rows: Tensor, positions: list[int]) -> Tensor:
             f"of {len(rows)} have). Load the model in float32 where it is in float16, or look for damaged weights."
         )
     return rows
-
-
-def _drop_random_pooler(model: Any, missing: set[str], name: str) -> None:
-    """A pooler the checkpoint has no weights for would give random embeddings: it goes, or the model is refused."""
-    pooler = {key for key in missing if key.startswith("pooler.")}
-    if missing - pooler:
-        raise BackboneError(
-            f"{name} has no weights for {', '.join(sorted(missing - pooler)[:3])}; its embeddings would be random. "
-            "Choose a checkpoint of the whole encoder."
-        )
-    if pooler:
-        model.pooler = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from hf_fsl.backbones.classification import BackboneError
@@ -45,6 +45,18 @@ class EmbeddingModules:
     default_prompt: str | None = None
     include_prompt: bool = True
     lower_case: bool = False
+
+    def after_pooling(self, embeddings: Tensor) -> Tensor:
+        """Embeddings ``(B, D)`` of what pooling gave."""
+        for layer in self.dense:
+            embeddings = layer(embeddings)
+        return nn.functional.normalize(embeddings, dim=-1) if self.normalize else embeddings
+
+    def prompt(self, given: str | None) -> str:
+        """The text of a prompt: of the default one, of one that has a name, or the given text itself."""
+        if given is None:
+            return self.prompts.get(self.default_prompt, "") if self.default_prompt else ""
+        return self.prompts.get(given, given)
 
 
 def read_modules(source: str, revision: str | None, pooling: Pooling | None = None) -> EmbeddingModules | None:

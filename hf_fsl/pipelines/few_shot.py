@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import Pipeline
 
 from hf_fsl.backbones import Backbone, BackboneError
-from hf_fsl.backbones.backbone import load_encoder
+from hf_fsl.backbones.encoder import load_encoder
 from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.modeling.loading import backbone_of, is_published, published_class
 from hf_fsl.pipelines.few_shot_support import (

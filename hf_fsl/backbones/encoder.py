@@ -1,0 +1,52 @@
+"""The parts of an encoder, from the Hub or a folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.backbones.tokenizer import load_tokenizer
+
+
+def load_parts(model_name_or_path: str, *, dtype: torch.dtype | str, **source: Any) -> tuple[Any, Any, Any]:
+    """Model, tokenizer (None of an encoder of images), image processor (None of an encoder of texts).
+
+    Raises:
+        BackboneError: one of them cannot be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_name_or_path, **source)
+        model = load_encoder(model_name_or_path, dtype=dtype, **source)
+        pixels = model.main_input_name == "pixel_values"
+        vision, text = pixels or hasattr(config, "vision_config"), not pixels or hasattr(config, "text_config")
+        tokenizer = load_tokenizer(model_name_or_path, **source) if text else None
+        images = AutoImageProcessor.from_pretrained(model_name_or_path, **source) if vision else None
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f"{model_name_or_path} does not load as an encoder: {error}") from error
+    return model, tokenizer, images
+
+
+def load_encoder(model_name_or_path: str, **options: Any) -> Any:
+    """``AutoModel.from_pretrained``, without a pooler that the checkpoint has no weights for.
+
+    Raises:
+        BackboneError: it lacks other weights; embeddings would be random.
+    """
+    model, info = AutoModel.from_pretrained(model_name_or_path, output_loading_info=True, **options)
+    _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
+    return model
+
+
+def _drop_random_pooler(model: Any, missing: set[str], name: str) -> None:
+    """A pooler the checkpoint has no weights for would give random embeddings: it goes, or the model is refused."""
+    pooler = {key for key in missing if key.startswith("pooler.")}
+    if missing - pooler:
+        raise BackboneError(
+            f"{name} has no weights for {', '.join(sorted(missing - pooler)[:3])}; its embeddings would be random. "
+            "Choose a checkpoint of the whole encoder."
+        )
+    if pooler:
+        model.pooler = None
