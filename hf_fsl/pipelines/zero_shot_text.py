@@ -119,9 +119,9 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         """Teaches the bi-encoder which labels the cross-encoder would choose; later shortlists of the same question
         are made by it.
 
-        The cross-encoder scores every label of these texts once. A hundred or two are enough: of 64 labels that no
-        model had been trained on, the one that the cross-encoder chose was then among 8 for 91 % of the texts instead
-        of 77 % (supersense, validation split).
+        The cross-encoder scores every label of these texts once. A few hundred are enough: of 64 labels that no model
+        had been trained on, the one that the cross-encoder chose was then among 8 for 95 % of the texts (200 taught;
+        400: 96 %) instead of 75 % (supersense, validation split, the NLI model that comes along).
 
         Args:
             texts: unlabelled, of the kind that will be classified.
