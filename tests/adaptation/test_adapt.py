@@ -12,9 +12,18 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from conftest import text_sizes, write_tokenizer
 from PIL import Image
 from torch.nn.functional import normalize
-from transformers import AutoModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    ConvNextConfig,
+    ConvNextImageProcessor,
+    ConvNextModel,
+    VisionTextDualEncoderModel,
+)
 
 from hf_fsl import Backbone
 from hf_fsl.adaptation import AdaptationError, adapt
@@ -152,6 +161,25 @@ def test_bf16_computes_nearly_the_same_and_leaves_weights_and_attention_as_they_
     assert fast.losses != exact.losses
     assert {p.dtype for p in fast.backbone.model.parameters()} == {torch.float32}
     assert fast.backbone.model.config._attn_implementation == backbone.model.config._attn_implementation
+
+
+def test_bf16_leaves_towers_the_attention_that_each_has(tmp_path):
+    """A convolutional tower has no fused attention, and refuses to be told of any."""
+    vision = ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 1], image_size=16)
+    vision.hidden_size = 16
+    model = VisionTextDualEncoderModel(
+        vision_model=ConvNextModel(vision), text_model=BertModel(BertConfig(**text_sizes()))
+    )
+    backbone = Backbone.of_model(model, write_tokenizer(tmp_path), ConvNextImageProcessor(size={"shortest_edge": 16}))
+    towers = (model.vision_model.config, model.text_model.config)
+    before = [config._attn_implementation for config in towers]
+    assert "sdpa" in before and set(before) != {"sdpa"}
+    shades = [Image.new("RGB", (16, 16), (60 * c, 20 * number, 90)) for c in range(3) for number in range(4)]
+    labels = [c for c in range(3) for _ in range(4)]
+    for items in (shades, TEXTS[:12]):
+        fast = adapt(backbone, items, labels, replace(CONFIG, mixed_precision="bf16")).backbone.model
+        after = (fast.vision_model.config, fast.text_model.config)
+        assert [config._attn_implementation for config in after] == before
 
 
 @pytest.mark.parametrize(
