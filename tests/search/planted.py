@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from conftest import model_inputs
 from torch import nn
 
 
@@ -25,12 +24,6 @@ class MemorySplit:
     def collate(self, items: Any) -> dict[str, torch.Tensor]:
         batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
         return batch
-
-
-def split_of(kind: str, count: int, seed: int = 0) -> MemorySplit:
-    """Random inputs of a tiny model of that kind, of three random classes."""
-    generator = torch.Generator().manual_seed(seed)
-    return MemorySplit(model_inputs(kind, count), torch.randint(0, 3, (count,), generator=generator))
 
 
 class Block(nn.Module):

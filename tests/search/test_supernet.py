@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 from conftest import model_inputs
-from planted import split_of
+from model_splits import split_of
 
 from hf_fsl.adapters import merge_adapter
 from hf_fsl.search.data import SearchData

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import model_inputs
-from planted import MemorySplit, split_of
+from model_splits import split_of
+from planted import MemorySplit
 from safetensors.torch import load_file
 
 import hf_fsl
