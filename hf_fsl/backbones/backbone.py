@@ -81,11 +81,11 @@ class Backbone:
         model, tokenizer, images = load_parts(
             model_name_or_path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
         )
-        text = tokenizer is not None
         if pooling is not None and hasattr(model, "get_text_features"):
             if not hasattr(model, "vision_model"):
                 raise BackboneError(f"pooling: {model_name_or_path} embeds by projections of its own.")
-            model, tokenizer, text = model.vision_model, None, False
+            model, tokenizer = model.vision_model, None
+        text = tokenizer is not None
         if pooling in PATCH_POOLINGS and text:
             raise BackboneError(f"pooling={pooling!r} is of image encoders; {model_name_or_path} encodes texts.")
         modules = (read_modules(model_name_or_path, revision, pooling) if text else None) or EmbeddingModules()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.tokenizer import load_tokenizer
@@ -18,10 +18,10 @@ def load_parts(model_name_or_path: str, *, dtype: torch.dtype | str, **source: A
         BackboneError: one of them cannot be loaded.
     """
     try:
-        config = AutoConfig.from_pretrained(model_name_or_path, **source)
         model = load_encoder(model_name_or_path, dtype=dtype, **source)
         pixels = model.main_input_name == "pixel_values"
-        vision, text = pixels or hasattr(config, "vision_config"), not pixels or hasattr(config, "text_config")
+        vision = pixels or hasattr(model.config, "vision_config")
+        text = not pixels or hasattr(model.config, "text_config")
         tokenizer = load_tokenizer(model_name_or_path, **source) if text else None
         images = AutoImageProcessor.from_pretrained(model_name_or_path, **source) if vision else None
     except (OSError, ValueError, KeyError) as error:

@@ -13,7 +13,7 @@ from hf_fsl.backbones import Backbone
 from hf_fsl.modeling.cache_head import CacheHead
 from hf_fsl.modeling.linear_head import LinearHead
 from hf_fsl.modeling.ours import build_ours
-from hf_fsl.modeling.processors import default_prompt, published_processor
+from hf_fsl.modeling.processors import published_processor
 from hf_fsl.modeling.stock import CannotFold, build_stock
 from hf_fsl.modeling.towers import ExportError, Tower, linear_dense, tower_of
 
@@ -115,7 +115,7 @@ def _describe(model: Any, backbone: Backbone, tower: Tower, names: list[str], no
         "backbone": backbone.name,
         "pooling": tower.pooling,
         "dense": len(tower.dense),
-        "prompt": default_prompt(backbone) if tower.modality == "text" else "",
+        "prompt": backbone.modules.prompt(None) if tower.modality == "text" else "",
         **notes,
     }
     if tower.modality == "text" and model.config.pad_token_id is None:

@@ -15,7 +15,6 @@ from hf_fsl.modeling.cache_head import CacheHead
 from hf_fsl.modeling.configuration_few_shot import FewShotConfig
 from hf_fsl.modeling.linear_head import LinearHead
 from hf_fsl.modeling.modeling_few_shot import FewShotForImageClassification, FewShotForSequenceClassification
-from hf_fsl.modeling.processors import default_prompt
 from hf_fsl.modeling.towers import ExportError, Tower
 
 
@@ -76,7 +75,7 @@ def build_ours(backbone: Backbone, tower: Tower, head: LinearHead | CacheHead, *
 
 
 def _text_settings(backbone: Backbone) -> dict[str, Any]:
-    tokenizer, modules, prompt = backbone.tokenizer, backbone.modules, default_prompt(backbone)
+    tokenizer, modules, prompt = backbone.tokenizer, backbone.modules, backbone.modules.prompt(None)
     limit = modules.max_length or token_limit(backbone.model, tokenizer)
     special = set(tokenizer.all_special_ids)
     ids = tokenise(tokenizer, ["a"], None)[0]

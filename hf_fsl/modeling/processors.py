@@ -13,12 +13,6 @@ from hf_fsl.backbones.texts import token_limit
 from hf_fsl.modeling.towers import ExportError
 
 
-def default_prompt(backbone: Backbone) -> str:
-    """The text that ``encode`` puts before every text."""
-    name = backbone.modules.default_prompt
-    return backbone.modules.prompts.get(name, "") if name else ""
-
-
 def published_processor(backbone: Backbone, modality: Literal["text", "image"]) -> Any:
     """A copy that cuts texts where the backbone does, pads on the right, and puts the default prompt before each.
 
@@ -28,7 +22,7 @@ def published_processor(backbone: Backbone, modality: Literal["text", "image"]) 
     if modality == "image":
         return copy.deepcopy(backbone.image_processor)
     tokenizer = copy.deepcopy(backbone.tokenizer)
-    prompt = default_prompt(backbone)
+    prompt = backbone.modules.prompt(None)
     if prompt or backbone.modules.lower_case:
         tokenizer = _with_prompt(tokenizer, prompt)
     limit = backbone.modules.max_length or token_limit(backbone.model, tokenizer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-import types
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from hf_fsl.zero_shot.first_token import first_token_only, watched
+from hf_fsl.zero_shot.first_token import computing, first_token_only, watched
 from hf_fsl.zero_shot.templates import ZeroShotError
 
 
@@ -68,14 +67,11 @@ def _tokens_of_one_range(model: nn.Module) -> Iterator[None]:
     Most tokens then use a few of the 256 steps: after GELU, where values differ most, a handful. The products are the
     same ones, and the logits' error is less than half.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and not watched(module)]
-    for layer in layers:
-        layer.forward = types.MethodType(_by_token, layer)  # type: ignore[method-assign]
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and not watched(module):
+                stack.enter_context(computing(module, _by_token))
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _by_token(layer: nn.Linear, inputs: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What held-out examples say about a backbone that was adapted to all examples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def coverage_of_one_draw(seed: int) -> float:
     )
     held_out = cross_fit(support, lambda part: fit_stretched(part, known), folds=2, seed=seed)
     fitted = fit_stretched(support, known)
-    state = state_of(Fitted(**{**vars(fitted), "held_out": held_out}), support, coverage=0.9, keep_support=False)
+    state = state_of(replace(fitted, held_out=held_out), support, coverage=0.9, keep_support=False)
     new = fitted.backbone.encode([name for row in names for name in row[SHOTS:]])
     return float((~state.refusal.refuses(new)).double().mean())
 
