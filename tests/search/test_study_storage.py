@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -14,6 +15,7 @@ from hf_fsl.config.search import StudyConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.report.live import read_study
 from hf_fsl.search.study import StorageAway, StudyMismatch, identity, open_storage, run_study
+from hf_fsl.search.study.storage import PatientStorage
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,19 @@ def test_what_is_finished_so_far_can_be_read(tmp_path):
         read_study(url)
     with pytest.raises(SearchError, match="was not made by hf_fsl"):
         read_study(url, "foreign")
+
+
+def test_workers_that_start_at_once_create_one_storage(tmp_path):
+    barrier = threading.Barrier(6)
+
+    def start(url: str) -> PatientStorage:
+        barrier.wait()
+        return open_storage(url)
+
+    with ThreadPoolExecutor(6) as pool:
+        for attempt in range(4):
+            storages = list(pool.map(start, [f"sqlite:///{tmp_path / f'{attempt}.db'}"] * 6))
+            assert [storage.get_all_studies() for storage in storages] == [[]] * 6
 
 
 def test_a_study_that_others_made_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import sys
 import time
 import warnings
@@ -174,9 +175,9 @@ def open_storage(
             raise SearchError(f"search.storage: {shown(url)} is of another Optuna: {caught}") from caught
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as caught:
             error = caught
-            if is_away(caught) and "locked" not in str(caught):
+            if is_away(caught) and not _in_the_making(caught):
                 break
-            time.sleep(0.1 * 2**attempt)  # another worker is creating the same tables
+            time.sleep(random.uniform(0.05, 0.1) * 2**attempt)
     raise StorageAway(
         f"search.storage: {shown(url)} does not answer ({reason(error)}). Start the database or correct the URL; "
         "without search.storage the study is an SQLite file in output_dir."
@@ -193,6 +194,11 @@ def is_away(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
+
+
+def _in_the_making(error: BaseException) -> bool:
+    """Whether another worker was creating the same tables: to SQLite and MySQL that is an error of operation, too."""
+    return any(phrase in str(error) for phrase in ("locked", "already exists"))
 
 
 def reason(error: BaseException) -> str:
