@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_model, write_tokenizer
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from PIL import Image
 
 from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.config import AdapterConfig
 from hf_fsl.hub.bundle import write_bundle
+from hf_fsl.hub.local import running
 from hf_fsl.hub.verify import Verification, verify_bundle
 from hf_fsl.records import RunRecord
 
@@ -53,6 +54,18 @@ def example_record(hub: dict[str, Any] | None = None, task: dict[str, Any] | Non
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, online: None) -> Iterator[str]:
+    """Address of an empty local Hub without a token."""
+    with running(tmp_path / "hub") as address:
+        yield address
+
+
+@pytest.fixture
+def api(endpoint: str) -> HfApi:
+    return HfApi(endpoint=endpoint, token=False)
 
 
 def trained(kind: str) -> Any:
