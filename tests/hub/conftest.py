@@ -57,15 +57,21 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def endpoint(tmp_path: Path, online: None) -> Iterator[str]:
-    """Address of an empty local Hub without a token."""
-    with running(tmp_path / "hub") as address:
+def token() -> str | None:
+    """What the local Hub asks for; None: nothing."""
+    return None
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, online: None, token: str | None) -> Iterator[str]:
+    """Address of an empty local Hub."""
+    with running(tmp_path / "hub", token=token) as address:
         yield address
 
 
 @pytest.fixture
-def api(endpoint: str) -> HfApi:
-    return HfApi(endpoint=endpoint, token=False)
+def api(endpoint: str, token: str | None) -> HfApi:
+    return HfApi(endpoint=endpoint, token=token or False)
 
 
 def trained(kind: str) -> Any:
