@@ -5,15 +5,14 @@ Its card renders from it alone. ``None`` means unknown.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
-from hf_fsl.files import write_text
-from hf_fsl.records import CostRecord, DataRecord, Measurement, SplitRecord
+from hf_fsl.plain import Plain, from_plain
+from hf_fsl.records import CostRecord, DataRecord, Measurement
 
 SCHEMA_VERSION = 1
 
@@ -43,7 +42,7 @@ class TowerRecord:
 
 
 @dataclass(kw_only=True)
-class ContrastiveRecord:
+class ContrastiveRecord(Plain):
     """A run, from what it was given to what it measured."""
 
     command: str
@@ -70,9 +69,6 @@ class ContrastiveRecord:
     recipe: str = "train_contrastive"
     schema_version: int = SCHEMA_VERSION
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-
     @classmethod
     def from_json(cls, text: str) -> ContrastiveRecord:
         """Raises UserError for a record of another recipe or schema."""
@@ -83,33 +79,8 @@ class ContrastiveRecord:
                 f"This is read as a record of train_contrastive, schema {SCHEMA_VERSION}; the file is of {found[0]}, "
                 f"schema {found[1]!r}. Install the hf_fsl version that wrote it, or give another record."
             )
-        data = values["data"]
-        data["splits"] = {name: SplitRecord(**split) for name, split in data["splits"].items()}
-        tests = {
-            split: {name: _measurement(row) for name, row in rows.items()} for split, rows in values["tests"].items()
-        }
-        return cls(
-            **{
-                **values,
-                "data": DataRecord(**data),
-                "image": TowerRecord(**values["image"]),
-                "text": TowerRecord(**values["text"]),
-                "tests": tests,
-                "cost": CostRecord(**values["cost"]),
-            }
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the record to a temporary name and renames it. Returns the path."""
-        return write_text(path, self.to_json())
+        return from_plain(cls, values)
 
     @classmethod
     def load(cls, path: str | Path) -> ContrastiveRecord:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
-
-
-def _measurement(values: dict[str, Any]) -> ZeroShotMeasurement:
-    inner = values["measurement"]
-    ci95 = inner.get("ci95")
-    measurement = Measurement(**{**inner, "ci95": tuple(ci95) if ci95 is not None else None})
-    return ZeroShotMeasurement(**{**values, "measurement": measurement})

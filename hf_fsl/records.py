@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
-from hf_fsl.files import write_text
+from hf_fsl.plain import Plain, from_plain
 
 SCHEMA_VERSION = 1
 
@@ -191,7 +190,7 @@ class CostRecord:
 
 
 @dataclass(kw_only=True)
-class RunRecord:
+class RunRecord(Plain):
     """A run, from what it was given to what it measured."""
 
     recipe: str
@@ -240,9 +239,6 @@ class RunRecord:
         """What the test examples were put into."""
         return self.candidate_labels or list(self.task["label_names"])
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
         """Raises UserError for a record of another schema."""
@@ -253,65 +249,8 @@ class RunRecord:
                 f"This hf_fsl reads run records of schema {SCHEMA_VERSION}, the file has {version!r}. "
                 "Install the hf_fsl version that wrote it."
             )
-        data = values["data"]
-        data["splits"] = {name: SplitRecord(**split) for name, split in data["splits"].items()}
-        runs = [SeedRecord(**{**run, "test": _measurements(run["test"])}) for run in values["runs"]]
-        comparisons = [
-            Comparison(**{**row, **_measurements({key: row[key] for key in ("baseline", "difference")})})
-            for row in values["comparisons"]
-        ]
-        methods = [
-            MethodRecord(**{**row, **_measurements({k: row[k] for k in ("validation", "test") if row[k] is not None})})
-            for row in values.get("methods", [])
-        ]
-        return cls(
-            **{
-                **values,
-                "methods": methods,
-                "data": DataRecord(**data),
-                "model": ModelRecord(**values["model"]),
-                "runs": runs,
-                "metrics": _measurements(values["metrics"]),
-                "metrics_over_seeds": _measurements(values["metrics_over_seeds"]),
-                "comparisons": comparisons,
-                "episodes": _episodes(values.get("episodes")),
-                "head": _head(values.get("head")),
-                "cost": CostRecord(**values["cost"]),
-            }
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the record to a temporary name and renames it. Returns the path."""
-        return write_text(path, self.to_json())
+        return from_plain(cls, values)
 
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
-
-
-def _episodes(values: dict[str, Any] | None) -> EpisodesRecord | None:
-    if values is None:
-        return None
-    results = []
-    for row in values["results"]:
-        read = {
-            key: _measurement(row[key]) for key in ("accuracy", "difference", "unbalanced") if row[key] is not None
-        }
-        results.append(EpisodicRow(**{**row, **read}))
-    return EpisodesRecord(**{**values, "results": results})
-
-
-def _head(values: dict[str, Any] | None) -> HeadRecord | None:
-    if values is None:
-        return None
-    refusal = {key: None if value is None else _measurement(value) for key, value in values["refusal"].items()}
-    return HeadRecord(**{**values, "refusal": refusal})
-
-
-def _measurement(values: dict[str, Any]) -> Measurement:
-    ci95 = values.get("ci95")
-    return Measurement(**{**values, "ci95": tuple(ci95) if ci95 is not None else None})
-
-
-def _measurements(values: dict[str, dict[str, Any]]) -> dict[str, Measurement]:
-    return {name: _measurement(value) for name, value in values.items()}

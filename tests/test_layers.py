@@ -10,6 +10,7 @@ import hf_fsl
 PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
     {"errors", "files", "__init__"},
+    {"plain"},
     {"config", "tasks", "records", "environment", "resources", "pictures"},
     {"contrastive_record"},
     {"data", "inputs", "metrics", "backbones", "adapters", "episodes"},

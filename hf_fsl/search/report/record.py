@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_fsl.errors import UserError
-from hf_fsl.files import write_text
+from hf_fsl.plain import Plain, from_plain
 from hf_fsl.records import Measurement
 
 SCHEMA_VERSION = 1
@@ -99,8 +98,10 @@ class Chance:
 
 
 @dataclass(kw_only=True)
-class SearchReport:
+class SearchReport(Plain):
     """A search, from its space to its verdict. Plain JSON; everything that is shown is in here."""
+
+    INDENT: ClassVar[int] = 1
 
     name: str
     created: str
@@ -137,13 +138,6 @@ class SearchReport:
     def front(self) -> list[TrialRow]:
         return sorted((row for row in self.trials if row.on_front), key=lambda row: row.parameters)
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the report whole or not at all."""
-        return write_text(path, self.to_json())
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SearchReport:
         """Raises UserError for a report of another schema."""
@@ -153,26 +147,7 @@ class SearchReport:
                 f"This hf_fsl reads search reports of schema {SCHEMA_VERSION}, got {version!r}. Install the version "
                 "that wrote it, or give the report.json of a search."
             )
-        members = [
-            MemberRow(
-                **{
-                    **row,
-                    "validation": _measurement(row["validation"]),
-                    "test": {name: _measurement(value) for name, value in row["test"].items()},
-                }
-            )
-            for row in values["members"]
-        ]
-        return cls(
-            **{
-                **values,
-                "trials": [TrialRow(**row) for row in values["trials"]],
-                "members": members,
-                "comparisons": [ComparisonRow(**{**row, "ci95": tuple(row["ci95"])}) for row in values["comparisons"]],
-                "chance": Chance(**values["chance"]) if values.get("chance") else None,
-                "audit": AuditRow(**values["audit"]) if values.get("audit") else None,
-            }
-        )
+        return from_plain(cls, values)
 
     @classmethod
     def load(cls, path: str | Path) -> SearchReport:
@@ -182,8 +157,3 @@ class SearchReport:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is no report of a search: {error}.") from error
         return cls.from_dict(values if isinstance(values, dict) else {})
-
-
-def _measurement(values: dict[str, Any]) -> Measurement:
-    ci95 = values.get("ci95")
-    return Measurement(**{**values, "ci95": tuple(ci95) if ci95 is not None else None})
