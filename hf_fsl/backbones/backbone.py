@@ -252,7 +252,7 @@ class Backbone:
     def _embed_text(self, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         pooling = self.modules.pooling
         if pooling is None and hasattr(self.model, "get_text_features"):
-            return _pooled(self._tower("text")(**inputs))
+            return self._projected("text", **inputs)
         output = self.model(**inputs)
         if pooling == "pooler":
             return pooler_output(output)
@@ -261,15 +261,16 @@ class Backbone:
     def _embed_image(self, pixels: Tensor) -> Tensor:
         pooling = self.modules.pooling
         if pooling is None and hasattr(self.model, "get_image_features"):
-            return _pooled(self._tower("image")(pixel_values=pixels))
+            return self._projected("image", pixel_values=pixels)
         output = self.model(pixel_values=pixels)
         pooler = getattr(output, "pooler_output", None)
         if pooling == "pooler" or (pooling is None and pooler is not None):
             return pooler_output(output).flatten(1)
         return pool(output.last_hidden_state, None, pooling or "cls")
 
-    def _tower(self, kind: str) -> Any:
-        return getattr(self.model, f"get_{kind}_features")
+    def _projected(self, kind: str, **inputs: Tensor) -> Tensor:
+        features = getattr(self.model, f"get_{kind}_features")(**inputs)
+        return features if isinstance(features, Tensor) else features.pooler_output
 
     def _identity(self, prompt: str, text: bool) -> dict[str, Any]:
         return {
@@ -285,10 +286,6 @@ class Backbone:
             "dtype": str(next(self.model.parameters()).dtype),
             "transformers": transformers.__version__,
         }
-
-
-def _pooled(features: Any) -> Tensor:
-    return features if isinstance(features, Tensor) else features.pooler_output
 
 
 def _finite(rows: Tensor, positions: list[int]) -> Tensor:
