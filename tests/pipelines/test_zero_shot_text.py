@@ -1,80 +1,20 @@
+"""The zero-shot pipeline of texts against the stock one, and what it refuses."""
+
 from __future__ import annotations
 
 import itertools
-import random
 
 import numpy as np
 import pytest
-import torch
-import transformers as t
-from conftest import WORDS, text_sizes, write_tokenizer
+from conftest import WORDS, write_tokenizer
+from pipelines.nli import LABELS, NLI, assert_same, nli_model, pipes, roberta_tokenizer, sentences
 from tokenizers import processors
-from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 from transformers import pipeline
 
 from hf_fsl.pipelines import ZeroShotTextPipeline
-from hf_fsl.zero_shot import ZeroShotError, onnx_runtime
-from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
+from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.pairs import PairEncoder, pair_layout
-
-LABELS = ["food", "big red house", "sun"]
-NLI = {"id2label": {0: "contradiction", 1: "neutral", 2: "entailment"}}
-NLI |= {"label2id": {name: index for index, name in NLI["id2label"].items()}}
-
-
-def nli_model(kind: str, **names):
-    torch.manual_seed(0)
-    names = names or NLI
-    if kind == "bert":
-        return t.BertForSequenceClassification(t.BertConfig(**text_sizes(), **names))
-    if kind == "roberta":
-        sizes = text_sizes() | {"max_position_embeddings": 80}
-        return t.RobertaForSequenceClassification(t.RobertaConfig(**sizes, **names, pad_token_id=0))
-    if kind == "deberta-v2":
-        return t.DebertaV2ForSequenceClassification(
-            t.DebertaV2Config(**text_sizes(), **names, relative_attention=True, pos_att_type=["c2p", "p2c"])
-        )
-    assert kind == "bart"
-    config = t.BartConfig(
-        vocab_size=len(WORDS) + 10, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=80, **names,
-        pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=3, forced_eos_token_id=3,
-    )  # fmt: skip
-    return t.BartForSequenceClassification(config)
-
-
-def sentences(count: int, seed: int = 0, longest: int = 40) -> list[str]:
-    generator = random.Random(seed)
-    return [" ".join(generator.choices(WORDS, k=generator.randint(1, longest))) for _ in range(count)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-def pipes(kind, tokenizer, **options):
-    model = nli_model(kind).eval()
-    with torch.no_grad():  # sharp answers: a wrong one would show
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(8)
-    given = {"model": model, "tokenizer": tokenizer, "device": "cpu"}
-    return (
-        pipeline("zero-shot-classification", **given),
-        pipeline("zero-shot-classification", pipeline_class=ZeroShotTextPipeline, **given, **options),
-    )
-
-
-def assert_same(ours, stock):
-    assert len(ours) == len(stock)
-    for own, other in zip(ours, stock, strict=True):
-        assert own["sequence"] == other["sequence"]
-        assert dict(zip(own["labels"], own["scores"], strict=True)) == pytest.approx(
-            dict(zip(other["labels"], other["scores"], strict=True)), abs=1e-5
-        )
-        assert own["scores"] == pytest.approx(other["scores"], abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "bart"])
@@ -94,14 +34,6 @@ def test_tokenizers_that_pad_or_cut_on_the_left_give_their_own_pairs(side, value
     stock, ours = pipes("bert", tokenizer, max_tokens=128)
     texts = [*sentences(4), *sentences(3, seed=1, longest=150)]
     assert_same(ours(texts, LABELS), stock(texts, LABELS))
-
-
-def roberta_tokenizer(folder):
-    """<s> text </s></s> hypothesis </s>, no segment ids."""
-    tokenizer = write_tokenizer(folder)
-    tokenizer.backend_tokenizer.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    return tokenizer
 
 
 def test_pairs_are_joined_as_robertas_tokenizer_does(tmp_path):
@@ -180,121 +112,6 @@ def test_several_templates_are_averaged_and_descriptions_stand_for_labels(tokeni
     assert [answer["scores"][answer["labels"].index(name)] for name in ("sun", "pet")] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_calibration_takes_the_label_prior_out(multi_label, tokenizer):
-    _, ours = pipes("bert", tokenizer)
-    texts = sentences(20)
-    before = ours(texts, LABELS, multi_label=multi_label)
-    scores = np.array([[row["scores"][row["labels"].index(name)] for name in LABELS] for row in before])
-    prior = ours.fit_calibration((text for text in texts), LABELS, multi_label=multi_label)
-    mean = scores.mean(0)
-    if multi_label:
-        odds = scores / (1 - scores) / (mean / (1 - mean))
-        expected = odds / (1 + odds)
-    else:
-        expected = scores / mean / (scores / mean).sum(1, keepdims=True)
-    for answer, row in zip(ours(texts, LABELS, multi_label=multi_label), expected, strict=True):
-        got = [answer["scores"][answer["labels"].index(name)] for name in LABELS]
-        assert got == pytest.approx(row, rel=1e-4)
-    assert ours(texts, LABELS, multi_label=multi_label, calibrated=False) == before
-    assert prior.texts == 20
-    assert ours(texts[0], LABELS[:2]) == ours(texts[0], LABELS[:2], calibrated=False)  # another question
-
-
-def test_a_prior_survives_saving(tokenizer, tmp_path):
-    from hf_fsl.zero_shot import LabelPrior
-
-    _, ours = pipes("bert", tokenizer)
-    prior = ours.fit_calibration(sentences(4), LABELS, label_descriptions={"sun": "the sun"})
-    assert LabelPrior.load(prior.save(tmp_path / "prior.json")) == prior
-
-
-def test_a_learned_shortlist_names_what_the_cross_encoder_would_choose(tokenizer, text_backbone):
-    from hf_fsl.backbones import Backbone
-
-    backbone = Backbone.from_pretrained(str(text_backbone))
-    _, ours = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=0.0)
-    labels, texts = ["food", "house", "sun", "cat", "red", "river"], sentences(40)
-    whole = ours(texts, labels)
-
-    def found() -> float:
-        few = ours(texts, labels, shortlist=1)
-        return np.mean([a["labels"][0] == b["labels"][0] for a, b in zip(few, whole, strict=True)])
-
-    untaught = found()
-    learned = ours.fit_shortlist(iter(texts), labels)
-    assert learned.weights.shape == (backbone.encode(texts[:1]).shape[1], len(labels))
-    assert found() > untaught + 0.1
-    assert ours.fit_shortlist(texts, labels, shortlist=2).scale == learned.scale  # all labels are scored in any case
-    with pytest.raises(ZeroShotError, match="got no text"):
-        ours.fit_shortlist([], labels)
-    with pytest.raises(ZeroShotError, match="two texts or more, got 1"):
-        ours.fit_shortlist(texts[:1], labels)
-
-
-def text_near(backbone, texts, labels):
-    """Cosines (N, C)."""
-    filled = [f"This example is {name}." for name in labels]
-    return (normalize(backbone.encode(texts), dim=-1) @ normalize(backbone.encode(filled), dim=-1).T).numpy()
-
-
-def test_the_shortlister_is_a_ridge_regression_of_what_the_cosines_leave():
-    from sklearn.linear_model import Ridge
-
-    from hf_fsl.zero_shot.shortlist import Shortlister
-
-    generator = torch.Generator().manual_seed(0)
-    embeddings, cosines, evidence = (torch.randn(30, size, generator=generator) for size in (5, 4, 4))
-    learned = Shortlister.fit(embeddings, cosines, evidence, penalty=0.7)
-    centred = evidence - evidence.mean(1, keepdim=True)
-    left = centred - learned.scale * cosines
-    reference = Ridge(alpha=0.7).fit(embeddings, left).predict(embeddings) + learned.scale * cosines.numpy()
-    assert np.allclose(learned(embeddings, cosines), reference, atol=1e-4)
-    slope = np.polyfit((cosines - cosines.mean(0)).ravel(), (centred - centred.mean(0)).ravel(), 1)[0]
-    assert learned.scale == pytest.approx(slope, rel=1e-4)
-
-
-def test_the_bi_encoder_has_a_say_among_the_labels_of_a_shortlist(tokenizer, text_backbone):
-    from hf_fsl.backbones import Backbone
-
-    backbone = Backbone.from_pretrained(str(text_backbone))
-    labels, texts = ["food", "house", "sun"], sentences(3)
-    near = text_near(backbone, texts, labels)
-    _, alone = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=0.0)
-    _, both = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=2.0)
-    difference = both.evidence(texts, labels, shortlist=2) - alone.evidence(texts, labels, shortlist=2)
-    kept = np.isfinite(difference)
-    assert kept.sum() == 6 and np.allclose(difference[kept], 2 * near[kept], atol=1e-5)
-    for options in ({}, {"shortlist": 2, "multi_label": True}):
-        ours, other = (pipe.evidence(texts, labels, **options) for pipe in (alone, both))
-        assert np.array_equal(ours, other, equal_nan=True)
-
-
-def test_a_shortlist_scores_only_the_likeliest_labels(tokenizer, text_backbone):
-    from hf_fsl.backbones import Backbone
-
-    backbone = Backbone.from_pretrained(str(text_backbone))
-    _, ours = pipes("bert", tokenizer, shortlist_model=backbone, similarity_weight=0.0)
-    labels, texts = ["food", "house", "sun", "cat", "red", "river"], sentences(8)
-    whole = ours(texts, labels)
-    assert ours(texts, labels, shortlist=6) == whole
-    near = backbone.encode(texts) @ torch.nn.functional.normalize(
-        backbone.encode([ours.default_template.format(name) for name in labels]), dim=-1
-    ).T  # fmt: skip
-    seen = []
-    logits = ours.scorer.logits
-    ours.scorer.logits = lambda *given, **options: seen.append(len(given[2])) or logits(*given, **options)
-    for answer, full, row in zip(ours(texts, labels, shortlist=2), whole, near, strict=True):
-        kept = {labels[index] for index in row.topk(2).indices}
-        assert set(answer["labels"][:2]) == kept
-        assert answer["labels"][2:] == [labels[i] for i in row.argsort(descending=True) if labels[i] not in kept]
-        assert answer["scores"][2:] == [0.0] * 4
-        share = dict(zip(full["labels"], full["scores"], strict=True))
-        first, second = answer["labels"][:2]
-        assert answer["scores"][0] == pytest.approx(share[first] / (share[first] + share[second]), abs=1e-5)
-    assert seen == [16]
-
-
 def test_the_same_pair_is_scored_once(tokenizer):
     _, ours = pipes("bert", tokenizer)
     seen = []
@@ -304,51 +121,6 @@ def test_the_same_pair_is_scored_once(tokenizer):
     answers = ours([text] * 7, LABELS)
     assert sum(seen) == len(LABELS)
     assert all(answer == answers[0] for answer in answers)
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-@pytest.mark.parametrize(("runtime", "allowed"), [("onnx", 1e-5), ("int8", 0.1)])
-def test_onnx_runtime_gives_the_scores(runtime, allowed, kind, tokenizer, tmp_path):
-    stock, ours = pipes(kind, tokenizer if kind == "bert" else roberta_tokenizer(tmp_path), runtime=runtime)
-    texts = sentences(10)
-    got, expected = (
-        np.array([[dict(zip(row["labels"], row["scores"], strict=True))[name] for name in LABELS] for row in answers])
-        for answers in (ours(texts, LABELS), stock(texts, LABELS))
-    )
-    assert np.abs(got - expected).max() < allowed
-    if runtime == "int8":
-        assert np.abs(got - expected).max() > 1e-6
-
-
-def test_tokens_are_quantised_in_a_range_of_their_own(monkeypatch):
-    """One scale for the whole batch would leave most tokens a few of its 256 steps."""
-    model, inputs = nli_model("bert"), torch.randn(2, 3, 32)
-    inputs[0, 0], inputs[0, 1] = 0, 1000 * inputs[0, 1]  # padding, and a token of far larger values
-    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.in_features == 32]
-    seen = []
-    product = onnx_runtime.linear
-    monkeypatch.setattr(onnx_runtime, "linear", lambda *given: seen.append(given[0]) or product(*given))
-    expected = [layer(inputs) for layer in layers]
-    with onnx_runtime._tokens_of_one_range(model):
-        torch.testing.assert_close([layer(inputs) for layer in layers], expected, rtol=1e-4, atol=1e-5)
-    largest = torch.ones(2, 3)
-    largest[0, 0] = 0
-    assert len(layers) == len(seen) > 8
-    for given in seen:
-        torch.testing.assert_close(given.abs().amax(-1), largest)
-    assert not any("forward" in vars(module) for module in model.modules())
-
-
-def test_a_model_that_cannot_be_exported_is_refused(tokenizer, monkeypatch):
-    with pytest.raises(ZeroShotError, match="takes float32 models on a CPU here; got torch.bfloat16 on cpu"):
-        OnnxClassifier(nli_model("bert").bfloat16(), ["input_ids"], "float32")
-
-    def fails(*_, **__):
-        raise RuntimeError("no such operator")
-
-    monkeypatch.setattr("torch.onnx.export", fails)
-    with pytest.raises(ZeroShotError, match="cannot be exported.* no such operator.*Use runtime='torch'"):
-        pipes("bert", tokenizer, runtime="onnx")
 
 
 def test_a_stream_is_read_a_window_at_a_time(tokenizer, monkeypatch):
