@@ -61,7 +61,7 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         self._run = None
         if runtime != "torch":
             precision: Literal["float32", "int8"] = "int8" if runtime == "int8" else "float32"
-            self._run = OnnxClassifier(model.eval(), tokenizer.model_input_names, precision)
+            self._run = OnnxClassifier(model.eval(), tokenizer, precision)
         self.scorer = EntailmentScorer(
             model, tokenizer, entailment_id=entailment_id, contradiction_id=contradiction_id, max_tokens=max_tokens
         )

@@ -6,15 +6,15 @@ import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
 
-from hf_fsl.zero_shot.first_token import computing, first_token_only, watched
+from hf_fsl.zero_shot.first_token import first_token_only
+from hf_fsl.zero_shot.quantisation import fit_for_int8, float_products
 from hf_fsl.zero_shot.templates import ZeroShotError
 
 
@@ -23,15 +23,15 @@ class OnnxClassifier:
 
     Args:
         model: a sequence classification model; it is exported as it stands and not needed afterwards.
-        names: its inputs, as in the tokenizer's ``model_input_names``.
-        precision: ``int8`` stores weights as int8, a scale for each output, and quantises activations as they come,
-            each token's brought to the same range beforehand.
+        tokenizer: its ``model_input_names`` are the model's inputs.
+        precision: ``int8`` stores weights as int8, a scale for each output, and quantises activations as they come;
+            :mod:`hf_fsl.zero_shot.quantisation` says how both are made fit for it.
 
     Raises:
         ZeroShotError: ONNX Runtime is not installed, or the model cannot be exported.
     """
 
-    def __init__(self, model: Any, names: Sequence[str], precision: Literal["float32", "int8"]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, precision: Literal["float32", "int8"]) -> None:
         try:
             import onnxruntime
             import onnxscript  # noqa: F401
@@ -44,12 +44,15 @@ class OnnxClassifier:
         options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            tokens = _tokens_of_one_range(model) if precision == "int8" else contextlib.nullcontext()
-            with first_token_only(model), tokens:
-                _export(model, names, path)
+            fit = fit_for_int8(model, tokenizer) if precision == "int8" else contextlib.nullcontext()
+            with first_token_only(model), fit:
+                _export(model, tokenizer.model_input_names, path)
             if precision == "int8":
                 exact, path = path, Path(folder) / "int8.onnx"
-                quantize_dynamic(exact, path, weight_type=QuantType.QInt8, per_channel=True)
+                quantize_dynamic(  # embeddings are read, not multiplied: int8 of them would gain no time
+                    exact, path, ["MatMul", "Gemm"], weight_type=QuantType.QInt8, per_channel=True,
+                    nodes_to_exclude=float_products(exact),
+                )  # fmt: skip
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.names = [given.name for given in self.session.get_inputs()]
 
@@ -57,28 +60,6 @@ class OnnxClassifier:
         """Logits ``(B, K)``."""
         given = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
         return torch.from_numpy(self.session.run(None, {name: given[name].numpy() for name in self.names})[0])
-
-
-@contextlib.contextmanager
-def _tokens_of_one_range(model: nn.Module) -> Iterator[None]:
-    """Within the block linear layers divide a token by its largest value, and multiply what comes of it.
-
-    ONNX Runtime quantises the activations of a whole batch by one scale, which the token of the largest values sets.
-    Most tokens then use a few of the 256 steps: after GELU, where values differ most, a handful. The products are the
-    same ones, and the logits' error is less than half.
-    """
-    with contextlib.ExitStack() as stack:
-        for module in model.modules():
-            if isinstance(module, nn.Linear) and not watched(module):
-                stack.enter_context(computing(module, _by_token))
-        yield
-
-
-def _by_token(layer: nn.Linear, inputs: Tensor) -> Tensor:
-    largest = torch.maximum(inputs.amax(-1, keepdim=True), -inputs.amin(-1, keepdim=True))
-    largest = largest.clamp(min=torch.finfo(inputs.dtype).tiny)
-    product = linear(inputs * (1 / largest), layer.weight) * largest
-    return product if layer.bias is None else product + layer.bias
 
 
 def _export(model: Any, names: Sequence[str], path: Path) -> None:
