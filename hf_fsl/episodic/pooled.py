@@ -15,6 +15,8 @@ _SMALL = 4
 """How much longer a multiply-add takes in an episode's small product."""
 _CELLS = 1 << 27
 """Of the product: half a gigabyte in float32."""
+_BLOCKS = 4
+"""Of rows, into which the product is cut."""
 _ROWS = 2048
 """Rows of numbers picked at a time, so that their indices stay in a cache."""
 
@@ -35,7 +37,7 @@ class PooledMeans:
         self.number = torch.zeros(len(embeddings), dtype=torch.long)
         self.number[members] = torch.arange(len(members))
         self.size, self.classes = len(members), int(episodes.classes.max()) + 1
-        self.products: np.ndarray = (used @ used.T).flatten().cpu().numpy()
+        self.products: np.ndarray = _gram(used).flatten().cpu().numpy()
 
     @staticmethod
     def cheaper(embeddings: Tensor, episodes: Episodes) -> bool:
@@ -75,11 +77,25 @@ class PooledMeans:
         for start in range(0, len(order), _ROWS):
             some = order[start : start + _ROWS]
             shots, where = starts[rows[some]], columns[of_query[some]]
-            total = self.products[shots[:, :1] + where]
-            for shot in range(1, shots.shape[1]):
-                total += self.products[shots[:, shot, None] + where]
+            index, picked = np.empty_like(where), np.empty(where.shape, dtype=sums.dtype)
+            total = np.zeros_like(picked)
+            for shot in shots.T:
+                np.add(shot[:, None], where, out=index)
+                total += self.products.take(index, out=picked, mode="clip")  # several times as fast without checks
             sums[some] = total
         return sums
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """``rows @ rows.T``, of which little more than half is computed: the rest is the same mirrored."""
+    size = len(rows)
+    product = rows.new_empty(size, size)
+    step = -(-size // _BLOCKS)
+    for start in range(0, size, step):
+        stop = start + step
+        product[start:stop, start:] = rows[start:stop] @ rows[start:].T
+        product[stop:, start:stop] = product[start:stop, stop:].T
+    return product
 
 
 def _members(embeddings: Tensor, episodes: Episodes) -> Tensor:
