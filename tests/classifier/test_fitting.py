@@ -3,10 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from hf_fsl.classifier.fitting import Fitted, cross_fit
+from hf_fsl import AdaptationConfig, AdapterConfig
+from hf_fsl.classifier import fitting
+from hf_fsl.classifier.fitting import ENOUGH, Fitted, HeldOut, cross_fit
 from hf_fsl.classifier.growing import state_of
 from hf_fsl.classifier.support import Support, read_support
 from hf_fsl.heads import HeadChoice, fit_head
@@ -56,3 +59,17 @@ def coverage_of_one_draw(seed: int) -> float:
 
 def test_a_threshold_from_models_of_half_the_examples_has_the_coverage_on_the_model_of_all():
     assert 0.885 < np.mean([coverage_of_one_draw(seed) for seed in range(60)]) < 0.915
+
+
+@pytest.mark.parametrize(("adapted_loss", "kept"), [(ENOUGH - 0.01, True), (ENOUGH + 0.01, False)])
+def test_an_adapter_is_kept_where_it_takes_a_tenth_off_the_held_out_loss(adapted_loss, kept, monkeypatch):
+    support = read_support([f"{kind}-{number}" for kind in range(2) for number in range(4)], [0] * 4 + [1] * 4)
+    known = {item: torch.randn(8) for item in support.items}
+    asked = iter([HeldOut(torch.ones(8), 1.0, 1.0), HeldOut(torch.ones(8), 1.0, adapted_loss)])
+    monkeypatch.setattr(fitting, "cross_fit", lambda *_: next(asked))
+    monkeypatch.setattr(fitting, "_adapted", lambda part, *_: fit_stretched(part, known))
+    monkeypatch.setattr(fitting, "fit_frozen", lambda part, *_: replace(fit_stretched(part, known), adapted=None))
+    how = fitting.Adapting(AdapterConfig(), AdaptationConfig(), folds=2, seed=0, progress=False)
+    fitted = fitting.fit_better(support, Stretched(known, 1.0), fitting.HeadKind("nearest_mean"), how)
+    assert (fitted.adapted is not None) is kept
+    assert f"held-out loss {adapted_loss:.3f} adapted, 1.000 as it was" in fitted.reason
