@@ -81,7 +81,7 @@ class PooledMeans:
             total = np.zeros_like(picked)
             for shot in shots.T:
                 np.add(shot[:, None], where, out=index)
-                total += self.products.take(index, out=picked, mode="clip")  # several times as fast without checks
+                total += self.products.take(index, out=picked, mode="clip")  # "clip": no check of bounds
             sums[some] = total
         return sums
 

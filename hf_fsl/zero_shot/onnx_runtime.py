@@ -40,6 +40,10 @@ class OnnxClassifier:
             raise ZeroShotError(
                 f"ONNX Runtime is needed for this runtime ({error}). Install it: pip install 'hf_fsl[onnx]'"
             ) from error
+        if model.device.type != "cpu" or model.dtype != torch.float32:
+            raise ZeroShotError(
+                f"ONNX Runtime takes float32 models on a CPU here; got {model.dtype} on {model.device}."
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as folder:
@@ -63,8 +67,6 @@ class OnnxClassifier:
 
 
 def _export(model: Any, names: Sequence[str], path: Path) -> None:
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        raise ZeroShotError(f"ONNX Runtime takes float32 models on a CPU here; got {model.dtype} on {model.device}.")
     # A tensor for each input: the exporter takes two names of one tensor for one input.
     example = {
         name: torch.zeros(2, 9, dtype=torch.long) if name == "token_type_ids" else torch.ones(2, 9, dtype=torch.long)

@@ -25,8 +25,10 @@ from hf_fsl.zero_shot.first_token import computing, watched
 
 OUTLIERS = 32
 """Channels of a narrowing layer that stay in float32: 2 % of its product where there are 1,536."""
-_TOKENS = (16, 24)
-"""Pairs of random texts, and random tokens of each text, by which activations are judged."""
+PAIRS = 16
+"""Of random texts, by which activations are judged;"""
+_TOKENS = 24
+"""random tokens of each text."""
 _LEAST = 0.01
 """Of a layer's largest channel: none is taken for smaller, whatever the random tokens showed of it."""
 
@@ -35,7 +37,9 @@ _LEAST = 0.01
 def fit_for_int8(model: Any, tokenizer: Any) -> Iterator[None]:
     """Within the block linear layers compute what they did, in products that int8 does little harm to."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and not watched(module)]
-    largest = largest_inputs(model, layers, random_pairs(tokenizer))
+    # A decoder that was told of no padding takes one text at a time.
+    padded = tokenizer.pad_token is not None and model.config.pad_token_id is not None
+    largest = largest_inputs(model, layers, random_pairs(tokenizer, PAIRS if padded else 1))
     with contextlib.ExitStack() as stack:
         for layer in layers:
             if layer in largest:
@@ -43,13 +47,12 @@ def fit_for_int8(model: Any, tokenizer: Any) -> Iterator[None]:
         yield
 
 
-def random_pairs(tokenizer: Any) -> dict[str, Tensor]:
+def random_pairs(tokenizer: Any, count: int = PAIRS) -> dict[str, Tensor]:
     """Pairs of texts out of random tokens, as model inputs; the same every time."""
     rng = torch.Generator().manual_seed(0)
-    rows, tokens = _TOKENS
-    ids = torch.randint(len(tokenizer), (2, rows, tokens), generator=rng)
+    ids = torch.randint(len(tokenizer), (2, count, _TOKENS), generator=rng)
     texts = [tokenizer.batch_decode(half, skip_special_tokens=True) for half in ids.tolist()]
-    return dict(tokenizer(*texts, padding=True, truncation=True, return_tensors="pt"))
+    return dict(tokenizer(*texts, padding=count > 1, truncation=True, return_tensors="pt"))
 
 
 def largest_inputs(model: Any, layers: list[nn.Linear], inputs: dict[str, Tensor]) -> dict[nn.Linear, Tensor]:

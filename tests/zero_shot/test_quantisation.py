@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_fsl.zero_shot import onnx_runtime
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
-from hf_fsl.zero_shot.quantisation import OUTLIERS, fit_for_int8, largest_inputs, random_pairs
+from hf_fsl.zero_shot.quantisation import OUTLIERS, PAIRS, fit_for_int8, largest_inputs, random_pairs
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,15 @@ def test_channels_are_judged_by_what_the_model_gives_them(model, tokenizer):
     assert largest[first.intermediate.dense].argmax() == 3 and largest[first.output.dense].argmax() == 5
     again = largest_inputs(model, layers, random_pairs(tokenizer))
     assert all(torch.equal(largest[layer], again[layer]) for layer in layers)
+
+
+def test_a_model_that_was_told_of_no_padding_is_judged_by_one_pair(model, tokenizer):
+    assert len(random_pairs(tokenizer)["input_ids"]) == PAIRS
+    rows = []
+    model.register_forward_pre_hook(lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True)
+    model.config.pad_token_id = None
+    with fit_for_int8(model, tokenizer):
+        assert rows == [1]
 
 
 def test_less_is_lost_than_by_dynamic_quantisation_alone(model, tokenizer, monkeypatch):
