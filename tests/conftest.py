@@ -116,6 +116,12 @@ def tiny_inputs() -> Callable[..., dict[str, Any]]:
     return model_inputs
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The words of the tests as a tokenizer."""
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
 def write_tokenizer(folder: Path) -> Any:
     """A whole-word tokenizer over WORDS with BERT's special tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -44,8 +44,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         backbone: a Hub id, a folder, or a loaded ``Backbone``, which is never changed.
         head: a name of ``hf_fsl.heads.ESTIMATORS``, or ``auto``: chosen from the support set alone.
         adapter: None: the backbone stays as it is. An ``AdapterConfig`` or ``peft.PeftConfig``: it is adapted to the
-            support set by metric learning. ``auto``: by LoRA, where that takes a tenth off the
-            log-loss on held-out examples.
+            support set by metric learning. ``auto``: by LoRA, where that takes a tenth off the log-loss on
+            held-out examples.
         keep_adapter: ``better``: a given adapter is kept only where it is as much better on held-out examples, too.
         prior: ``auto``: the words for the classes are used where they have some and the backbone encodes texts, as
             far as they help on held-out examples. None: they are not used.

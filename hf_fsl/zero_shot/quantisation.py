@@ -89,11 +89,16 @@ class _Int8Ready:
         self.shrink[self.outliers], grown[:, self.outliers] = 0, 0
         self.weight = grown.T.contiguous()
 
-    def __call__(self, layer: nn.Linear, inputs: Tensor) -> Tensor:
+    def in_one_range(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens whose largest value is 1, and what each was divided by."""
         even = inputs * self.shrink
         largest = torch.maximum(even.amax(-1, keepdim=True), -even.amin(-1, keepdim=True))
         largest = largest.clamp(min=torch.finfo(inputs.dtype).tiny)
-        product = (even * (1 / largest)) @ self.weight * largest
+        return even * (1 / largest), largest
+
+    def __call__(self, layer: nn.Linear, inputs: Tensor) -> Tensor:
+        tokens, largest = self.in_one_range(inputs)
+        product = tokens @ self.weight * largest
         if len(self.outliers):
             product = product + inputs.index_select(-1, self.outliers) @ self.kept
         return product if layer.bias is None else product + layer.bias

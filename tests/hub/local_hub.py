@@ -15,11 +15,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 import hf_fsl
 
 PACKAGE_ROOT = Path(hf_fsl.__file__).parents[1]
-
-
 LARGE = bytes(range(256)) * 8000  # 2 MB: goes through LFS
-
-
 CARD = """---
 pipeline_tag: text-classification
 library_name: transformers

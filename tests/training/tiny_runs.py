@@ -8,13 +8,9 @@ from accelerate import Accelerator
 from hf_fsl.config import TrainingConfig
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.tasks import Task
-from hf_fsl.training import (
-    train,
-)
+from hf_fsl.training import train
 
 TASK = Task(modality="text", label_names=("a", "b", "c"))
-
-
 BASE = TrainingConfig(
     learning_rate=1e-2, max_steps=8, per_device_train_batch_size=4, warmup_steps=2, logging_steps=1, weight_decay=0.01
 )
