@@ -65,21 +65,35 @@ def by_gradient(bench: Bench, space: SearchSpace, options: argparse.Namespace) -
 
 
 def finished(
-    bench: Bench, space: SearchSpace, search: Row, seed: int, count: int, reference: tuple[float, float]
+    bench: Bench,
+    space: SearchSpace,
+    search: Row,
+    seed: int,
+    count: int,
+    reference: tuple[float, float],
+    started_at: float | None = None,
 ) -> tuple[list[Row], float, float]:
     """Members that dominate most on validation, trained again; token-FLOPs and gradient steps, the search included.
 
     Where nothing was validated, their sizes are spread.
+
+    Args:
+        started_at: learning rate of trainings that start from the gradient; None: they start at random.
     """
     members = [Architecture.from_dict(values) for values in search["front"]]
     sizes = [trainable_parameters(member, bench.sites) for member in members]
     losses = search.get("validation_losses")
     places = dominating(losses, sizes, count, reference) if losses else spread(sizes, count)
     finalists = [with_even_steps(members[place], bench.sites, space.config.scaling) for place in places]
-    rows = [bench.run(finalist, FINAL + seed) for finalist in finalists]
+    flops, steps = search["token_flops"], search["gradient_steps"]
+    if started_at is None:
+        rows = [bench.run(finalist, FINAL + seed) for finalist in finalists]
+    else:
+        rows = [bench.run(each.replace(learning_rate=started_at), FINAL + seed, "started") for each in finalists]
+        flops, steps = flops + bench.start_cost.flops, steps + bench.start_cost.gradient_steps
     ends = [row["rungs"][-1] for row in rows]
-    flops = search["token_flops"] + sum(end["token_flops"] for end in ends)
-    return rows, flops, search["gradient_steps"] + sum(end["gradient_steps"] for end in ends)
+    flops += sum(end["token_flops"] for end in ends)
+    return rows, flops, steps + sum(end["gradient_steps"] for end in ends)
 
 
 def dominating(losses: list[float], sizes: list[int], count: int, reference: tuple[float, float]) -> list[int]:

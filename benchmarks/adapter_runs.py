@@ -28,7 +28,8 @@ from hf_fsl.metrics.functions import example_losses
 from hf_fsl.search.alone import renew_head
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.few_shot import few_shot_splits
-from hf_fsl.search.space import GROUPS, Architecture, to_adapter_config
+from hf_fsl.search.meter import Meter
+from hf_fsl.search.space import Architecture, to_adapter_config, uniform_ranks
 from hf_fsl.search.trial import AdapterTrial, CountedUpdate
 from hf_fsl.training import predict_logits, train
 from hf_fsl.training.checkpoints import TrainingDiverged, load_trainable_state, trainable_state
@@ -41,7 +42,8 @@ RUNGS = (0.25, 0.5, 1.0)
 DIVERGED = 1e6
 """Log-loss of a training that diverged: behind all others."""
 
-Kind = Literal["architecture", "adalora", "full"]
+Kind = Literal["architecture", "started", "adalora", "full"]
+"""``started``: an architecture whose training starts from the gradient (hf_fsl/training/start.py)."""
 Row = dict[str, Any]
 
 
@@ -102,6 +104,12 @@ class Bench:
         assert self.test.labels is not None
         self.test_labels = self.test.labels.numpy()
 
+    @property
+    def start_cost(self) -> Meter:
+        """What it takes to find the start that all started trainings share."""
+        assert self.trial.start is not None
+        return self.trial.start_meter
+
     def identity(self, what: str, **more: Any) -> dict[str, Any]:
         """By which a row is known again."""
         return {"what": what, "support": self.support, **asdict(self.sizes), **more}
@@ -112,7 +120,8 @@ class Bench:
         Args:
             architecture: with its learning rate; of ``adalora`` and ``full`` it gives learning rate and steps, and of
                 the former the ranks it starts from.
-            seed: of head, adapter, dropout and the order of the examples.
+            seed: of head, adapter, dropout and the order of the examples. A ``started`` one counts only its training:
+                the start is found once, for all.
         """
         identity = self.identity(kind, architecture=architecture.to_dict(), seed=seed)
         known = self.runs.get(identity)
@@ -122,6 +131,9 @@ class Bench:
         model = copy.deepcopy(self.model)
         renew_head(model, self.sites.head, seed)
         model = attach_adapter(model, self._adapter(architecture, kind), self.sites.head)
+        if kind == "started":
+            assert self.trial.start is not None
+            self.trial.start.apply(model)
         row = self._train(model, architecture, seed, kind)
         outcome = best_rung(row)
         print(
@@ -196,7 +208,7 @@ class Bench:
     def _adapter(self, architecture: Architecture, kind: Kind) -> AdapterConfig | peft.PeftConfig:
         if kind == "full":
             return AdapterConfig(method="none")
-        if kind == "architecture":
+        if kind in ("architecture", "started"):
             return to_adapter_config(architecture, self.sites)
         rank, steps = max(max(row) for row in architecture.ranks), architecture.steps
         return peft.AdaLoraConfig(
@@ -206,8 +218,7 @@ class Bench:
         )  # fmt: skip
 
     def _lowest(self, architecture: Architecture) -> Architecture:
-        ranks = tuple(tuple(int(layer == 0) for _ in GROUPS) for layer in range(len(self.sites.layers)))
-        return architecture.replace(method="lora", ranks=ranks)
+        return architecture.replace(method="lora", ranks=uniform_ranks(1, self.sites, layers=[0]))
 
     def _kept_parameters(self, model: Any) -> int:
         """Of AdaLoRA: the singular values that its budget left, with their vectors, and the head."""

@@ -22,7 +22,9 @@ Bars:
      over seeds and texts; no correction for the number of sizes, which would make it easier).
   3. On 10 other draws of the labels, accuracy not below that of uniform LoRA r=8 by a point (lower end of Student's
      interval of the paired difference), both with their learning rates tuned, with at most a quarter of its trainable
-     parameters, heads included.
+     parameters, heads included. Ours is what ``strategy: gradient`` hands out: ranks where the gradient asks for them,
+     training started from the gradient, too. Uniform LoRA starts at random, as it does elsewhere; how it fares when
+     it starts where ours does is beside it, which tells what the placement is worth by itself.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 OWN = "random, its own trainings"
 """Random search that hands out what it trained itself, instead of training its finalists again."""
-COUNTERPARTS = {"supernet": "random", "gradient only": "random", "gradient": OWN}
+COUNTERPARTS = {"supernet": "random", "gradient only": "random", "gradient": OWN, "gradient, started": OWN}
 """What is run for real -> the random search whose finalists came about in the same way."""
 PARTS = ("table", "searches", "points", "supports")
 
@@ -109,7 +111,8 @@ def searches(
     """What is run for real: by method, a point and a trained front at each search seed.
 
     "gradient only" trains as many members of the family as there are finalists, and looks at no validation example;
-    "gradient" (``strategy: gradient``) more, and hands out of these those that dominate most on validation.
+    "gradient" (``strategy: gradient``) more, and hands out of these those that dominate most on validation. Those of
+    "gradient, started" start from the gradient, as ``few_shot.initialization`` has it.
     """
     courses: Courses = {}
     fronts: dict[str, list[list[Row]]] = {}
@@ -117,8 +120,9 @@ def searches(
     for seed in range(options.searches):
         for method in COUNTERPARTS:
             search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
-            trained = options.sizes if method == "gradient" else options.finalists
-            rows, flops, steps = finished(bench, space, search, seed, trained, reference)
+            trained = options.sizes if method.startswith("gradient") and "only" not in method else options.finalists
+            started_at = max(options.start_rates) if method.endswith("started") else None
+            rows, flops, steps = finished(bench, space, search, seed, trained, reference, started_at)
             searched = search["token_flops"], search["gradient_steps"]
             if trained > options.finalists:
                 searched = flops, steps
@@ -138,6 +142,8 @@ def single_points(
     """What has no search but of the learning rate: results by method, and the uniform LoRAs' runs by rank."""
     top = uniform(bench, 12, options.steps)
     methods: dict[str, tuple[Architecture, list[float], Kind]] = {
+        "uniform lora r=8, started": (uniform(bench, 8, options.steps), options.start_rates, "started"),
+        "head only, started": (uniform(bench, 0, options.steps), options.start_rates, "started"),
         "head only": (uniform(bench, 0, options.steps), options.rates, "architecture"),
         "adalora": (top, options.rates, "adalora"),
         "full fine-tuning": (uniform(bench, 0, options.steps), [rate / 20 for rate in options.rates], "full"),
@@ -159,32 +165,35 @@ def single_points(
             "hypervolume": float(np.mean([test_hypervolume([row], reference) for row in rows])),
             **{f"tuning_{kind_of_cost}": value for kind_of_cost, value in cost.items()},
         }
-        if name.startswith("uniform"):
+        if name.startswith("uniform") and kind == "architecture":
             runs[int(name.rpartition("=")[2])] = rows
     return results, runs
 
 
 def over_supports(options: argparse.Namespace, sizes: Sizes, runs: Runs, accelerator: Accelerator) -> dict[str, Any]:
     """Bar 3: the gradient's adapter of a quarter of the size against uniform LoRA r=8, on other draws of labels."""
-    differences, ours, theirs, shares = [], [], [], []
+    accuracies: dict[str, list[float]] = {"ours": [], "uniform_r8": [], "uniform_r8_started": []}
+    shares = []
     for support in range(1, options.supports + 1):
         bench = Bench(sizes, support, runs, accelerator)
         base, _ = tuned(bench, uniform(bench, 8, options.steps), options.rates, 0, "architecture")
+        started, _ = tuned(bench, uniform(bench, 8, options.steps), options.start_rates, 0, "started")
         space = make_space(bench, options, base["parameters"] // 4)
         largest = Architecture.from_dict(by_gradient(bench, space, options)["front"][-1])
         chosen = with_even_steps(largest, bench.sites, space.config.scaling)
-        member, _ = tuned(bench, chosen, options.rates, 0, "architecture")
-        accuracies = [best_rung(row)["test_accuracy"] for row in (member, base)]
-        ours.append(accuracies[0])
-        theirs.append(accuracies[1])
-        differences.append(accuracies[0] - accuracies[1])
+        member, _ = tuned(bench, chosen, options.start_rates, 0, "started")
+        for name, row in zip(accuracies, (member, base, started), strict=True):
+            accuracies[name].append(best_rung(row)["test_accuracy"])
         shares.append(base["parameters"] / member["parameters"])
-    interval = seeds_interval(differences)
+    interval, beside = (
+        seeds_interval(list(np.subtract(accuracies["ours"], accuracies[name])))
+        for name in ("uniform_r8", "uniform_r8_started")
+    )
     enough = interval.ci95 is not None and interval.ci95[0] >= -0.01
     return {
-        "ours": ours,
-        "uniform_r8": theirs,
+        **accuracies,
         "difference": vars(interval),
+        "difference_from_started": vars(beside),
         "times_fewer_parameters": {"each": shares, "least": min(shares)},
         "ok": bool(enough and min(shares) >= 4 and options.supports >= 10),
     }
@@ -265,6 +274,7 @@ if __name__ == "__main__":
     for option, (value, text) in WHOLE.items():
         parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=value, help=f"{text} ({value})")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-2], help="learning rates")
+    parser.add_argument("--start-rates", type=float, nargs="+", default=[3e-3, 5e-3], help="of started trainings")
     parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the supernet and its members")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of the uniform LoRAs")
     if parser.parse_known_args()[0].quick:

@@ -23,7 +23,7 @@ from hf_fsl.losses import ClassificationLoss, class_weights
 from hf_fsl.metrics import compute_metrics
 from hf_fsl.records import ModelRecord, SeedRecord, goodness
 from hf_fsl.reporting import SeedOutcome, measure
-from hf_fsl.training import predict_logits, train, training_identity
+from hf_fsl.training import find_start, predict_logits, train, training_identity
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,16 @@ def fine_tune_seed(
         )
         return compute_metrics(names, logits, validation_labels, task.multi_label)
 
+    loss = ClassificationLoss(task.multi_label, weights, training.label_smoothing_factor)
+    if config.adapter.initialization == "gradient":
+        model.to(accelerator.device)
+        find_start(model, train_split, loss, classifier.new_head).apply(model)
     progress = train(
         model,
         train_split,
         training,
         accelerator,
-        ClassificationLoss(task.multi_label, weights, training.label_smoothing_factor),
+        loss,
         seed=seed,
         folder=Path(config.output_dir) / "checkpoints" / f"seed-{seed}",
         head=classifier.head,

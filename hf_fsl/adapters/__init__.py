@@ -9,15 +9,19 @@ from hf_fsl.adapters.attach import (
     peft_config,
     trained_in_full,
 )
+from hf_fsl.adapters.gradients import LayerGradient, low_rank_gradients, start_along
 from hf_fsl.adapters.targets import AdapterError
 
 __all__ = [
     "AdapterError",
+    "LayerGradient",
     "ParameterCount",
     "attach_adapter",
     "count_parameters",
     "describe_adapter",
+    "low_rank_gradients",
     "merge_adapter",
     "peft_config",
+    "start_along",
     "trained_in_full",
 ]

@@ -25,13 +25,15 @@ class BackboneError(UserError, ValueError):
 class Classifier:
     """A stock classification model, its tokenizer or image processor, and which of its modules are the head.
 
-    ``commit`` is that of the repository they come from, None for a folder.
+    ``commit`` is that of the repository they come from, None for a folder; ``new_head``: some of the head
+    is in no checkpoint, and starts at random.
     """
 
     model: PreTrainedModel
     processor: Any
     head: tuple[str, ...]
     commit: str | None = None
+    new_head: bool = True
 
 
 def load_classifier(config: ModelConfig, task: Task) -> Classifier:
@@ -76,7 +78,7 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
     if task.modality != "image":
         _ensure_padding(model, processor)
     commit = loaded_commit(config.model_name_or_path, config.revision)
-    return Classifier(model, processor, head_modules(model, fresh), commit)
+    return Classifier(model, processor, head_modules(model, fresh), commit, config.from_config or bool(fresh))
 
 
 def loaded_commit(model_name_or_path: str, revision: str | None) -> str | None:

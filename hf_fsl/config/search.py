@@ -93,6 +93,8 @@ class ShotsConfig:
     seed: int = 0
     per_device_train_batch_size: int = 32
     per_device_eval_batch_size: int = 64
+    initialization: Literal["random", "gradient"] = "gradient"
+    """Where every training starts, as ``adapter.initialization`` of ``fine_tune``; that of the baselines too."""
     label_smoothing_factor: float = 0.0
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "no"
     """Of every training, as ``training.mixed_precision`` of ``fine_tune``."""

@@ -93,6 +93,9 @@ class AdapterConfig:
     r: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    initialization: Literal["random", "gradient"] = "random"
+    """``gradient``, for few labels: a new head starts as a logistic regression of the frozen features, and the
+    matrices A of a lora, rslora or dora along what the loss then pulls at. Small ranks learn more in fewer steps."""
     target_modules: list[str] | str | None = None
     """Module names, a regular expression, ``all-linear``, or ``null``: found from the module tree."""
     rank_pattern: dict[str, int] = field(default_factory=dict)

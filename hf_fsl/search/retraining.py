@@ -24,11 +24,10 @@ from hf_fsl.search.pareto import most_hypervolume, spread
 from hf_fsl.search.report.record import TrialRow
 from hf_fsl.search.sameness import require_same
 from hf_fsl.search.space import (
-    GROUPS,
     Architecture,
-    Sites,
     to_adapter_config,
     trainable_parameters,
+    uniform_ranks,
     with_even_steps,
 )
 from hf_fsl.search.study.group import Group
@@ -151,7 +150,7 @@ class Finish:
         space, sites, rank = self.config.space, self.trial.sites, self.config.finish.baseline_rank
         rates = sorted({rate * factor for rate in space.learning_rate for factor in (1.0, 3.0)})
         common: dict[str, Any] = {"learning_rate": rates[0], "steps": max(space.steps)}
-        found = [("head-only", Architecture("none", tuple((0,) * len(GROUPS) for _ in sites.layers), **common), rates)]
+        found = [("head-only", Architecture("none", uniform_ranks(0, sites), **common), rates)]
         if rank:
             rows = uniform_ranks(rank, sites)
             found.insert(0, (f"uniform-r{rank}", Architecture("lora", rows, scaling=2.0, **common), rates))
@@ -241,7 +240,9 @@ def fine_tune_config(
         early_stopping_patience=finish.early_stopping_patience,
         load_best_model_at_end=finish.eval_steps is not None,
     )
-    adapter = to_adapter_config(architecture, trial.sites)
+    adapter = dataclasses.replace(
+        to_adapter_config(architecture, trial.sites), initialization=config.few_shot.initialization
+    )
     if config.few_shot.modules_to_save is not None:
         adapter = dataclasses.replace(adapter, modules_to_save=list(config.few_shot.modules_to_save))
     return FineTuneConfig(
@@ -268,10 +269,3 @@ def write_examples(splits: Splits, folder: Path) -> None:
     for name in ("train", "validation", "test"):
         with replaced(folder / f"{name}.parquet") as temporary:
             getattr(splits, name).to_parquet(temporary)
-
-
-def uniform_ranks(rank: int, sites: Sites) -> tuple[tuple[int, ...], ...]:
-    """The same rank at every site that a model has."""
-    return tuple(
-        tuple(rank if (layer, group) in sites.slots else 0 for group in GROUPS) for layer in range(len(sites.layers))
-    )

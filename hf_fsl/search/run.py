@@ -76,6 +76,7 @@ def search(
                         spent[1] - sum(t.seconds for t in found.tried)),
             )  # fmt: skip
         start = [retrainable(score.architecture, space) for score in found.front]
+    started = _start_cost(trial)
     tried = run_study(
         space,
         trial,
@@ -89,9 +90,17 @@ def search(
         progress=True,
     )
     return build_report(
-        tried, space, config.search.objectives, **shown, sampler=sampler, audit=audited, before=spent,
+        tried, space, config.search.objectives, **shown, sampler=sampler, audit=audited,
+        before=(spent[0] + started[0], spent[1] + started[1]),
         strategy="gradient" if config.strategy == "gradient" else "general",
     )  # fmt: skip
+
+
+def _start_cost(trial: AdapterTrial) -> tuple[float, float]:
+    """Token-FLOPs and seconds of finding the start that the trials share, on all processes."""
+    if trial.start is None:
+        return 0.0, 0.0
+    return trial.start_meter.flops * trial.accelerator.num_processes, trial.start_meter.seconds
 
 
 def audit_row(audit: Audit) -> AuditRow:

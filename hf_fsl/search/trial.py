@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import examples_fingerprint
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
+from hf_fsl.search.start import shared_start
 from hf_fsl.search.study.identity import fingerprint
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
-from hf_fsl.training import list_checkpoints, predict_logits, train
+from hf_fsl.training import Start, list_checkpoints, predict_logits, train
 from hf_fsl.training.checkpoints import TrainingDiverged
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.update import Batch, Step
@@ -76,6 +78,7 @@ class AdapterTrial:
                 f"{', '.join(classifier.head)}."
             )
         self.head = tuple(trained_in_full(self.model, few_shot.modules_to_save, classifier.head))
+        self.new_head = classifier.new_head
         self.sites, self.label_names = find_sites(self.model, self.head), splits.task.label_names
         limit = longest_input(self.model, self.processor, model.max_length)
         if limit is not None:
@@ -99,6 +102,8 @@ class AdapterTrial:
         self.recorded = _recorded_latencies(search.latencies)
         self.model.to(accelerator.device)
         self.meter = Meter.of(self.model, self.sites, self._timed_batch(accelerator))
+        self.start_meter = self.meter.empty()
+        """What finding the start that all trials share has cost."""
 
     def __call__(self, architecture: Architecture, context: TrialContext) -> Evaluation:
         """Trains and measures one architecture; see :data:`hf_fsl.search.study.TrialFunction`."""
@@ -168,8 +173,21 @@ class AdapterTrial:
 
     def adapted(self, architecture: Architecture) -> nn.Module:
         """A fresh model with the adapter, the same every time."""
+        start = self.start
         torch.set_rng_state(self._random_state)
-        return attach_adapter(copy.deepcopy(self.model), to_adapter_config(architecture, self.sites), self.head)
+        model = attach_adapter(copy.deepcopy(self.model), to_adapter_config(architecture, self.sites), self.head)
+        if start is not None:
+            start.apply(model)
+        return model
+
+    @cached_property
+    def start(self) -> Start | None:
+        """Where all trials start, if that is not at random."""
+        if self.few_shot.initialization == "random":
+            return None
+        return shared_start(
+            self.model, self.sites, self.head, self.train, self._loss(), self.new_head, self.start_meter
+        )
 
     def training_config(self, architecture: Architecture, save_steps: int | None) -> TrainingConfig:
         """How ``fine_tune`` would be told to train this architecture."""

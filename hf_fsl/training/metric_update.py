@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_fsl.config import TrainingConfig
-from hf_fsl.errors import UserError
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.metric_losses import MetricLoss
+from hf_fsl.training.head import classification_layer, one_each, read_by
 from hf_fsl.training.update import Batch, Update
 
 METRIC_LOSSES: dict[str, MetricLoss] = {
@@ -55,15 +55,10 @@ class MetricUpdate(Update):
         summed, features, labels = torch.zeros((), device=self.accelerator.device), [], []
         for piece in self.cut_up([batch]):
             inputs = {name: value for name, value in piece.items() if name not in ("labels", "index")}
-            with _read_by(self.layer) as read:
+            with read_by(self.layer) as read:
                 logits = self.model(**inputs).logits
-            if read[-1].ndim != 2:
-                raise UserError(
-                    f"training.loss: the classification layer reads {tuple(read[-1].shape)}, a vector for each token; "
-                    "a metric loss needs one for each example. Use cross_entropy, or another backbone."
-                )
+            features.append(one_each(read[-1]))
             summed = summed + self.loss(logits, piece["labels"])
-            features.append(read[-1])
             labels.append(piece["labels"])
         return summed, torch.cat(features), torch.cat(labels)
 
@@ -80,32 +75,3 @@ def classification_update(
     """The step that ``training.loss`` asks for."""
     kind = Update if config.loss == "cross_entropy" else MetricUpdate
     return kind(model, optimizer, loss, accelerator, config)
-
-
-def classification_layer(model: Any) -> nn.Linear:
-    """The trained linear layer whose outputs are the classes.
-
-    Raises:
-        UserError: there is none.
-    """
-    classes = model.config.num_labels
-    found = [
-        module for module in model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == classes and module.weight.requires_grad
-    ]  # fmt: skip
-    if not found:
-        raise UserError(
-            f"training.loss: {type(model).__name__} has no trained linear layer with {classes} outputs, whose inputs "
-            "a metric loss could compare. Use cross_entropy."
-        )
-    return found[-1]
-
-
-@contextmanager
-def _read_by(layer: nn.Module) -> Iterator[list[Tensor]]:
-    read: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-    try:
-        yield read
-    finally:
-        handle.remove()

@@ -32,6 +32,17 @@ def test_the_commit_is_known_from_the_cache_and_a_folder_has_none(text_backbone,
     assert load_classifier(ModelConfig(model_name_or_path=snapshot), TASK).commit == commit
 
 
+def test_a_head_is_new_unless_the_checkpoint_has_it(text_backbone, tmp_path):
+    fresh = load_classifier(ModelConfig(model_name_or_path=str(text_backbone)), TASK)
+    assert fresh.new_head
+    fresh.model.save_pretrained(tmp_path)
+    fresh.processor.save_pretrained(tmp_path)
+    assert not load_classifier(ModelConfig(model_name_or_path=str(tmp_path)), TASK).new_head
+    other = Task(modality="text", label_names=("a", "b", "c"))
+    assert load_classifier(ModelConfig(model_name_or_path=str(tmp_path)), other).new_head
+    assert load_classifier(ModelConfig(model_name_or_path=str(tmp_path), from_config=True), TASK).new_head
+
+
 def test_a_repository_of_texts_without_its_tokenizer_is_refused(text_backbone, tmp_path):
     shutil.copytree(text_backbone, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("tokenizer*"):

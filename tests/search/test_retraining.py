@@ -38,7 +38,7 @@ class Run:
                 ranks=[0, 2, 4],
                 scaling=[2.0],
                 dropout=[0.0],
-                learning_rate=[1e-2],
+                learning_rate=[4e-3],
                 steps=[24],
                 methods=["lora", "ia3"],
             ),
@@ -169,29 +169,29 @@ NAN = MetricError("The logits of 3 of 90 examples are NaN, the first of example 
 
 @pytest.mark.parametrize("error", [FloatingPointError("loss is nan"), NAN])
 def test_a_seed_that_diverges_falls_back_to_the_next_best_rate(error, finish, learnable):
-    diverging = {(1, 5e-3): error}
+    diverging = {(1, 2e-3): error}
     made, trained, said = finish(diverging)
     (member,) = made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
-    assert member.config.training.learning_rate == 1e-2 and not made.diverged
-    assert trained == [(0, 5e-3), (1, 5e-3), (0, 1e-2), (1, 1e-2)]
-    assert "a seed diverged at learning rate 0.005; the next best is taken" in said[0]
+    assert member.config.training.learning_rate == 4e-3 and not made.diverged
+    assert trained == [(0, 2e-3), (1, 2e-3), (0, 4e-3), (1, 4e-3)]
+    assert "a seed diverged at learning rate 0.002; the next best is taken" in said[0]
     made, trained, _ = finish(diverging)  # started again, it is not tried again
     made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
-    assert trained == [(0, 1e-2), (1, 1e-2)]
+    assert trained == [(0, 4e-3), (1, 4e-3)]
 
 
 def test_what_diverges_at_every_rate_is_left_out_and_said(finish, learnable):
     error = FloatingPointError("loss is nan")
-    made, *_ = finish({(0, rate): error for rate in (5e-3, 1e-2)}, untuned=[2e-2])
+    made, *_ = finish({(0, rate): error for rate in (2e-3, 4e-3)}, untuned=[8e-3])
     with pytest.raises(SearchError, match="All of front-1 cannot be trained at any learning rate"):
         made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     assert made.diverged == {"front-1": "loss is nan"}
-    made, *_ = finish({}, untuned=[5e-3, 1e-2, 2e-2], slow=True)
+    made, *_ = finish({}, untuned=[2e-3, 4e-3, 8e-3], slow=True)
     made.known.clear()
     with pytest.raises(SearchError, match="cannot be trained at any"):
         made.run(learnable.report.front[:1], learnable.report.hypervolume["reference"])
     assert "slower than search.max_latency" in made.diverged["front-1"]
-    made, *_ = finish({(0, 5e-3): MetricError("no such metric")})
+    made, *_ = finish({(0, 2e-3): MetricError("no such metric")})
     (made.folder / "tuning.json").unlink()
     made.known.clear()
     with pytest.raises(MetricError, match="no such metric"):

@@ -52,20 +52,22 @@ def test_few_shots_are_drawn_by_class_without_overlap():
         few_shot_splits(text_splits(), ShotsConfig(shots=13))
 
 
+@pytest.mark.parametrize("initialization", ["gradient", "random"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "prototypical"])
-def test_a_trial_gives_what_fine_tune_gives(loss, trial, text_backbone, tmp_path):
+def test_a_trial_gives_what_fine_tune_gives(loss, initialization, make_trial, text_backbone, tmp_path):
     architecture = LORA.replace(loss=loss)
+    trial = make_trial(dataclasses.replace(SHOTS, initialization=initialization), objectives=["loss", "parameters"])
     found = trial(architecture, TrialContext(folder=tmp_path / "trial", rungs=[0.25, 0.5]))
     config = FineTuneConfig(
         data=DataConfig(path="tiny", text_column="text"),
         model=ModelConfig(model_name_or_path=str(text_backbone)),
-        adapter=to_adapter_config(architecture, trial.sites),
+        adapter=dataclasses.replace(to_adapter_config(architecture, trial.sites), initialization=initialization),
         training=trial.training_config(architecture, None),
         output_dir=str(tmp_path / "fine_tune"),
     )
     tuned = fine_tune_seed(config, few_shot_splits(text_splits(), SHOTS), make_accelerator(), 0)
     assert found.values["loss"] == pytest.approx(tuned.outcome.record.validation["loss"], rel=1e-6)
-    assert found.values["accuracy"] == tuned.outcome.record.validation["accuracy"]
+    assert found.details["accuracy"] == tuned.outcome.record.validation["accuracy"]
     assert found.values["parameters"] == tuned.count.trainable
     low, high = found.details["interval"]
     assert low < found.values["loss"] < high

@@ -6,6 +6,7 @@ from hf_fsl.search.space.architecture import (
     adapter_parameters,
     check_fit,
     trainable_parameters,
+    uniform_ranks,
     with_even_steps,
 )
 from hf_fsl.search.space.export import to_adapter_config, to_peft
@@ -30,5 +31,6 @@ __all__ = [
     "to_adapter_config",
     "to_peft",
     "trainable_parameters",
+    "uniform_ranks",
     "with_even_steps",
 ]

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -126,6 +126,14 @@ class Architecture:
         rows = " ".join("-".join(map(str, row)) for row in self.ranks) if self.method != "none" else "no adapter"
         extra = f", scaling {self.scaling:g}" if self.method in ("lora", "rslora", "dora") else ""
         return f"{self.method} [{rows}]{extra}, learning rate {self.learning_rate:g}, {self.steps} steps, {self.loss}"
+
+
+def uniform_ranks(rank: int, sites: Sites, layers: Collection[int] | None = None) -> tuple[tuple[int, ...], ...]:
+    """The same rank at every site that a model has (in some of its layers)."""
+    return tuple(
+        tuple(rank if (layer, group) in sites.slots and (layers is None or layer in layers) else 0 for group in GROUPS)
+        for layer in range(len(sites.layers))
+    )
 
 
 def adapter_parameters(architecture: Architecture, sites: Sites) -> int:

@@ -2,7 +2,7 @@
 
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.search.supernet.evaluation import MemberEvaluator
-from hf_fsl.search.supernet.gradients import SiteGradient, gradient_pass, nested_seeds, seed_increments
+from hf_fsl.search.supernet.gradients import gradient_pass, nested_seeds, seed_increments
 from hf_fsl.search.supernet.nested import NestedSite, Supernet
 from hf_fsl.search.supernet.prefix import PrefixCache
 from hf_fsl.search.supernet.reorder import reorder
@@ -13,7 +13,6 @@ __all__ = [
     "MemberEvaluator",
     "NestedSite",
     "PrefixCache",
-    "SiteGradient",
     "Supernet",
     "SupernetConfig",
     "TrainedSupernet",

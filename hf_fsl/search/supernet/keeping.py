@@ -10,10 +10,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hf_fsl.adapters.gradients import LayerGradient
 from hf_fsl.files import replaced, write_text
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.sameness import require_same
-from hf_fsl.search.supernet.gradients import SiteGradient
 from hf_fsl.training import Progress
 
 _COUNTED = ("forward_flops", "backward_flops", "gradient_steps", "seconds")
@@ -25,7 +25,7 @@ class Kept:
     """What :func:`keep` wrote."""
 
     state: dict[str, Tensor]
-    gradients: dict[str, SiteGradient]
+    gradients: dict[str, LayerGradient]
     progress: Progress
     reordered: bool
     meter: dict[str, Any]
@@ -63,7 +63,7 @@ def kept_in(folder: Path, identity: dict[str, Any]) -> Kept | None:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
     rights = part("right/")
-    gradients = {name: SiteGradient(values, rights[name]) for name, values in part("values/").items()}
+    gradients = {name: LayerGradient(values, rights[name]) for name, values in part("values/").items()}
     return Kept(part("state/"), gradients, Progress(**notes["progress"]), notes["reordered"], notes["meter"])
 
 

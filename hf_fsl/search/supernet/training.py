@@ -14,13 +14,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from hf_fsl.adapters.gradients import LayerGradient
 from hf_fsl.config import to_dict
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.search.data import SearchData
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.supernet.evaluation import MemberEvaluator
-from hf_fsl.search.supernet.gradients import SiteGradient, gradient_pass, initialize_from
+from hf_fsl.search.supernet.gradients import gradient_pass, initialize_from
 from hf_fsl.search.supernet.head import fit_head_alone
 from hf_fsl.search.supernet.keeping import Kept, add_to, keep, kept_in, meter_values
 from hf_fsl.search.supernet.nested import Supernet
@@ -37,7 +38,7 @@ class TrainedSupernet:
     supernet: Supernet
     evaluator: MemberEvaluator
     meter: Meter
-    gradients: dict[str, SiteGradient]
+    gradients: dict[str, LayerGradient]
     progress: Progress
     reordered: bool
     space: SearchSpace
@@ -117,7 +118,7 @@ def _train(
     if config.head_steps:
         supernet.activate(Architecture.uniform(0, len(sites.layers)))
         fit_head_alone(supernet.model, sites, data.train, config, seed, meter)
-    gradients: dict[str, SiteGradient] = {}
+    gradients: dict[str, LayerGradient] = {}
     if config.initialization == "gradient":
         gradients = supernet_gradients(supernet, data, config, meter)
         initialize_from(supernet, gradients)
@@ -151,7 +152,7 @@ def _train(
 
 def supernet_gradients(
     supernet: Supernet, data: SearchData, config: SupernetConfig, meter: Meter | None = None
-) -> dict[str, SiteGradient]:
+) -> dict[str, LayerGradient]:
     """The gradient pass on the supernet's own backbone and head, before its training."""
     rank = max(max(row) for row in supernet.largest.ranks)
     with _base_layers(supernet):
