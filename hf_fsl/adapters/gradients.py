@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -87,17 +88,22 @@ def point_along(rows: Tensor, gradient: LayerGradient) -> None:
     rows[: len(values)] = torch.where(known, directions, first)
 
 
-def low_rank_gradients(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, LayerGradient]:
+def low_rank_gradients(
+    model: nn.Module, losses: Iterable[Tensor], accelerator: Accelerator | None = None
+) -> dict[str, LayerGradient]:
     """Gradients at the layers of a model that have a LoRA (of any kind), as many triples as each has ranks.
 
     Args:
         losses: see :func:`weight_gradients`.
+        accelerator: of several processes that know a part of the gradient each; None: this one knows all of it.
     """
     layers = _low_rank_layers(model)
     if not layers:
         return {}
     weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
     gradients = weight_gradients(model, weights, losses)
+    if accelerator is not None and accelerator.num_processes > 1:
+        gradients = {name: accelerator.reduce(gradient, "sum") for name, gradient in gradients.items()}
     return {
         name: leading(
             gradients[name], _rows(layer).shape[1], len(_rows(layer)),

@@ -94,8 +94,8 @@ class AdapterConfig:
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
     initialization: Literal["random", "gradient"] = "random"
-    """``gradient``, for few labels: a new head starts as a logistic regression of the frozen features, and the
-    matrices A of a lora, rslora or dora along what the loss then pulls at. Small ranks learn more in fewer steps."""
+    """``gradient``, for few labels: A of a lora, rslora or dora starts along what the loss pulls at, and in
+    ``fine_tune`` a new head as a logistic regression of frozen features. Small ranks learn more in fewer steps."""
     target_modules: list[str] | str | None = None
     """Module names, a regular expression, ``all-linear``, or ``null``: found from the module tree."""
     rank_pattern: dict[str, int] = field(default_factory=dict)

@@ -27,14 +27,17 @@ from transformers import (
 
 from hf_fsl import Backbone
 from hf_fsl.adaptation import AdaptationError, adapt
+from hf_fsl.adaptation.examples import Examples
 from hf_fsl.backbones.cache import weights_fingerprint
 from hf_fsl.config import AdaptationConfig, AdapterConfig
+from hf_fsl.metric_losses import MetricLoss
 
 TOPICS = [["cat", "dog", "bird", "fish"], ["house", "river", "tree", "rain"], ["car", "train", "film", "sun"]]
 TEXTS = [f"the {adjective} {noun}" for nouns in TOPICS for noun in nouns for adjective in ("big", "small", "red")]
 LABELS = [number for number, nouns in enumerate(TOPICS) for _ in nouns for _ in range(3)]
 CONFIG = AdaptationConfig(steps=6, batch_size=12, examples_per_class=4, learning_rate=5e-3, mixed_precision="no")
 LORA = AdapterConfig(r=4)
+ALONG = AdapterConfig(r=4, initialization="gradient")
 FULL = AdapterConfig(method="none")
 
 
@@ -102,6 +105,7 @@ def test_the_saved_adapter_on_the_original_model_is_the_merged_backbone(backbone
     ("upper", "plain"),
     [
         (LORA, replace(LORA, layers_to_transform=[1])),
+        (ALONG, replace(ALONG, layers_to_transform=[1])),
         (
             peft.LoraConfig(r=4, target_modules=["query"]),
             peft.LoraConfig(r=4, target_modules=["query"], layers_to_transform=[1]),
@@ -116,6 +120,20 @@ def test_upper_layers_with_everything_below_computed_once_are_what_they_are_with
     assert cached.parameters == expected.parameters
     assert cached.losses == pytest.approx(expected.losses, rel=1e-4)
     assert torch.allclose(cached.backbone.encode(TEXTS), expected.backbone.encode(TEXTS), atol=1e-4)
+
+
+def test_a_lora_starts_along_the_gradient_of_its_first_batch(backbone):
+    config = replace(CONFIG, batch_size=36, examples_per_class=12, steps=1, learning_rate=1e-12)  # all in a batch
+    adapted = adapt(backbone, TEXTS, LABELS, config, adapter=replace(ALONG, r=2))
+    examples = Examples(backbone, TEXTS, 0)
+    MetricLoss("supcon", config.temperature)(examples.embed(range(36)), torch.tensor(LABELS)).backward()
+    for name, module in backbone.model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.grad is not None:
+            rows = adapted.adapter_state[f"base_model.model.{name}.lora_A.weight"]
+            captured = (module.weight.grad @ (rows / rows.norm(dim=1, keepdim=True)).T).norm()
+            best = torch.linalg.svdvals(module.weight.grad)[:2].norm()
+            torch.testing.assert_close(captured, best, atol=1e-7, rtol=1e-3)
+    assert adapted.losses == pytest.approx(adapt(backbone, TEXTS, LABELS, config, adapter=LORA).losses, rel=1e-5)
 
 
 def test_upper_layers_in_full_leave_the_lower_ones_alone(backbone):
@@ -207,7 +225,7 @@ def test_what_cannot_be_adapted_is_refused(backbone, change, message):
 
 
 def test_two_processes_compute_what_one_does(backbone, text_backbone, tmp_path):
-    expected = adapt(backbone, TEXTS, LABELS, replace(CONFIG, batch_size=9, examples_per_class=3), adapter=LORA)
+    expected = adapt(backbone, TEXTS, LABELS, replace(CONFIG, batch_size=9, examples_per_class=3), adapter=ALONG)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
     _run([*command, __file__, str(text_backbone), str(tmp_path)])
@@ -232,7 +250,7 @@ def _in_a_process(folder: str, *rest: str) -> None:
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     config = replace(CONFIG, batch_size=9, examples_per_class=3)
-    adapted = adapt(backbone, TEXTS, LABELS, config, adapter=LORA, accelerator=accelerator)
+    adapted = adapt(backbone, TEXTS, LABELS, config, adapter=ALONG, accelerator=accelerator)
     values = {"losses": adapted.losses, "embeddings": adapted.backbone.encode(TEXTS)}
     torch.save(values, Path(rest[0]) / f"{accelerator.process_index}.pt")
 
