@@ -33,22 +33,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, write_result
+from common import RESULTS
 from datasets import load_dataset
+from few_shot_curve import SETFIT, SHOTS, Runs, report
 
 from hf_fsl import Backbone
 from hf_fsl.adaptation import adapt
-from hf_fsl.config import AdaptationConfig
-from hf_fsl.files import replaced
+from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.heads import fit_head
 from hf_fsl.hub.seed import minilm_folder
-from hf_fsl.metrics import paired_difference, seeds_interval
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "recipes" / "data" / "supersense"
 RUNS = RESULTS / "few_shot_text_runs.jsonl"
-SHOTS = 8
-SETFIT = {"setfit-20": 20, "setfit-1": 1}
 REQUIREMENTS = ["setfit==1.2.0", "transformers<5", "sentence-transformers<6", f"torch=={torch.__version__}"]
 FROZEN: dict[str, tuple[str, dict[str, Any]]] = {
     "frozen nearest mean": ("nearest_mean", {"normalize": True}),
@@ -63,12 +60,13 @@ ADAPTED = {
     "adapted 40": AdaptationConfig(steps=40),
     "adapted 20": AdaptationConfig(steps=20),
     "adapted 10": AdaptationConfig(steps=10),
+    "from the gradient 10": AdaptationConfig(steps=10),
+    "from the gradient 20": AdaptationConfig(steps=20, learning_rate=7e-4),
     "adapted 80": AdaptationConfig(steps=80, learning_rate=5e-4),
     "upper layers 40": AdaptationConfig(steps=40, first_layer=3, learning_rate=2e-3),
     "float32 40": AdaptationConfig(steps=40, mixed_precision="no"),
 }
 """The most important first: each is run for every seed before the next one is."""
-REFERENCE = "setfit-20"
 
 
 def support_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
@@ -79,7 +77,7 @@ def support_rows(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     )
 
 
-def known_runs() -> dict[tuple[int, str], dict[str, Any]]:
+def known_runs() -> Runs:
     lines = RUNS.read_text().splitlines() if RUNS.exists() else []
     return {(row["seed"], row["method"]): row for row in map(json.loads, lines)}
 
@@ -146,7 +144,10 @@ class Ours:
         wanted = {name: FROZEN[ADAPTED_HEAD], f"{name} with names": FROZEN["frozen with names"]}
         if known.issuperset(wanted):
             return
-        done, training = timed(lambda: adapt(self.backbone, self.texts, self.labels, config, seed=self.seed))
+        adapter = AdapterConfig(initialization="gradient" if name.startswith("from the gradient") else "random")
+        done, training = timed(
+            lambda: adapt(self.backbone, self.texts, self.labels, config, adapter=adapter, seed=self.seed)
+        )
         queries = done.backbone.encode(self.queries)
         about = {"steps": config.steps, "trainable": done.parameters.trainable}
         for method, (estimator, options) in wanted.items():
@@ -186,103 +187,6 @@ def run_ours(seeds: list[int], data: Any) -> None:
                 ours.adapted(name, ADAPTED[name], known)
 
 
-def report(size: int) -> None:
-    """Writes the curve, the bars and the figure from the runs that there are; ``size`` is that of the test split."""
-    runs = known_runs()
-    methods = list(dict.fromkeys(method for _, method in runs))
-    curve = {}
-    for method in methods:
-        rows = [row for (_, name), row in runs.items() if name == method]
-        accuracy = seeds_interval([row["accuracy"] for row in rows])
-        curve[method] = {
-            "seeds": [row["seed"] for row in rows],
-            "accuracy": accuracy.value,
-            "accuracy_ci95": accuracy.ci95,
-            "cpu_seconds": float(np.median([row["cpu_seconds"] for row in rows])),
-            "wall_seconds": float(np.median([row["seconds"] for row in rows])),
-        }
-    compared = {method: against_reference(runs, method, size) for method in methods if method != REFERENCE}
-    values = {"data": "supersense", "shots": SHOTS, "classes": 24, "curve": curve, "against_setfit_20": compared}
-    # SetFit has an interpreter of its own: what it ran on is noted with each of its runs.
-    peer = [row["versions"] for (_, method), row in runs.items() if method in SETFIT]
-    values["setfit_versions"] = [row for number, row in enumerate(peer) if row not in peer[:number]]
-    write_result("few_shot_text", values | {"setfit_points_above_our_curve": above(curve)})
-    figure(curve)
-
-
-def against_reference(runs: dict[tuple[int, str], dict[str, Any]], method: str, size: int) -> dict[str, Any]:
-    """Points above the reference, paired over the seeds that both have and over examples, and how much faster."""
-    seeds = [seed for seed, name in runs if name == method and (seed, REFERENCE) in runs]
-    if not seeds:
-        return {"seeds": []}
-    pairs = [(runs[seed, method], runs[seed, REFERENCE]) for seed in seeds]
-    right = [
-        np.array([np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[:size] for row in rows])
-        for rows in zip(*pairs, strict=True)
-    ]
-    difference = seeds_interval([ours["accuracy"] - theirs["accuracy"] for ours, theirs in pairs])
-    examples = paired_difference(right[0].mean(0), right[1].mean(0), 5000)
-    return {
-        "seeds": seeds,
-        "accuracy_difference": difference.value,
-        "ci95_over_seeds": difference.ci95,
-        "ci95_over_examples": examples.ci95,
-        "times_faster_cpu": float(np.median([theirs["cpu_seconds"] / ours["cpu_seconds"] for ours, theirs in pairs])),
-        "times_faster_wall": float(np.median([theirs["seconds"] / ours["seconds"] for ours, theirs in pairs])),
-    }
-
-
-def above(curve: dict[str, dict[str, Any]]) -> list[str]:
-    """SetFit's points that no method of ours is both faster and better than."""
-    ours = [point for method, point in curve.items() if method not in SETFIT]
-    return [
-        method
-        for method in SETFIT
-        if method in curve
-        and not any(
-            point["cpu_seconds"] <= curve[method]["cpu_seconds"] and point["accuracy"] >= curve[method]["accuracy"]
-            for point in ours
-        )
-    ]
-
-
-def figure(curve: dict[str, dict[str, Any]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    groups = {
-        "frozen": [m for m in curve if m.startswith("frozen")],
-        "adapted": [m for m in curve if m.startswith("adapted") and "names" not in m],
-        "adapted, with names": [m for m in curve if m.startswith("adapted") and "names" in m],
-        "adapted, upper layers": [m for m in curve if m.startswith("upper")],
-        "adapted, float32": [m for m in curve if m.startswith("float32")],
-        "SetFit 1.2": [m for m in curve if m in SETFIT],
-    }
-    plot, axes = plt.subplots(figsize=(7, 4.5))
-    for (label, members), marker in zip(groups.items(), "osD^vX", strict=True):
-        points = sorted((curve[m] | {"method": m} for m in members), key=lambda point: point["cpu_seconds"])
-        if not points:
-            continue
-        halves = [p["accuracy_ci95"][1] - p["accuracy"] if p["accuracy_ci95"] else 0.0 for p in points]
-        line = "-" if len(points) > 1 and label != "frozen" else ""
-        times, accuracies = [p["cpu_seconds"] for p in points], [100 * p["accuracy"] for p in points]
-        axes.errorbar(
-            times, accuracies, [100 * h for h in halves], marker=marker, linestyle=line, capsize=2, label=label
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel("training, CPU seconds of one thread")
-    axes.set_ylabel("test accuracy, %")
-    axes.set_title(f"supersense, {SHOTS} examples of each of 24 classes, MiniLM")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    plot.tight_layout()
-    with replaced(RESULTS / "few_shot_text.png") as temporary:
-        plot.savefig(temporary, dpi=150, format="png")
-    plt.close(plot)
-
-
 def main(seeds: list[int], only: str | None, python: str | None) -> None:
     data = load_dataset(str(DATA))
     if only in (None, "ours"):
@@ -292,7 +196,7 @@ def main(seeds: list[int], only: str | None, python: str | None) -> None:
         interpreter = setfit_python(python) if wanted else ""
         for seed, method in wanted:
             run_setfit(interpreter, method, seed, data)
-    report(len(data["test"]))
+    report(known_runs(), len(data["test"]))
 
 
 if __name__ == "__main__":
