@@ -13,7 +13,7 @@ help:
 	@echo "make test        the test suite (minutes);  make test-all  with the slow tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make data        build the bundled data sets again (needs Debian's wordnet-base, and npm)"
-	@echo "make benchmarks  the side-by-side measurements of benchmarks/ (an hour)"
+	@echo "make benchmarks  the side-by-side measurements of benchmarks/ (hours; what is finished is kept)"
 
 install: $(VENV)/.installed
 
@@ -51,6 +51,8 @@ benchmarks: install
 	$(BIN)/python benchmarks/episodes.py
 	$(BIN)/python benchmarks/zero_shot_text.py
 	$(BIN)/python benchmarks/zero_shot_image.py
+	$(BIN)/python benchmarks/few_shot_text.py
+	$(BIN)/python benchmarks/adapter_search.py
 
 clean:
 	rm -rf $(VENV) outputs .demo build dist

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hf_fsl.errors import UserError
 from hf_fsl.plain import Plain, from_plain
@@ -70,7 +69,7 @@ class ContrastiveRecord(Plain):
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
-    def from_json(cls, text: str) -> ContrastiveRecord:
+    def from_json(cls, text: str) -> Self:
         """Raises UserError for a record of another recipe or schema."""
         values = json.loads(text)
         found = (values.get("recipe"), values.get("schema_version"))
@@ -80,7 +79,3 @@ class ContrastiveRecord(Plain):
                 f"schema {found[1]!r}. Install the hf_fsl version that wrote it, or give another record."
             )
         return from_plain(cls, values)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ContrastiveRecord:
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ import functools
 import json
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from hf_fsl.files import write_text
 
@@ -25,6 +25,15 @@ class Plain:
     def save(self, path: str | Path) -> Path:
         """Writes it to a temporary name and renames it. Returns the path."""
         return write_text(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return from_plain(cls, json.loads(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What :meth:`save` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def from_plain(kind: type[T], values: Any) -> T:

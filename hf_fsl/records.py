@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hf_fsl.errors import UserError
 from hf_fsl.plain import Plain, from_plain
@@ -240,7 +239,7 @@ class RunRecord(Plain):
         return self.candidate_labels or list(self.task["label_names"])
 
     @classmethod
-    def from_json(cls, text: str) -> RunRecord:
+    def from_json(cls, text: str) -> Self:
         """Raises UserError for a record of another schema."""
         values = json.loads(text)
         version = values.get("schema_version")
@@ -250,7 +249,3 @@ class RunRecord(Plain):
                 "Install the hf_fsl version that wrote it."
             )
         return from_plain(cls, values)
-
-    @classmethod
-    def load(cls, path: str | Path) -> RunRecord:
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
