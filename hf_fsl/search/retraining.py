@@ -148,7 +148,7 @@ class Finish:
 
     def _baselines(self) -> list[tuple[str, Architecture, list[float]]]:
         space, sites, rank = self.config.space, self.trial.sites, self.config.finish.baseline_rank
-        rates = sorted({rate * factor for rate in space.learning_rate for factor in (1.0, 3.0)})
+        rates = sorted({rate * factor for rate in space.learning_rate for factor in (1 / 3, 1.0, 3.0)})
         common: dict[str, Any] = {"learning_rate": rates[0], "steps": max(space.steps)}
         found = [("head-only", Architecture("none", uniform_ranks(0, sites), **common), rates)]
         if rank:

@@ -67,6 +67,15 @@ def compared(growth=1.25, **skills):
     return rows, compare_members(all_logits, LABELS), chance
 
 
+def test_the_same_ranks_trained_in_another_way_are_no_other_architecture():
+    rows, comparisons, chance = compared(growth=1.0, first=2.0, second=0.5)
+    assert judge(rows, comparisons, chance)[0] is True
+    for row in rows:
+        row.architecture = Architecture.uniform(2, 2, scaling=1.0 if row.name == "first" else 4.0).to_dict()
+    matters, sentence = judge(rows, comparisons, chance)
+    assert matters is False and "no two of the 2 retrained" in sentence
+
+
 def test_with_one_seed_the_paired_test_is_students():
     rng = np.random.default_rng(0)
     first, second = rng.normal(0.1, 1, (2, 1, 50))

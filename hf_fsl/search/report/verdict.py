@@ -22,6 +22,7 @@ def judge(
     An audit compared architectures of one size over seeds, on the few validation examples, so where there is one its
     word comes first. Those trained again are compared on test: theirs comes last, and says so where it differs.
     Architectures of different size differ by their size: only pairs of like size tell whether anything else matters.
+    Pairs of the same ranks at the same places, trained with another scaling or learning rate, do not count.
 
     Args:
         members: retrained architectures, the baselines among them.
@@ -54,6 +55,7 @@ def _of_retrained(
             f"best on validation, is {chance.best_loss:.3f}, not measurably below the {chance.loss:.3f} of always "
             f"predicting the class frequencies (p = {chance.p:.2g}). Differences between architectures are noise."
         )
+    comparisons = _placed_differently(members, comparisons)
     placed = [row for row in comparisons if row.measurable]
     count = f"{len(members)} retrained architectures"
     if not placed:
@@ -79,6 +81,11 @@ def _of_retrained(
         f"{of_size} Architecture did not matter more than noise: of the {len(like)} pairs of like size (within "
         f"{LIKE_SIZE:g} times the parameters) none differs measurably."
     )
+
+
+def _placed_differently(members: Sequence[MemberRow], comparisons: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    places = {row.name: (row.architecture["method"], row.architecture["ranks"]) for row in members}
+    return [row for row in comparisons if places[row.first] != places[row.second]]
 
 
 def _of_like_size(row: ComparisonRow, sizes: dict[str, int]) -> bool:
