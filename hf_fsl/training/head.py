@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from hf_fsl.errors import UserError
 from hf_fsl.losses import ClassificationLoss
 
+LEAST_SPREAD = 0.05
+"""Of features, as a share of their size."""
 WAY_OUT = "Use training.loss: cross_entropy and adapter.initialization: random, or another backbone."
 
 
@@ -74,7 +76,8 @@ def fit_linear(
     features, labels = features.detach().double().cpu(), labels.cpu()
     labels = labels.double() if labels.is_floating_point() else labels
     centre = features.mean(0) if bias else torch.zeros(features.shape[1], dtype=torch.float64)
-    scale = (features - centre).square().sum(1).mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    spread, size = ((features - origin).square().sum(1).mean().sqrt() for origin in (centre, 0.0))
+    scale = max(float(spread), LEAST_SPREAD * float(size)) or 1.0
     centred = (features - centre) / scale
     weight = torch.zeros(classes, features.shape[1], dtype=torch.float64, requires_grad=True)
     offset = torch.zeros(classes, dtype=torch.float64, requires_grad=bias)
