@@ -120,7 +120,7 @@ def searches(
     for seed in range(options.searches):
         for method in COUNTERPARTS:
             search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
-            trained = options.sizes if method.startswith("gradient") and "only" not in method else options.finalists
+            trained = options.sizes if COUNTERPARTS[method] == OWN else options.finalists
             started_at = max(options.start_rates) if method.endswith("started") else None
             rows, flops, steps = finished(bench, space, search, seed, trained, reference, started_at)
             searched = search["token_flops"], search["gradient_steps"]

@@ -9,7 +9,7 @@ from hf_fsl.adapters.attach import (
     peft_config,
     trained_in_full,
 )
-from hf_fsl.adapters.gradients import LayerGradient, low_rank_gradients, start_along
+from hf_fsl.adapters.gradients import LayerGradient, evaluating, low_rank_gradients, start_along
 from hf_fsl.adapters.targets import AdapterError
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "attach_adapter",
     "count_parameters",
     "describe_adapter",
+    "evaluating",
     "low_rank_gradients",
     "merge_adapter",
     "peft_config",

@@ -27,6 +27,18 @@ class LayerGradient:
     right: Tensor
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block a model is in evaluation mode; then each of its modules is in its own again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def weight_gradients(
     model: nn.Module, weights: Mapping[str, nn.Parameter], losses: Iterable[Tensor]
 ) -> dict[str, Tensor]:
@@ -138,14 +150,12 @@ def _rows(layer: Any) -> Tensor:
 @contextmanager
 def _alone_required(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    training = [module for module in model.modules() if module.training]
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter, required in wanted:
             parameter.requires_grad_(required)
-        for module in training:
-            module.training = True

@@ -13,7 +13,7 @@ from hf_fsl.errors import UserError
 from hf_fsl.losses import ClassificationLoss
 
 LEAST_SPREAD = 0.05
-"""Of features, as a share of their size."""
+"""Of features, as a share of their size: below, they are scaled by this share."""
 WAY_OUT = "Use training.loss: cross_entropy and adapter.initialization: random, or another backbone."
 
 
@@ -67,7 +67,8 @@ def fit_linear(
     """Weight ``(C, D)`` and bias ``(C,)`` of a logistic regression, in float64 on the CPU.
 
     Minimises the summed loss and half the squared weights, as scikit-learn with C=1, of features that are centred (if
-    there is a bias to take that up) and scaled to a mean square distance of 1, so that their scale does not matter.
+    there is a bias to take that up) and scaled to a mean square distance of 1, so that their scale does not matter; to
+    less where they hardly differ, since weights that tell them apart would be large and cancel in float32.
 
     Args:
         features: ``(N, D)``.

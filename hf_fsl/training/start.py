@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hf_fsl.adapters import LayerGradient, low_rank_gradients, start_along
+from hf_fsl.adapters import LayerGradient, evaluating, low_rank_gradients, start_along
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.training.head import classification_layer, fit_linear, one_each, read_by
@@ -93,12 +93,8 @@ def find_start(
 
 def _read(model: nn.Module, layer: nn.Linear, passes: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """What the classification layer reads of frozen features, and the labels."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    with torch.no_grad(), read_by(layer) as read:
+    with evaluating(model), torch.no_grad(), read_by(layer) as read:
         labels = [labels for _, labels in passes]
-    for module in training:
-        module.training = True
     return torch.cat([one_each(features) for features in read]), torch.cat(labels)
 
 
