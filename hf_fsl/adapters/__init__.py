@@ -9,13 +9,14 @@ from hf_fsl.adapters.attach import (
     peft_config,
     trained_in_full,
 )
-from hf_fsl.adapters.gradients import LayerGradient, evaluating, low_rank_gradients, start_along
+from hf_fsl.adapters.gradients import LayerGradient, alone_required, evaluating, low_rank_gradients, start_along
 from hf_fsl.adapters.targets import AdapterError
 
 __all__ = [
     "AdapterError",
     "LayerGradient",
     "ParameterCount",
+    "alone_required",
     "attach_adapter",
     "count_parameters",
     "describe_adapter",

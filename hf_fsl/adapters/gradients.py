@@ -29,7 +29,8 @@ class LayerGradient:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block a model is in evaluation mode; then each of its modules is in its own again."""
+    """Within the block a model is in evaluation mode; then each of its modules is in its own again: some (frozen batch
+    norms) stay in evaluation mode while the rest is trained."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -37,6 +38,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def alone_required(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within the block some parameters of a model require gradients, no others, and it is in evaluation mode."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for parameter, required in wanted:
+            parameter.requires_grad_(required)
 
 
 def weight_gradients(
@@ -52,7 +68,7 @@ def weight_gradients(
         losses: computed one at a time, while the weights require gradients: a generator.
     """
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
-    with _alone_required(model, weights):
+    with alone_required(model, weights.values()):
         for loss in losses:
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, found, strict=True):
@@ -145,17 +161,3 @@ def _rows(layer: Any) -> Tensor:
     """A as ``(r, fan_in)``; a view, of a convolution's too."""
     weight: Tensor = layer.lora_A[layer.active_adapters[0]].weight
     return weight.detach().flatten(1)
-
-
-@contextmanager
-def _alone_required(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.requires_grad_(False)
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        for parameter, required in wanted:
-            parameter.requires_grad_(required)

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_fsl.adapters import attach_adapter
+from hf_fsl.adapters import attach_adapter, evaluating
 from hf_fsl.config import TrainingConfig
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.losses import ClassificationLoss
@@ -178,17 +178,13 @@ def _predict(
 ) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     order = np.argsort(-np.asarray(split.lengths), kind="stable") if split.lengths else np.arange(len(split))
-    trained = [module for module in model.modules() if module.training]
-    model.eval()
     logits, labels = [], []
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for start in range(0, len(split), batch_size):
             inputs, truth = make_batch(split, order[start : start + batch_size].tolist(), device)
             logits.append(model(**inputs).logits.float().cpu())
             labels.append(truth.cpu())
             if meter is not None and sites is not None and architecture is not None:
                 meter.forward(inputs, architecture, sites)
-    for module in trained:
-        module.training = True
     back = torch.from_numpy(np.argsort(order, kind="stable"))
     return torch.cat(logits)[back], torch.cat(labels)[back]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from hf_fsl.adapters import evaluating
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.training.batches import EvaluationBatches
 
@@ -30,13 +31,11 @@ def predict_logits(
     loader = accelerator.prepare_data_loader(
         DataLoader(split, batch_sampler=batches, collate_fn=split.collate, generator=torch.Generator())
     )
-    # Module by module: some (frozen batch norms) stay in evaluation mode while the rest is trained.
-    trained = [module for module in model.modules() if module.training]
-    model.eval()
     logits: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
     hidden = label is None or not accelerator.is_main_process
-    with torch.no_grad(), tqdm(total=len(split), desc=label, unit="ex", disable=hidden, leave=False) as bar:
+    bar = tqdm(total=len(split), desc=label, unit="ex", disable=hidden, leave=False)
+    with evaluating(model), torch.no_grad(), bar:
         for batch in loader:
             index = batch.pop("index")
             batch.pop("labels", None)
@@ -44,8 +43,6 @@ def predict_logits(
             logits.append(rows.cpu())
             order.append(index.cpu())
             bar.update(len(index))
-    for module in trained:
-        module.training = True
     joined, positions = torch.cat(logits), torch.cat(order)
     result = torch.empty_like(joined)
     result[positions] = joined

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_fsl.adapters import evaluating
 from hf_fsl.search.data import Split, make_batch
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture
@@ -66,11 +67,9 @@ class MemberEvaluator:
         size = self.chunks[chunk].stop - self.chunks[chunk].start
         self.supernet.activate(architecture)
         model = self.supernet.model
-        trained = [module for module in model.modules() if module.training]
-        model.eval()
         collected: Tensor | None = None
         truth = torch.empty(size, dtype=torch.long)
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for number, rows, inputs, labels in self._batches[chunk]:
                 if self.cache is None:
                     values, taken = model(**inputs).logits, 0
@@ -83,8 +82,6 @@ class MemberEvaluator:
                 if collected is None:
                     collected = torch.empty(size, values.shape[1])
                 collected[rows], truth[rows] = values, labels.cpu()
-        for module in trained:
-            module.training = True
         assert collected is not None
         return collected, truth
 

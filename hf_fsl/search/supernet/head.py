@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_fsl.adapters import alone_required
 from hf_fsl.config.supernet import SupernetConfig
 from hf_fsl.search.data import Split, make_batch
 from hf_fsl.search.meter import Meter
@@ -30,32 +31,23 @@ def fit_head_alone(
         model: the classifier, no adapter active; changed in place.
     """
     none = Architecture.uniform(0, len(sites.layers))
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     device = next(model.parameters()).device
     size = config.per_device_eval_batch_size
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).tolist()
     batches = [make_batch(split, order[start : start + size], device) for start in range(0, len(order), size)]
     parameters = [p for part in sites.head for p in model.get_submodule(part).parameters()]
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=config.head_learning_rate or config.learning_rate, weight_decay=0.0)
     cache = PrefixCache(model, sites)
-    for _ in range(config.head_steps):
-        for number, (inputs, labels) in enumerate(batches):
-            with cache.reuse(number, None) as taken:
-                loss = F.cross_entropy(model(**inputs).logits.float(), labels, reduction="sum") / len(split)
-            loss.backward()
+    with alone_required(model, parameters):
+        for _ in range(config.head_steps):
+            for number, (inputs, labels) in enumerate(batches):
+                with cache.reuse(number, None) as taken:
+                    loss = F.cross_entropy(model(**inputs).logits.float(), labels, reduction="sum") / len(split)
+                loss.backward()
+                if meter is not None:
+                    meter.forward(inputs, none, sites, taken)
+                    meter.backward(inputs, none, sites)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             if meter is not None:
-                meter.forward(inputs, none, sites, taken)
-                meter.backward(inputs, none, sites)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if meter is not None:
-            meter.gradient_steps += 1
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(wanted[name])
-    for module in training:
-        module.training = True
+                meter.gradient_steps += 1
