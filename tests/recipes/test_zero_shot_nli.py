@@ -8,6 +8,9 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+import transformers
+from conftest import text_sizes, write_tokenizer
 from huggingface_hub import HfApi, constants
 from launching import ROOT, here, launch, run_here
 
@@ -26,8 +29,33 @@ print(json.dumps(pipe("a cat", candidate_labels="animal, food")))
 """
 
 
-def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, nli_model, tmp_path, capsys):
-    model = ["--model.model_name_or_path", str(nli_model)]
+@pytest.fixture(scope="module")
+def decided_nli(tmp_path_factory):
+    """Folder with a random NLI model whose scores lie far apart.
+
+    It reads the words of the data, and its weights are large. A model to which all texts are alike gives its labels
+    scores that differ by less than float sums do between two orders of adding; who wins is then the machine's choice.
+    """
+    folder = tmp_path_factory.mktemp("decided-nli")
+    texts = pq.read_table(ROOT / "recipes" / "data" / "supersense" / "data", columns=["text"])["text"].to_pylist()
+    tokenizer = write_tokenizer(folder).train_new_from_iterator(texts, vocab_size=4000)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    names = ["entailment", "neutral", "contradiction"]
+    classes = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    sizes = text_sizes() | {"vocab_size": len(tokenizer)}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, **classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+        model.classifier.weight.mul_(8)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment, decided_nli, tmp_path, capsys):
+    model = ["--model.model_name_or_path", str(decided_nli)]
     done = launch(
         hub_environment, tmp_path / "one", CONFIG, *model, "--hub.push_to_hub", "true", "--hub.hub_model_id", "me/zs",
         recipe="zero_shot_nli", preset="cpu_2proc",
