@@ -30,13 +30,12 @@ class ClassificationLoss:
     label_smoothing: float = 0.0
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Summed loss of logits ``(N, C)``."""
-        weights = self.class_weights.to(logits.device) if self.class_weights is not None else None
+        """Summed loss of logits ``(N, C)``, in float32, or in float64 where the logits are."""
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        weights = self.class_weights.to(logits) if self.class_weights is not None else None
         if self.multi_label:
-            return F.binary_cross_entropy_with_logits(logits.float(), labels, weight=weights, reduction="sum")
-        return F.cross_entropy(
-            logits.float(), labels, weight=weights, reduction="sum", label_smoothing=self.label_smoothing
-        )
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits), weight=weights, reduction="sum")
+        return F.cross_entropy(logits, labels, weight=weights, reduction="sum", label_smoothing=self.label_smoothing)
 
     def denominator(self, labels: Tensor) -> float:
         """What the summed loss of these labels is divided by to become a mean."""

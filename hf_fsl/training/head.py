@@ -82,9 +82,12 @@ def fit_linear(
     centred = (features - centre) / scale
     weight = torch.zeros(classes, features.shape[1], dtype=torch.float64, requires_grad=True)
     offset = torch.zeros(classes, dtype=torch.float64, requires_grad=bias)
+    # The gradient says when it is done: near the minimum the loss hardly changes where the weights still do, and where
+    # it then stops would depend on the order in which a processor adds.
     solver = torch.optim.LBFGS(
-        [weight, offset] if bias else [weight], max_iter=500, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
-    )
+        [weight, offset] if bias else [weight],
+        max_iter=500, tolerance_grad=1e-6, tolerance_change=0.0, line_search_fn="strong_wolfe",
+    )  # fmt: skip
 
     def closure() -> Tensor:
         solver.zero_grad()
