@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 from PIL import Image
 
 from hf_fsl.backbones import Backbone
@@ -126,7 +127,8 @@ def test_a_pooler_without_weights_is_trained_or_refused(sentence_encoder, image_
         ({"image": "nowhere"}, "model.image.model_name_or_path: nowhere .* does not load as an image tower"),
     ],
 )
-def test_towers_that_do_not_fit_are_refused(sentence_encoder, image_backbone, fields, message):
+def test_towers_that_do_not_fit_are_refused(sentence_encoder, image_backbone, fields, message, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # or a Hub that does not answer is asked again and again
     with pytest.raises(BackboneError, match=message):
         assembled(sentence_encoder, fields.pop("image", image_backbone), **fields)
 
