@@ -7,11 +7,9 @@ import argparse
 import numpy as np
 from adapter_runs import Bench, Kind, Row, best_rung
 
-from hf_fsl.config.supernet import SupernetConfig
-from hf_fsl.search.nas import search_members
+from hf_fsl.search.gradient import gradient_pass, nested_adapters
 from hf_fsl.search.pareto import front, most_hypervolume, spread
-from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters, with_even_steps
-from hf_fsl.search.supernet import corner, gradient_pass, member_space, nested_seeds, train_supernet
+from hf_fsl.search.space import Architecture, SearchSpace, SearchSpaceConfig, trainable_parameters
 
 SCALING = 2.0
 FINAL = 100
@@ -31,60 +29,28 @@ def uniform(bench: Bench, rank: int, steps: int) -> Architecture:
     return Architecture.uniform(rank, len(bench.sites.layers), scaling=SCALING, steps=steps)
 
 
-def by_supernet(bench: Bench, space: SearchSpace, options: argparse.Namespace, seed: int) -> Row:
-    """The front that a supernet's slices make, smallest first, and what it cost; or what is known of it."""
-    config = SupernetConfig(
-        max_steps=options.steps, learning_rate=options.rate, scaling=SCALING, members=options.members,
-        population=options.population, per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=bench.sizes.eval_batch_size, eval_steps=max(1, options.steps // 6),
-    )  # fmt: skip
-    identity = bench.identity("search", config=vars(config), space=space.to_dict(), seed=seed)
-    known = bench.runs.get(identity)
-    if known is not None:
-        return known
-    trained = train_supernet(bench.model, bench.data, space, config, seed=seed, accelerator=bench.accelerator)
-    found = search_members(trained, members=config.members, population=config.population, seed=seed)
-    values = {
-        "front": [score.architecture.to_dict() for score in found.front],
-        "validation_losses": [score.loss for score in found.front],
-        **trained.meter.to_dict(),
-    }
-    print(f"supernet, support {bench.support}, seed {seed}: {len(found.front)} members on the front", flush=True)
-    return bench.runs.add(identity, values)
-
-
 def by_gradient(bench: Bench, space: SearchSpace, options: argparse.Namespace) -> Row:
     """The gradient's nested family and the cost of its one pass."""
-    config, meter = SupernetConfig(learning_rate=options.rate, max_steps=options.steps), bench.trial.meter.empty()
-    held = member_space(space, config, only_lora=True)
+    meter = bench.trial.meter.empty()
     gradients = gradient_pass(
-        bench.model, bench.sites, bench.data.train, max(held.config.ranks), options.batch_size, meter
+        bench.model, bench.sites, bench.trial.train, max(space.config.ranks), options.batch_size, meter
     )
-    family = nested_seeds(gradients, held, corner(held, max))
+    training = {"learning_rate": options.rate, "steps": options.steps, "dropout": 0.0}
+    family = nested_adapters(gradients, space, training)
     return {"front": [member.to_dict() for member in family], **meter.to_dict()}
 
 
 def finished(
-    bench: Bench,
-    space: SearchSpace,
-    search: Row,
-    seed: int,
-    count: int,
-    reference: tuple[float, float],
-    started_at: float | None = None,
+    bench: Bench, search: Row, seed: int, count: int, started_at: float | None = None
 ) -> tuple[list[Row], float, float]:
-    """Members that dominate most on validation, trained again; token-FLOPs and gradient steps, the search included.
-
-    Where nothing was validated, their sizes are spread.
+    """Members of spread sizes, trained again; token-FLOPs and gradient steps, the search included.
 
     Args:
         started_at: learning rate of trainings that start from the gradient; None: they start at random.
     """
     members = [Architecture.from_dict(values) for values in search["front"]]
     sizes = [trainable_parameters(member, bench.sites) for member in members]
-    losses = search.get("validation_losses")
-    places = dominating(losses, sizes, count, reference) if losses else spread(sizes, count)
-    finalists = [with_even_steps(members[place], bench.sites, space.config.scaling) for place in places]
+    finalists = [members[place] for place in spread(sizes, count)]
     flops, steps = search["token_flops"], search["gradient_steps"]
     if started_at is None:
         rows = [bench.run(finalist, FINAL + seed) for finalist in finalists]

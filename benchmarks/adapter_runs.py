@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,6 @@ from hf_fsl.hub.seed import minilm_folder
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.metrics.functions import example_losses
-from hf_fsl.search.alone import renew_head
-from hf_fsl.search.data import SearchData
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, to_adapter_config, uniform_ranks
@@ -96,7 +94,6 @@ class Bench:
         model = ModelConfig(model_name_or_path=str(minilm_folder()), max_length=64)
         self.trial = AdapterTrial(model, splits, shots, StudyConfig(), accelerator)
         self.model, self.sites, self.classes = self.trial.model, self.trial.sites, len(self.trial.label_names)
-        self.data = SearchData(self.trial.train, self.trial.validation)
         # The same test texts for every support, drawn once.
         kept = np.random.default_rng(0).permutation(len(splits.test))[: sizes.test_examples]
         test = splits.test.select(sorted(kept.tolist()))
@@ -228,6 +225,18 @@ class Bench:
             kept = next(values for name, values in pattern.items() if f".{site.name}." in f".{name}.")
             total += int(np.sum(kept)) * (site.fan_in + site.fan_out + 1)
         return total
+
+
+def renew_head(model: torch.nn.Module, head: Sequence[str], seed: int) -> None:
+    """New random weights in the head, spread as its present ones; biases zero. In place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in head:
+            for parameter in model.get_submodule(part).parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * float(parameter.std()))
+                elif not bool((parameter == 1).all()):  # the weight of a norm stays
+                    parameter.zero_()
 
 
 def best_rung(row: Row, rung: int | None = None) -> Row:

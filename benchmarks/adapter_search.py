@@ -11,9 +11,9 @@ of the largest adapter in the space.
 
 About 100 configurations are trained with two seeds each into results/adapter_search_runs.jsonl. Random search, TPE,
 successive halving and NSGA-II are replayed from it over 20 search seeds (adapter_replay.py); random's whole budget is
-the whole table, at whose end they all have seen the same. The supernet's path and the gradient's are run for real
-over 5 seeds, and held against the bars: where finalists are trained again against random search whose are, else
-against random search that hands out its own trainings, too.
+the whole table, at whose end they all have seen the same. The gradient's path is run for real over 5 seeds, and held
+against the bars: where finalists are trained again against random search whose are, else against random search that
+hands out its own trainings, too.
 
 Bars:
   1. Hypervolume of random search with its whole budget (not below it by 2 % of it, the lower end of the interval of
@@ -38,13 +38,13 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from adapter_bars import Courses, against_random, against_uniform, draw, summary
-from adapter_paths import FINAL, by_gradient, by_supernet, dominating, finished, make_space, tuned, uniform
+from adapter_paths import FINAL, by_gradient, dominating, finished, make_space, tuned, uniform
 from adapter_replay import Entry, Point, Replay, test_hypervolume
 from adapter_runs import Bench, Kind, Row, Runs, Sizes, best_rung
 from common import RESULTS, write_result
 
 from hf_fsl.metrics import seeds_interval
-from hf_fsl.search.space import Architecture, SearchSpace, trainable_parameters, with_even_steps
+from hf_fsl.search.space import Architecture, SearchSpace, trainable_parameters
 from hf_fsl.training import make_accelerator
 
 WHOLE: dict[str, tuple[int, str]] = {
@@ -55,8 +55,6 @@ WHOLE: dict[str, tuple[int, str]] = {
     "steps": (30, "optimiser steps of a training"),
     "batch_size": (32, "texts of a step"),
     "test_examples": (1000, "test texts read"),
-    "members": (200, "slices scored by a search"),
-    "population": (40, "parents kept by it"),
     "finalists": (5, "members trained again"),
     "sizes": (9, "members of the gradient's family that are trained, of which the finalists are kept"),
 }
@@ -64,12 +62,12 @@ WHOLE: dict[str, tuple[int, str]] = {
 
 QUICK: dict[str, Any] = {
     "configurations": 6, "replays": 20, "searches": 2, "supports": 2, "steps": 8, "batch_size": 8,
-    "test_examples": 96, "members": 12, "population": 6, "finalists": 2, "sizes": 3, "rates": [3e-3, 1e-2],
+    "test_examples": 96, "finalists": 2, "sizes": 3, "rates": [3e-3, 1e-2],
     "ranks": [8],
 }  # fmt: skip
 OWN = "random, its own trainings"
 """Random search that hands out what it trained itself, instead of training its finalists again."""
-COUNTERPARTS = {"supernet": "random", "gradient only": "random", "gradient": OWN, "gradient, started": OWN}
+COUNTERPARTS = {"gradient only": "random", "gradient": OWN, "gradient, started": OWN}
 """What is run for real -> the random search whose finalists came about in the same way."""
 PARTS = ("table", "searches", "points", "supports")
 
@@ -119,11 +117,10 @@ def searches(
     gradient = by_gradient(bench, space, options)
     for seed in range(options.searches):
         for method in COUNTERPARTS:
-            search = by_supernet(bench, space, options, seed) if method == "supernet" else gradient
             trained = options.sizes if COUNTERPARTS[method] == OWN else options.finalists
             started_at = max(options.start_rates) if method.endswith("started") else None
-            rows, flops, steps = finished(bench, space, search, seed, trained, reference, started_at)
-            searched = search["token_flops"], search["gradient_steps"]
+            rows, flops, steps = finished(bench, gradient, seed, trained, started_at)
+            searched = gradient["token_flops"], gradient["gradient_steps"]
             if trained > options.finalists:
                 searched = flops, steps
                 losses = [best_rung(row)["validation_loss"] for row in rows]
@@ -180,8 +177,7 @@ def over_supports(options: argparse.Namespace, sizes: Sizes, runs: Runs, acceler
         started, _ = tuned(bench, uniform(bench, 8, options.steps), options.start_rates, 0, "started")
         space = make_space(bench, options, base["parameters"] // 4)
         largest = Architecture.from_dict(by_gradient(bench, space, options)["front"][-1])
-        chosen = with_even_steps(largest, bench.sites, space.config.scaling)
-        member, _ = tuned(bench, chosen, options.start_rates, 0, "started")
+        member, _ = tuned(bench, largest, options.start_rates, 0, "started")
         for name, row in zip(accuracies, (member, base, started), strict=True):
             accuracies[name].append(best_rung(row)["test_accuracy"])
         shares.append(base["parameters"] / member["parameters"])
@@ -275,7 +271,7 @@ if __name__ == "__main__":
         parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=value, help=f"{text} ({value})")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-2], help="learning rates")
     parser.add_argument("--start-rates", type=float, nargs="+", default=[3e-3, 5e-3], help="of started trainings")
-    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the supernet and its members")
+    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the family, not started")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="of the uniform LoRAs")
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**QUICK)

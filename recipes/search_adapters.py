@@ -69,7 +69,7 @@ def main(config: AdapterSearchConfig) -> None:
         if accelerator.is_main_process:
             write_report(report, output)
         finish = Finish(config, trial, splits, accelerator, output, say, report.identity)
-        members = finish.run(report.front, report.hypervolume["reference"], report.strategy == "supernet")
+        members = finish.run(report.front, report.hypervolume["reference"])
         report.finish_token_flops, report.diverged = finish.token_flops, finish.diverged
         chosen = complete(report, members, splits, trial.sites, config)
         best = finish.published(chosen)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from hf_fsl.config.search_space import SearchSpaceConfig
 from hf_fsl.config.sections import DDP_TIMEOUT, DataConfig, EvaluationConfig, HubConfig, ModelConfig, _at_least
-from hf_fsl.config.supernet import SupernetConfig
 
 Sampler = Literal["random", "tpe", "nsga2"]
-Strategy = Literal["general", "supernet", "gradient"]
+Strategy = Literal["general", "gradient"]
 
 COSTS = ("parameters", "latency", "merged_latency", "token_flops", "seconds")
 """Objectives that are not metrics; all are minimised."""
@@ -152,12 +151,10 @@ class AdapterSearchConfig:
     model: ModelConfig
     few_shot: ShotsConfig = ShotsConfig()
     space: SearchSpaceConfig = SearchSpaceConfig()
-    strategy: Strategy = "general"
-    """``general``: every architecture is trained; ``supernet``: LoRA only, one training from which all are cut, and
-    the general path from the best of them where an audit finds that its ranking is no good; ``gradient``: LoRA only,
-    ``search.trials`` sizes, each with its ranks where one gradient pass says that they gain most."""
-    supernet: SupernetConfig = SupernetConfig()
-    """Used with ``strategy: supernet``."""
+    strategy: str | None = None
+    """``gradient``: ``search.trials`` sizes of LoRA, each with its ranks where one gradient pass says that they gain
+    most; ``general``: a sampler proposes architectures of any method, and learns from those that were trained.
+    ``null``: ``gradient`` where all methods are LoRA's, else ``general``."""
     search: StudyConfig = StudyConfig()
     finish: FinishConfig = FinishConfig()
     evaluation: EvaluationConfig = EvaluationConfig(baselines=[])
@@ -178,25 +175,20 @@ class AdapterSearchConfig:
                     f"search.objectives: loss, one of evaluation.metrics {metrics}, or one of "
                     f"{', '.join(COSTS)}; got {name!r}"
                 )
-        foreign = sorted(set(self.space.methods) - {"lora", "none"})
-        if self.strategy == "supernet" and foreign:
-            yield f"strategy: a supernet is of nested LoRA; {', '.join(foreign)} need strategy: general"
-        if self.strategy == "gradient" and "lora" not in self.space.methods:
-            yield f"strategy: gradient ranks the sites of LoRA, which is not among space.methods {self.space.methods}"
-        if self.strategy == "supernet" and self.space.loss != ["cross_entropy"]:
-            yield f"space.loss: a supernet trains with cross_entropy; {self.space.loss} needs strategy: general"
-        inherited = ["loss", "parameters", "latency"]
-        if self.strategy == "supernet" and self.search.objectives not in (inherited[:2], inherited):
-            yield f"search.objectives: of a supernet {inherited[:2]} or {inherited}, got {self.search.objectives}"
         if self.strategy == "supernet":
-            yield from self._not_of_a_supernet()
+            yield (
+                "strategy: supernet is gone: it added nothing to the gradient pass that it started from. "
+                "Use gradient, or general for other methods than LoRA"
+            )
+        elif self.strategy not in (None, *get_args(Strategy)):
+            yield f"strategy: one of {', '.join(get_args(Strategy))}, or null; got {self.strategy!r}"
+        if self.path == "gradient" and "lora" not in self.space.methods:
+            yield f"strategy: gradient ranks the sites of LoRA, which is not among space.methods {self.space.methods}"
 
-    def _not_of_a_supernet(self) -> Iterator[str]:
-        for name in ("seconds", "token_flops"):
-            if getattr(self.search, name) is not None:
-                yield (
-                    f"search.{name}: a supernet's budget is supernet.max_steps, supernet.members and "
-                    f"supernet.audit_sizes; search.{name} needs strategy: general"
-                )
-        if self.search.max_latency is not None:
-            yield "search.max_latency: merged, all members of a supernet are equally fast; it needs strategy: general"
+    @property
+    def path(self) -> Strategy:
+        """The strategy, or what follows from the methods where none is given."""
+        if self.strategy is None:
+            methods = set(self.space.methods)
+            return "gradient" if "lora" in methods and methods <= {"lora", "none"} else "general"
+        return "gradient" if self.strategy == "gradient" else "general"

@@ -1,1 +1,1 @@
-"""Architecture search over adapter configurations: the space, the supernet, and what is found with them."""
+"""Architecture search over adapter configurations: the space, the study, and what is found with them."""

@@ -35,7 +35,7 @@ def complete(
     ]  # fmt: skip
     report.comparisons = compare_members(logits, labels)
     report.chance = against_chance(report.members, logits, train, labels, objective)
-    report.matters, report.verdict = judge(report.members, report.comparisons, report.chance, report.audit)
+    report.matters, report.verdict = judge(report.members, report.comparisons, report.chance)
     chosen, because = choose(report.members, objective, config.finish.choose)
     for row in report.members:
         row.chosen = row.name == chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class Meter:
     """Counts by the usual rule (Kaplan et al. 2020): 2 FLOPs a parameter and token for a forward pass, 2 for the
     gradients that go back through it, 2 for those of the weights that are trained.
 
-    Gradients go from the head down to the lowest adapted layer; what is taken from the prefix cache is not computed.
+    Gradients go from the head down to the lowest adapted layer.
     Look-ups of embeddings and singular value decompositions are not counted, padding is.
     """
 
@@ -31,8 +31,6 @@ class Meter:
     gradient_steps: int = 0
     seconds: float = 0.0
     """Of what was timed by :meth:`timed`."""
-    by_phase: dict[str, float] = field(default_factory=dict)
-    phase: str = "search"
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sites, batch: Mapping[str, Tensor]) -> Meter:
@@ -54,7 +52,7 @@ class Meter:
 
     def empty(self) -> Meter:
         """A meter of the same model that has counted nothing."""
-        return Meter(self.layer_parameters, self.head_parameters, self.image_tokens, phase=self.phase)
+        return Meter(self.layer_parameters, self.head_parameters, self.image_tokens)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -63,13 +61,9 @@ class Meter:
         yield
         self.seconds += time.perf_counter() - started
 
-    def forward(
-        self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, cached_layers: int = 0
-    ) -> None:
-        """A forward pass, of which the lowest ``cached_layers`` layers came from the cache."""
-        cost = self._cost(batch, architecture, sites, cached_layers)
-        self.forward_flops += cost
-        self._note(cost)
+    def forward(self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites) -> None:
+        """A forward pass."""
+        self.forward_flops += self._cost(batch, architecture, sites, 0)
 
     def backward(
         self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, weights: bool = False
@@ -80,7 +74,6 @@ class Meter:
         cost = self._cost(batch, architecture, sites, lowest)
         trained = self._cost(batch, architecture, sites, lowest if weights else len(self.layer_parameters))
         self.backward_flops += cost + trained
-        self._note(cost + trained)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a record."""
@@ -89,11 +82,7 @@ class Meter:
             "forward_flops": self.forward_flops,
             "backward_flops": self.backward_flops,
             "gradient_steps": self.gradient_steps,
-            "by_phase": dict(self.by_phase),
         }
-
-    def _note(self, cost: float) -> None:
-        self.by_phase[self.phase] = self.by_phase.get(self.phase, 0.0) + cost
 
     def _cost(self, batch: Mapping[str, Any], architecture: Architecture, sites: Sites, first_layer: int) -> float:
         examples = len(next(iter(batch.values())))

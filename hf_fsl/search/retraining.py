@@ -28,7 +28,6 @@ from hf_fsl.search.space import (
     to_adapter_config,
     trainable_parameters,
     uniform_ranks,
-    with_even_steps,
 )
 from hf_fsl.search.study.group import Group
 from hf_fsl.search.study.trials import Infeasible, TrialContext, minimised
@@ -104,14 +103,12 @@ class Finish:
             write_examples(splits, folder / "few_shot")
         accelerator.wait_for_everyone()
 
-    def run(self, front: Sequence[TrialRow], reference: Sequence[float], inherited: bool = False) -> list[Member]:
+    def run(self, front: Sequence[TrialRow], reference: Sequence[float]) -> list[Member]:
         """Members of a front, those that dominate most, and the baselines, but for what diverges at every rate.
 
         Args:
             front: smallest first.
             reference: of the hypervolume: the first objective, minimised, and log10 of the parameters.
-            inherited: the front was compared by a supernet's weights, which have one scaling for all: trained again,
-                each has that of its size.
 
         Raises:
             SearchError: all do.
@@ -120,8 +117,6 @@ class Finish:
         members = []
         for number, row in enumerate(rows, start=1):
             architecture = Architecture.from_dict(row.architecture)
-            if inherited:
-                architecture = with_even_steps(architecture, self.trial.sites, self.config.space.scaling)
             members.append(self._member(f"front-{number}", architecture, self._rates(architecture), False))
         taken = {member.architecture for member in members if member is not None}
         for name, architecture, rates in self._baselines():

@@ -19,17 +19,13 @@ from hf_fsl.metrics import predicted_labels
 from hf_fsl.records import RunRecord
 from hf_fsl.reporting import compare
 from hf_fsl.resources import portable
-from hf_fsl.search.audit import Audit
-from hf_fsl.search.data import SearchData
-from hf_fsl.search.gradient_search import gradient_family, retrainable
+from hf_fsl.search.gradient import gradient_family
 from hf_fsl.search.pareto import spread
-from hf_fsl.search.report import AuditRow, SearchReport, build_report, figures
+from hf_fsl.search.report import SearchReport, build_report, figures
 from hf_fsl.search.retraining import Member
 from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.study import identity, run_study
-from hf_fsl.search.supernet_search import search_by_supernet
 from hf_fsl.search.trial import AdapterTrial
-from hf_fsl.search.turns import in_turn
 
 Say = Callable[[str], None]
 
@@ -39,43 +35,21 @@ def search(
 ) -> SearchReport:
     """Searches as the config says, and reports. Every process of the launch calls it.
 
-    Strategy ``supernet``: where the audit trusts the ranking of inherited weights, that is the search; else its front
-    is where the study of the general path starts. Strategy ``gradient``: the study is of the sizes of one family.
+    Strategy ``gradient``: the study is of some sizes of one family, which one gradient pass names.
 
     Raises:
         StudyMismatch, StorageAway, SearchError: see :func:`hf_fsl.search.study.run_study`.
     """
     folder = Path(config.output_dir)
     name, about = config.search.name or folder.name, study_identity(config, space, trial, splits)
-    shown: dict[str, Any] = {"name": name, "identity": about, "classes": len(splits.task.label_names)}
-    audited: AuditRow | None = None
     start: list[Architecture] = []
-    spent = (0.0, 0.0)
+    meter = trial.meter.empty()
     study, sampler = config.search, str(config.search.sampler)
-    if config.strategy == "gradient":
-        start, spent = gradient_family(config, space, trial)
+    if config.path == "gradient":
+        batch_size = config.few_shot.per_device_train_batch_size
+        start = gradient_family(trial.model, space, trial.train, batch_size, meter)
         count = min(study.trials or len(start), len(start))
         study, sampler = dataclasses.replace(study, trials=count, startup=count), "one gradient pass"
-    if config.strategy == "supernet":
-        recorded = {key: known["latency"] for key, known in trial.recorded.items() if "latency" in known}
-        waiting = "Another worker trains the supernet of this search; waiting for what it keeps."
-        with in_turn(folder / "supernet.lock", trial.accelerator, say, waiting):
-            found = search_by_supernet(
-                trial.model, SearchData(trial.train, trial.validation), space, config.supernet,
-                seed=config.search.seed, folder=folder, accelerator=trial.accelerator,
-                latency="latency" in config.search.objectives, recorded=recorded, about=about, say=say,
-                progress=trial.accelerator.is_main_process,
-            )  # fmt: skip
-        audited = audit_row(found.audit) if found.audit is not None else None
-        spent = (found.token_flops, found.seconds)
-        if audited is None or audited.supernet_trusted:
-            return build_report(
-                found.tried, space, config.search.objectives, **shown, strategy="supernet",
-                sampler="NSGA-II over inherited weights", audit=audited,
-                before=(spent[0] - sum(t.token_flops for t in found.tried),
-                        spent[1] - sum(t.seconds for t in found.tried)),
-            )  # fmt: skip
-        start = [retrainable(score.architecture, space) for score in found.front]
     started = _start_cost(trial)
     tried = run_study(
         space,
@@ -90,9 +64,9 @@ def search(
         progress=True,
     )
     return build_report(
-        tried, space, config.search.objectives, **shown, sampler=sampler, audit=audited,
-        before=(spent[0] + started[0], spent[1] + started[1]),
-        strategy="gradient" if config.strategy == "gradient" else "general",
+        tried, space, config.search.objectives, name=name, identity=about, classes=len(splits.task.label_names),
+        before=(meter.flops * trial.accelerator.num_processes + started[0], meter.seconds + started[1]),
+        strategy=config.path, sampler=sampler,
     )  # fmt: skip
 
 
@@ -101,18 +75,6 @@ def _start_cost(trial: AdapterTrial) -> tuple[float, float]:
     if trial.start is None:
         return 0.0, 0.0
     return trial.start_meter.flops * trial.accelerator.num_processes, trial.start_meter.seconds
-
-
-def audit_row(audit: Audit) -> AuditRow:
-    """An audit as a report holds it."""
-    names = ("tau_supernet", "p_supernet", "tau_parameters", "tau_repeated", "p_repeated", "p_learned")
-    return AuditRow(
-        anchors=len(audit.anchors.architectures),
-        **{name: float(getattr(audit, name)) for name in names},
-        architecture_matters=bool(audit.architecture_matters),
-        supernet_trusted=bool(audit.supernet_trusted),
-        verdict=audit.verdict,
-    )
 
 
 def study_identity(
@@ -142,7 +104,7 @@ def study_identity(
                 },
             },
             "few_shot": to_dict(config.few_shot),
-            "strategy": config.strategy,
+            "strategy": config.path,
             **{
                 name: getattr(config.search, name)
                 for name in ("seed", "rungs", "reduction_factor", "startup", "max_latency")

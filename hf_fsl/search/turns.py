@@ -1,4 +1,4 @@
-"""What launches that share a folder do one after the other: train a supernet, finish the search."""
+"""What launches that share a folder do one after the other: finish the search."""
 
 from __future__ import annotations
 

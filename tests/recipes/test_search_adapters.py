@@ -132,29 +132,15 @@ def test_two_launches_work_on_one_study_and_one_of_them_finishes_it(finished, tm
 
 def test_wrong_settings_are_said_before_anything_runs(tmp_path, capsys):
     settings = yaml.safe_load(SMOKE.read_text())
-    settings["space"]["loss"] = ["prototypical"]
     settings["strategy"] = "supernet"
     settings["search"] |= {"trials": None, "rungs": [0.5, 0.2], "objectives": ["parameters"]}
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(settings))
     assert main(["validate", str(tmp_path / "wrong.yaml")]) == 2
     said = capsys.readouterr().err
     for problem in (
-        "space.loss: a supernet trains with cross_entropy",
+        "strategy: supernet is gone",
         "search.trials, seconds or token_flops: at least one of them",
         "search.rungs: ascending shares between 0 and 1",
         "search.objectives: the first is a metric",
     ):
         assert problem in said
-
-
-@pytest.mark.slow
-def test_the_supernet_strategy_ends_in_a_bundle_too(hub_environment, tmp_path):
-    run(
-        hub_environment, tmp_path, "--strategy", "supernet", "--space.methods", "[lora]", "--supernet.max_steps", "4",
-        "--supernet.eval_steps", "2", "--supernet.members", "8", "--supernet.population", "4",
-        "--supernet.audit_sizes", "1", "--supernet.audit_anchors", "2",
-    )  # fmt: skip
-    report = SearchReport.load(tmp_path / "report.json")
-    assert report.audit is not None and report.audit.verdict in report.verdict
-    assert report.audit.verdict in (tmp_path / "bundle" / "README.md").read_text()
-    require_verified(tmp_path / "bundle")

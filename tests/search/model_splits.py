@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from conftest import model_inputs
-from planted import MemorySplit
+
+
+class MemorySplit:
+    """Tensors as an encoded split."""
+
+    def __init__(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> None:
+        self.inputs, self.labels, self.lengths = inputs, labels, None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**{n: v[index] for n, v in self.inputs.items()}, "labels": self.labels[index], "index": index}
+
+    def collate(self, items: Any) -> dict[str, torch.Tensor]:
+        batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+        return batch
 
 
 def split_of(kind: str, count: int, seed: int = 0) -> MemorySplit:

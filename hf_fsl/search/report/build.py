@@ -15,9 +15,8 @@ import optuna
 from hf_fsl.metrics.functions import correct, example_losses, predicted_labels
 from hf_fsl.records import Measurement
 from hf_fsl.search.pareto import front, hypervolume
-from hf_fsl.search.ranking import paired_p_value
-from hf_fsl.search.report.paired import holm, paired_test
-from hf_fsl.search.report.record import AuditRow, Chance, ComparisonRow, MemberRow, SearchReport, TrialRow
+from hf_fsl.search.report.paired import holm, paired_p_value, paired_test
+from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow, SearchReport, TrialRow
 from hf_fsl.search.report.verdict import judge
 from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.space.limits import parameter_range
@@ -38,7 +37,6 @@ def build_report(
     classes: int,
     strategy: str = "general",
     sampler: str = "tpe",
-    audit: AuditRow | None = None,
     before: tuple[float, float] = (0.0, 0.0),
 ) -> SearchReport:
     """The report of a study, without anything trained again.
@@ -46,10 +44,10 @@ def build_report(
     Args:
         tried: finished trials, by number.
         classes: of the task: with log-loss as objective, guessing is the hypervolume's reference.
-        before: token-FLOPs and seconds that were spent beside the trials, as on a supernet and its audit.
+        before: token-FLOPs and seconds that were spent beside the trials.
     """
     rows, ended = trial_rows(tried, objectives)
-    matters, verdict = judge([], [], audit=audit)
+    matters, verdict = judge([], [])
     return SearchReport(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,7 +62,6 @@ def build_report(
         seconds=before[1] + sum(trial.seconds for trial in tried),
         hypervolume=_hypervolume_curve(rows, space, objectives[0], classes, before[0]),
         importances=importances(ended, space, objectives[0]),
-        audit=audit,
         matters=matters,
         verdict=verdict,
     )

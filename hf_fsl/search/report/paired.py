@@ -47,6 +47,20 @@ def paired_test(first: np.ndarray, second: np.ndarray) -> PairedTest:
     return PairedTest(mean, (mean - half, mean + half), float(2 * stats.t.sf(abs(mean) / error, freedom)))
 
 
+def paired_p_value(ours: np.ndarray, theirs: np.ndarray, alternative: str = "two-sided") -> float:
+    """Student's paired t-test over examples ``(n,)``; 1 where nothing differs or there is one example only.
+
+    Args:
+        alternative: ``less``: ours are smaller; ``greater``; ``two-sided``.
+    """
+    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    if len(difference) < 2 or np.allclose(difference, difference[0]):
+        mean = float(difference.mean()) if len(difference) > 1 else 0.0
+        sure = {"less": mean < 0, "greater": mean > 0, "two-sided": mean != 0}[alternative]
+        return 0.0 if sure else 1.0
+    return float(stats.ttest_1samp(difference, 0.0, alternative=alternative).pvalue)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for the number of comparisons (Holm 1979), in the order given."""
     values = np.asarray(p_values, dtype=float)

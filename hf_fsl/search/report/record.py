@@ -66,22 +66,6 @@ class ComparisonRow:
 
 
 @dataclass(kw_only=True)
-class AuditRow:
-    """What :func:`hf_fsl.search.audit.audit` found. τ are Kendall's, within strata of like numbers of parameters."""
-
-    anchors: int
-    tau_supernet: float
-    p_supernet: float
-    tau_parameters: float
-    tau_repeated: float
-    p_repeated: float
-    p_learned: float
-    architecture_matters: bool
-    supernet_trusted: bool
-    verdict: str
-
-
-@dataclass(kw_only=True)
 class Chance:
     """The member that is best on validation against always predicting the classes' training frequencies, on test."""
 
@@ -123,8 +107,6 @@ class SearchReport(Plain):
     hypervolume: dict[str, Any] = field(default_factory=dict)
     """``reference`` (objective, log10 parameters), ``curve`` of [token-FLOPs, hypervolume], ``baselines``."""
     importances: dict[str, float] = field(default_factory=dict)
-    audit: AuditRow | None = None
-    """Of a supernet's ranking, against architectures trained alone."""
     matters: bool | None = None
     """Whether architecture mattered more than noise; None where it was not seen: nothing was trained again, or no two
     of like size were."""
@@ -147,7 +129,8 @@ class SearchReport(Plain):
                 f"This hf_fsl reads search reports of schema {SCHEMA_VERSION}, got {version!r}. Install the version "
                 "that wrote it, or give the report.json of a search."
             )
-        return from_plain(cls, values)
+        # Reports of 0.1 have the audit of a supernet's ranking, which there is no more.
+        return from_plain(cls, {name: value for name, value in values.items() if name != "audit"})
 
     @classmethod
     def load(cls, path: str | Path) -> SearchReport:

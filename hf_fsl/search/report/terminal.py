@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hf_fsl.records import Measurement
-from hf_fsl.search.report.record import AuditRow, SearchReport
+from hf_fsl.search.report.record import SearchReport
 
 
 def lines(report: SearchReport) -> Iterator[str]:
@@ -52,9 +52,6 @@ def lines(report: SearchReport) -> Iterator[str]:
             yield f"  {pair.first} - {pair.second}: {pair.metric} {figures}"
     for name, why in report.diverged.items():
         yield f"{name} was left out, it cannot be trained at any learning rate tried: {why}"
-    if report.audit is not None:
-        yield ""
-        yield from _audit(report.audit)
     if report.hypervolume.get("curve"):
         yield ""
         yield _hypervolume(report.hypervolume)
@@ -67,19 +64,6 @@ def lines(report: SearchReport) -> Iterator[str]:
         yield "Chosen PEFT config:"
         for line in yaml.safe_dump(report.peft_config, sort_keys=True).splitlines():
             yield f"  {line}"
-
-
-def _audit(audit: AuditRow) -> Iterator[str]:
-    yield f"Audit against {audit.anchors} architectures trained alone, Kendall's τ within strata of like size:"
-    yield from table(
-        ["ranking by", "τ", "p"],
-        [
-            ["inherited weights", f"{audit.tau_supernet:.2f}", f"{audit.p_supernet:.2g}"],
-            ["the same architectures trained with another seed", f"{audit.tau_repeated:.2f}",
-             f"{audit.p_repeated:.2g}"],
-            ["parameters alone", f"{audit.tau_parameters:.2f}", ""],
-        ],
-    )  # fmt: skip
 
 
 def _hypervolume(found: dict[str, Any]) -> str:

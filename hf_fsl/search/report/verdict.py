@@ -5,48 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_fsl.records import goodness
-from hf_fsl.search.report.record import AuditRow, Chance, ComparisonRow, MemberRow
+from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow
 
 LIKE_SIZE = 1.5
 """Times the parameters that one of two architectures may have more for them to count as of like size."""
 
 
 def judge(
-    members: Sequence[MemberRow],
-    comparisons: Sequence[ComparisonRow],
-    chance: Chance | None = None,
-    audit: AuditRow | None = None,
+    members: Sequence[MemberRow], comparisons: Sequence[ComparisonRow], chance: Chance | None = None
 ) -> tuple[bool | None, str]:
     """Whether architecture mattered, and the words that say so.
 
-    An audit compared architectures of one size over seeds, on the few validation examples, so where there is one its
-    word comes first. Those trained again are compared on test: theirs comes last, and says so where it differs.
     Architectures of different size differ by their size: only pairs of like size tell whether anything else matters.
-    Pairs of the same ranks at the same places, trained with another scaling or learning rate, do not count.
+    Pairs of the same ranks at the same places, trained with another scaling or learning rate, do not count. Where
+    nothing was learnt the losses of large and small adapters differ by how much they overfit, which is no reason to
+    prefer one: then they do not count.
 
     Args:
         members: retrained architectures, the baselines among them.
         comparisons: of each pair of them, of one metric.
         chance: how the best on validation does against predicting class frequencies.
-        audit: of a supernet's ranking, where there was one.
     """
-    matters, sentence = _of_retrained(members, comparisons, chance)
-    if audit is None:
-        return matters, sentence
-    if not members:
-        return audit.architecture_matters, audit.verdict
-    if matters is None:
-        return audit.architecture_matters, f"{audit.verdict} On test: {sentence}"
-    if matters == audit.architecture_matters:
-        return matters, f"{audit.verdict} On test: {sentence}"
-    return matters, f"{audit.verdict} The test split, which the search did not see, says otherwise. {sentence}"
-
-
-def _of_retrained(
-    members: Sequence[MemberRow], comparisons: Sequence[ComparisonRow], chance: Chance | None
-) -> tuple[bool | None, str]:
-    """Where nothing was learnt the losses of large and small adapters differ by how much they overfit, which is no
-    reason to prefer one: then they do not count."""
     if not members:
         return None, "Nothing was trained again yet, so noise cannot be told from architecture."
     if chance is not None and not chance.beaten:
