@@ -171,7 +171,7 @@ class Backbone:
                 computed.update((fresh[position], row) for position, row in zip(positions, rows, strict=True))
                 bar.update(len(positions))
         if cache is not None and computed:
-            cache.store(identity, {key: row.clone() for key, row in (known | computed).items()})
+            cache.store(identity, computed)
         known |= computed
         return torch.stack([known[key] for key in keys])
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
-from hf_fsl.files import write_text
+from hf_fsl.files import put_in_place, temporary_beside, write_text
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
 from hf_fsl.hub.figures import confusion_figure, episodes_figure, methods_figure
 from hf_fsl.records import RunRecord
@@ -77,16 +76,17 @@ def _figures(record: RunRecord) -> Iterator[tuple[str, bytes]]:
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder``, which takes its place when the block ends well. Raises UserError for pickles."""
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
+    with temporary_beside(folder, folder=True) as building:
         yield building
-        pickles = [path.name for path in building.rglob("*") if path.suffix.lower() in _PICKLES]
-        if pickles:
-            raise UserError(f"A bundle holds no pickles, but this model saves {', '.join(pickles)}.")
-        _replace(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        refuse_pickles(building)
+        put_in_place(building, folder)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises UserError where a folder that is to be published holds one."""
+    pickles = [path.name for path in folder.rglob("*") if path.suffix.lower() in _PICKLES]
+    if pickles:
+        raise UserError(f"A bundle holds no pickles, but this model saves {', '.join(pickles)}.")
 
 
 def copy_adapter(source: Path, target: Path, base_model: str) -> None:
@@ -97,16 +97,3 @@ def copy_adapter(source: Path, target: Path, base_model: str) -> None:
     if is_hub_id(base_model):
         settings["base_model_name_or_path"] = base_model
     write_text(target / "adapter_config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
-
-
-def _replace(new: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(new, folder)
-    except OSError:
-        if old.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

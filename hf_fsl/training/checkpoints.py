@@ -7,9 +7,9 @@ A checkpoint is a folder ``checkpoint-<step>`` with ``model.safetensors`` (the t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
-import os
 import random
 import re
 import shutil
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from hf_fsl.config import TrainingConfig, to_dict
 from hf_fsl.errors import UserError
-from hf_fsl.files import to_disk
+from hf_fsl.files import put_in_place, temporary_beside, to_disk
 
 # Without cpu_offload, which would leave every process but the first with nothing.
 _WHOLE = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
@@ -97,7 +97,8 @@ def save_checkpoint(
         CheckpointError: the files could not be written; earlier checkpoints are as they were.
     """
     target = folder / f"checkpoint-{state['step']}"
-    temporary = folder / f".{target.name}.tmp"
+    temporary = Path()
+    place = contextlib.ExitStack()
     states: tuple[dict[str, Any], dict[str, Any]] = get_state_dict(model, optimizer, options=_WHOLE)
     parameters, moments = states
     # Of what is trained: a buffer may hold an infinity, as masks do.
@@ -110,8 +111,8 @@ def save_checkpoint(
     tensors = {f"{name}/{key}": _kept(v) for name, row in moments["state"].items() for key, v in row.items()}
 
     def begin() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        nonlocal temporary
+        temporary = place.enter_context(temporary_beside(target, folder=True))
 
     def write() -> None:
         _write_tensors(_rng_state(), temporary / f"rng-{accelerator.process_index}.safetensors")
@@ -126,18 +127,16 @@ def save_checkpoint(
 
     def finish() -> None:
         to_disk(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        put_in_place(temporary, target)
         to_disk(folder)
 
     try:
-        _together(accelerator, begin if accelerator.is_main_process else None)
-        _together(accelerator, write)
-        _together(accelerator, finish if accelerator.is_main_process else None)
+        with place:
+            _together(accelerator, begin if accelerator.is_main_process else None)
+            (temporary,) = broadcast_object_list([temporary])
+            _together(accelerator, write)
+            _together(accelerator, finish if accelerator.is_main_process else None)
     except _Unwritable as error:
-        if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{target} could not be written: {error}. Earlier checkpoints in {folder} are as they were; make room and "
             "go on with --training.resume_from_checkpoint auto."
