@@ -51,13 +51,14 @@ def fine_tune_seed(
     accelerator: Accelerator,
     seed: int,
     log: Callable[[dict[str, float], int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> FineTuned:
     """Loads the backbone, attaches the adapter, trains, and measures on test.
 
     Every process of the launch must call it; all return the same numbers.
 
     Args:
-        log: called with scalars and the optimiser step.
+        log, say: see :func:`hf_fsl.training.train`.
 
     Raises:
         BackboneError, AdapterError, CheckpointError: see the modules they come from.
@@ -106,6 +107,7 @@ def fine_tune_seed(
         evaluate=None if training.eval_strategy == "no" else evaluate,
         identity=_identity(config, splits.record.revision, classifier.commit),
         log=log,
+        say=say,
     )
     validation = progress.evaluation or evaluate(model)
     logits = predict_logits(model, test_split, accelerator, training.per_device_eval_batch_size, "test")

@@ -29,7 +29,7 @@ from hf_fsl.inputs import label_tensor
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.reporting import build_record, compare, sample_inputs, write_predictions
 from hf_fsl.resources import portable
-from hf_fsl.training import start_accelerator
+from hf_fsl.training import RunLog, start_accelerator
 from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record
 
 VERIFIED = 16
@@ -55,11 +55,7 @@ def main(config: FineTuneConfig) -> None:
     metric = config.training.metric_for_best_model
     for seed in config.training.seeds:
         prefix = f"seed-{seed}/" if len(config.training.seeds) > 1 else ""
-
-        def log(values: dict[str, float], step: int, prefix: str = prefix) -> None:
-            accelerator.log({prefix + name: value for name, value in values.items()}, step=step)
-
-        trained = fine_tune_seed(config, splits, accelerator, seed, log)
+        trained = fine_tune_seed(config, splits, accelerator, seed, RunLog(accelerator, prefix), say)
         outcomes.append(trained.outcome)
         say(f"seed {seed}: {trained.count}; validation {metric} {trained.outcome.record.validation[metric]:.4f}")
         if best is None or trained.validation_score(metric) > best.validation_score(metric):

@@ -26,7 +26,7 @@ from hf_fsl.data import load_pairs
 from hf_fsl.hub.contrastive import verify_dual_encoder, write_dual_encoder_bundle
 from hf_fsl.hub.push import push_bundle
 from hf_fsl.resources import portable
-from hf_fsl.training import start_accelerator
+from hf_fsl.training import RunLog, start_accelerator
 
 VERIFIED = 16
 """Test pictures of which the bundle, loaded by a fresh process, must give the embeddings of the trained model."""
@@ -46,10 +46,7 @@ def main(config: ContrastiveConfig) -> None:
     sizes = ", ".join(f"{name} {split.rows}" for name, split in pairs.record.splits.items())
     say(f"{config.data.path}: pictures {sizes}; {sum(map(len, pairs.train.captions))} captions to train on")
 
-    def log(values: dict[str, float], step: int) -> None:
-        accelerator.log(values, step=step)
-
-    trained = train_towers(config, pairs, accelerator, log)
+    trained = train_towers(config, pairs, accelerator, RunLog(accelerator), say)
     say(f"{trained.count}; validation " + ", ".join(f"{name} {v:.4f}" for name, v in trained.validation.items()))
     sample = verification_sample(config, pairs.tests["test"], trained, accelerator, VERIFIED)
 

@@ -51,6 +51,10 @@ def run_recipe(main: Callable[[T], None], kind: type[T], usage: str | None) -> N
         print(f"error: {error}", file=sys.stderr, flush=True)
         # Other processes of the launch may wait for this one in a collective call: no clean-up, no waiting.
         os._exit(1)
+    except KeyboardInterrupt as stopped:
+        if str(stopped):  # of a training: where its checkpoint is
+            print(stopped, file=sys.stderr, flush=True)
+        os._exit(getattr(stopped, "exit_code", 130))
 
 
 def describe_fields(kind: Any, prefix: str = "") -> str:

@@ -160,17 +160,20 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     """Evaluations without an improvement before training stops."""
     save_steps: int | None = None
-    """``null``: a checkpoint at the end of training only."""
+    """A checkpoint every so many steps, beside the one at the end and the one that a signal asks for."""
+    save_minutes: float | None = 5.0
+    """A checkpoint also where the last one is so old; ``null``: none by time."""
     save_total_limit: int = 2
     resume_from_checkpoint: str | None = None
-    """A checkpoint folder, or ``auto``: the newest one in ``output_dir`` if there is any."""
+    """A checkpoint folder, or ``auto``: the newest one in ``output_dir`` if there is any. ``null``: training starts
+    anew, and replaces the checkpoints there."""
     logging_steps: int = 10
     log_with: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     """Trackers beside ``metrics.jsonl``, which is always written."""
     dataloader_num_workers: int = 0
 
     def problems(self) -> Iterator[str]:
-        for name in ("learning_rate", "head_learning_rate", "num_train_epochs", "max_grad_norm"):
+        for name in ("learning_rate", "head_learning_rate", "num_train_epochs", "max_grad_norm", "save_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 yield f"{name}: above 0, got {value}"

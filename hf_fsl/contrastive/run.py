@@ -49,10 +49,14 @@ def train_towers(
     pairs: Pairs,
     accelerator: Accelerator,
     log: Callable[[dict[str, float], int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainedTowers:
     """Trains, and measures on every test split once.
 
     Every process of the launch must call it; all return the same numbers.
+
+    Args:
+        log, say: see :func:`hf_fsl.training.train`.
 
     Raises:
         BackboneError, AdapterError, CheckpointError: see the modules they come from.
@@ -95,6 +99,7 @@ def train_towers(
         evaluate=None if training.eval_strategy == "no" else evaluate,
         identity=_identity(config, pairs.record.revision, (image, text)),
         log=log,
+        say=say,
     )
     tests = {
         name: measurements(

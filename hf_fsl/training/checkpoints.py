@@ -48,7 +48,7 @@ WAY_OUT = "Lower training.learning_rate, or use mixed_precision bf16 or no inste
 _MAY_CHANGE = (
     "seeds", "num_train_epochs", "max_steps",  # as the run's seed and its total of steps
     "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
-    "save_steps", "save_total_limit", "resume_from_checkpoint", "logging_steps", "log_with",
+    "save_steps", "save_minutes", "save_total_limit", "resume_from_checkpoint", "logging_steps", "log_with",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from hf_fsl.training.checkpoints import (
     WAY_OUT,
     TrainingDiverged,
     find_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     load_trainable_state,
     save_checkpoint,
@@ -34,7 +36,11 @@ from hf_fsl.training.checkpoints import (
 )
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.precision import fast_attention
+from hf_fsl.training.signals import Signals, TrainingInterrupted
 from hf_fsl.training.update import Batch, make_optimizer, make_scheduler
+
+FEW_STEPS = 50
+"""Optimiser steps below which a warning is due."""
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 MakeUpdate = Callable[[nn.Module, Any], Callable[[Sequence[Batch]], tuple[torch.Tensor, torch.Tensor | None, int]]]
@@ -87,9 +93,13 @@ def train(
     evaluate: Evaluate | None = None,
     identity: dict[str, Any] | None = None,
     log: Log | None = None,
+    say: Callable[[str], None] | None = None,
     progress_bar: bool = True,
 ) -> Progress:
     """Trains in place the parameters of ``model`` that require gradients.
+
+    SIGINT and SIGTERM are obeyed after the optimiser step (and the evaluation) that they fall into, and after a
+    checkpoint.
 
     Args:
         model: gives ``.logits``; afterwards holds the best weights on validation (``load_best_model_at_end``), else
@@ -102,11 +112,14 @@ def train(
         head: modules trained with ``head_learning_rate``.
         evaluate: model -> validation metrics, ``metric_for_best_model`` among them.
         identity: what makes this run this run; a checkpoint with another identity is refused.
-        log: called with scalars and the step.
+        log: called with scalars and the step. Of one that has ``rewind``, it is called first, with the step that
+            training starts after: what was logged of later ones is not of this training.
+        say: told what is resumed, or why nothing is, and that very few steps are planned.
         progress_bar: shown on the main process.
 
     Raises:
         CheckpointError: see :mod:`hf_fsl.training.checkpoints`.
+        TrainingInterrupted: a signal ended training.
     """
     order = TrainingBatches(
         len(split), config.per_device_train_batch_size, seed,
@@ -128,6 +141,9 @@ def train(
     progress, best = Progress(), None
     resumed = find_checkpoint(folder, config.resume_from_checkpoint)
     identity = {**(identity or {}), "seed": seed, "total_steps": total, "processes": accelerator.num_processes}
+    if say is not None:
+        for line in _announced(folder, resumed, config, total):
+            say(line)
     if resumed is not None:
         state, best = load_checkpoint(resumed, accelerator, wrapped, optimizer, identity)
         progress = Progress(**state["progress"])
@@ -140,12 +156,15 @@ def train(
         make_update = partial(classification_update, loss=loss, accelerator=accelerator, config=config)
     step_update = make_update(wrapped, stepper)
     begin_epoch: Callable[[int], None] | None = getattr(split, "start_epoch", None)
+    rewind: Callable[[int], None] | None = getattr(log, "rewind", None)
+    if rewind is not None:
+        rewind(progress.step)
     started = time.perf_counter() - progress.wall_seconds
     window = torch.tensor(progress.window_loss, device=accelerator.device)
-    last_saved = progress.step if resumed is not None else -1
+    last_saved, saved_at = progress.step if resumed is not None else -1, time.monotonic()
 
     def save() -> None:
-        nonlocal last_saved
+        nonlocal last_saved, saved_at
         if last_saved != progress.step:
             progress.wall_seconds = time.perf_counter() - started
             progress.window_loss = _finite(float(window), progress.step)  # a sum: only looked at, never shown
@@ -153,6 +172,24 @@ def train(
                      "identity": identity}  # fmt: skip
             save_checkpoint(folder, accelerator, wrapped, optimizer, state, best, config.save_total_limit)
             last_saved = progress.step
+        saved_at = time.monotonic()
+
+    def save_if_due(at_the_end: bool = False) -> None:
+        """Also ends training where a signal asks for it."""
+        minutes = config.save_minutes
+        late = minutes is not None and time.monotonic() - saved_at >= 60 * minutes
+        planned = config.save_steps is not None and progress.step % config.save_steps == 0
+        received, late = signals.agreed(accelerator, late)
+        if received or late or planned or at_the_end:
+            save()
+        if received:
+            name, done = signal.Signals(received).name, f"step {progress.step} of {total}"
+            where = folder / f"checkpoint-{progress.step}"
+            message = (
+                f"{name}: training stopped after {done}, saved in {where}. Go on with the same command and "
+                "--training.resume_from_checkpoint auto."
+            )
+            raise TrainingInterrupted(received, message if accelerator.is_main_process else "")
 
     def validate() -> None:
         nonlocal best
@@ -171,7 +208,8 @@ def train(
     _freeze_statistics(wrapped)
     hidden = not (progress_bar and accelerator.is_main_process)
     bar = tqdm(total=total, initial=progress.step, desc=f"seed {seed}", unit="step", disable=hidden)
-    with fast_attention(model, accelerator.mixed_precision == "bf16", accelerator.device):
+    fast = fast_attention(model, accelerator.mixed_precision == "bf16", accelerator.device)
+    with Signals() as signals, bar, fast:
         while progress.step < total and not progress.stopped:
             order.start_epoch(progress.epoch)
             if begin_epoch is not None:
@@ -206,25 +244,45 @@ def train(
                         log(row, progress.step)
                 if config.eval_strategy == "steps" and config.eval_steps and progress.step % config.eval_steps == 0:
                     validate()
-                if config.save_steps and progress.step % config.save_steps == 0 and progress.step < total:
-                    save()
-                if progress.window_steps == 0:
-                    clock = time.perf_counter()  # what validation and saving took is not training time
                 if progress.step == total or progress.stopped:
                     break
+                if progress.batches_done < len(loader):  # else after the evaluation of the epoch
+                    save_if_due()
+                if progress.window_steps == 0:
+                    clock = time.perf_counter()  # what validation and saving took is not training time
             else:
                 progress.epoch, progress.batches_done = progress.epoch + 1, 0
             whole_epoch = progress.batches_done == 0 or progress.step == total
             if config.eval_strategy == "epoch" and whole_epoch:
                 validate()
-    save()
-    bar.close()
+            if progress.step < total and not progress.stopped:
+                save_if_due()
+        save_if_due(at_the_end=True)
     progress.wall_seconds = time.perf_counter() - started
     if best is not None:
         load_trainable_state(wrapped, best)
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     accelerator.free_memory()
     return progress
+
+
+def _announced(folder: Path, resumed: Path | None, config: TrainingConfig, total: int) -> Iterator[str]:
+    """What is to be known before the first step."""
+    if resumed is not None:
+        yield f"Resumed from {resumed}, of {total} steps."
+    elif config.resume_from_checkpoint is not None:
+        yield f"Nothing to resume: no checkpoint in {folder}. Training starts anew."
+    elif there := list_checkpoints(folder):
+        yield (
+            f"{there[-1]} is of an earlier run and is removed: to go on from it, "
+            "--training.resume_from_checkpoint auto is needed."
+        )
+    if total < FEW_STEPS:
+        yield (
+            f"Only {total} optimiser steps are planned; fewer than {FEW_STEPS} seldom teach a model anything. Raise "
+            "training.num_train_epochs or training.max_steps, or lower training.per_device_train_batch_size. With "
+            "very few labels take the few_shot recipe, which needs no training."
+        )
 
 
 def _groups(loader: Any, size: int) -> Iterator[list[Batch]]:

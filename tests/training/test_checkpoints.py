@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -15,11 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import PrepareForLaunch, patch_environment
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from training.tiny_runs import BASE, assert_same, run, weights
+from training.tiny_runs import BASE, assert_same, on_two_processes, run, weights
 
 from hf_fsl.adapters import attach_adapter
 from hf_fsl.config import AdapterConfig
@@ -136,8 +133,7 @@ def test_full_disk_is_called_by_its_name(make, split, tmp_path, monkeypatch):
         run(make(), split, tmp_path / "run")
 
 
-def _save_where_the_main_process_cannot(folder, answers):
-    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process this one was forked from
+def _save_where_the_main_process_cannot(folder):
     model = torch.nn.Linear(2, 2)
     accelerator, optimizer = Accelerator(cpu=True), torch.optim.AdamW(model.parameters())
     if accelerator.is_main_process:
@@ -147,28 +143,11 @@ def _save_where_the_main_process_cannot(folder, answers):
     try:
         checkpoints_module.save_checkpoint(folder, accelerator, model, optimizer, state, None, 1)
     except CheckpointError as error:
-        answers.put((accelerator.num_processes, str(error)))
+        return accelerator.num_processes, str(error)
 
 
 def test_processes_hear_of_what_another_could_not_write(tmp_path):
-    forking = multiprocessing.get_context("fork")
-    answers = forking.Queue()
-    with patch_environment(  # as accelerate's debug_launcher does, which would wait for ever
-        world_size=2, master_addr="127.0.0.1", master_port="29500", accelerate_mixed_precision="no",
-        accelerate_debug_rdv_file=str(tmp_path / "rendezvous"), accelerate_use_cpu="yes", gloo_socket_ifname="lo",
-    ):  # fmt: skip
-        launcher = PrepareForLaunch(_save_where_the_main_process_cannot, debug=True)
-        processes = [
-            forking.Process(target=launcher, args=(rank, tmp_path / "file", answers), daemon=True) for rank in range(2)
-        ]
-        for process in processes:
-            process.start()
-        try:
-            said = {answers.get(timeout=30) for _ in processes}
-        finally:
-            for process in processes:
-                process.kill()
-    ((count, message),) = said
+    ((count, message),) = set(on_two_processes(_save_where_the_main_process_cannot, tmp_path, tmp_path / "file"))
     assert count == 2 and "checkpoint-1 could not be written: [Errno 17] File exists" in message
 
 
