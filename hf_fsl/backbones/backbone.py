@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from hf_fsl.backbones.batching import TokenBatch, token_batches, token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.backbones.encoder import load_parts
+from hf_fsl.backbones.images import image_inputs, image_pooling, poolable, without_masking
 from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.backbones.modules import EmbeddingModules, read_modules
 from hf_fsl.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
@@ -44,6 +46,7 @@ class Backbone:
     ) -> None:
         self.model, self.tokenizer, self.image_processor = model.eval(), processor, image_processor
         self.modules = modules or EmbeddingModules()
+        without_masking(model)
         if self.modules.lower_case:
             self.tokenizer = lower_cased(processor)
         self.name = name
@@ -51,6 +54,8 @@ class Backbone:
         """Whether its weights are those that ``name`` stands for: an adapter trained on others fits nowhere else."""
         self.padding_share = 0.0
         """Share of padding among the tokens of the last ``encode``."""
+        self._sizes: dict[str, int] = {}
+        """Modality -> D, of those that were measured."""
 
     @classmethod
     def from_pretrained(
@@ -162,6 +167,8 @@ class Backbone:
             identity = self._identity(self.modules.prompt(prompt) if text else "", text)
             known = cache.load(identity)
         fresh = [key for key in dict.fromkeys(keys) if key not in known]
+        if fresh:
+            self._measured("text" if text else "image")
         values = [items[first[key]] for key in fresh]
         with torch.inference_mode(), tqdm(total=len(values), unit="ex", disable=not progress, leave=False) as bar:
             computed: dict[str, Tensor] = {}
@@ -177,18 +184,8 @@ class Backbone:
 
     @property
     def dimension(self) -> int:
-        """D, the size of an embedding."""
-        for layer in reversed(self.modules.dense):
-            return int(next(layer.parameters()).shape[0])
-        config: Any = self.model.config
-        text = getattr(config, "text_config", config)
-        names = [(config, "hidden_size"), (text, "hidden_size")]
-        if self.modules.pooling is None and hasattr(self.model, "get_text_features"):
-            names = [(config, "projection_dim"), (text, "projection_size"), *names]
-        for section, name in names:
-            if isinstance(getattr(section, name, None), int):
-                return int(getattr(section, name)) * (2 if self.modules.pooling == "cls_patch_mean" else 1)
-        return int(config.hidden_sizes[-1])
+        """D, the size of an embedding, as the model gives it."""
+        return self._measured("image" if self.tokenizer is None else "text")
 
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit."""
@@ -221,7 +218,7 @@ class Backbone:
             if skipped:
                 mask = mask.clone() if mask is not None else torch.ones_like(inputs["input_ids"])
                 mask[:, :skipped] = 0
-        return self.modules.after_pooling(self._embed_text(inputs, mask))
+        return self._embeddings(self._embed_text(inputs, mask), len(batch.rows))
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """Images as the model takes them, ``(B, 3, H, W)``, on the CPU."""
@@ -230,7 +227,7 @@ class Backbone:
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Embeddings ``(B, D)`` of what :meth:`pixels` gives; with gradients, unless the caller switches them off."""
         dtype: Any = self.model.dtype
-        return self.modules.after_pooling(self._embed_image(pixels.to(self.device, dtype)))
+        return self._embeddings(self._embed_image(pixels.to(self.device, dtype)), len(pixels))
 
     def _encode_texts(
         self, texts: list[str], prompt: str | None, max_tokens: int | None
@@ -262,11 +259,56 @@ class Backbone:
         pooling = self.modules.pooling
         if pooling is None and hasattr(self.model, "get_image_features"):
             return self._projected("image", pixel_values=pixels)
-        output = self.model(pixel_values=pixels)
-        pooler = getattr(output, "pooler_output", None)
-        if pooling == "pooler" or (pooling is None and pooler is not None):
-            return pooler_output(output).flatten(1)
-        return pool(output.last_hidden_state, None, pooling or "cls")
+        config, output = self.model.config, self.model(**image_inputs(self.model, pixels))
+        pooling = pooling or image_pooling(config, output, pixels)
+        states, leading = poolable(config, output, pixels, pooling)
+        if pooling == "pooler":
+            return states.flatten(1)
+        if self.modules.leading_tokens is not None:
+            leading = self.modules.leading_tokens
+        return pool(states, None, pooling, leading)
+
+    def _embeddings(self, pooled: Tensor, count: int) -> Tensor:
+        """What pooling gave, through the modules behind it. Raises BackboneError where it is not one row an input."""
+        embeddings = self.modules.after_pooling(pooled) if pooled.ndim == 2 else pooled
+        if embeddings.ndim != 2 or len(embeddings) != count:
+            raise BackboneError(
+                f"An embedding is one row an input; {self.name or type(self.model).__name__} gives "
+                f"{tuple(embeddings.shape)} for {count}. Name another pooling, or choose another backbone."
+            )
+        return embeddings
+
+    def _measured(self, modality: str) -> int:
+        """The size of embeddings, from two passes over one input, which must agree: what is random is no embedding.
+
+        Raises:
+            BackboneError: they differ, or the model wants more than texts or pictures.
+        """
+        if modality not in self._sizes:
+            first, second = self._probed(modality), self._probed(modality)
+            if (first - second).norm() > 0.01 * first.norm():
+                raise BackboneError(
+                    f"{self.name or type(self.model).__name__} embeds one and the same {modality} differently each "
+                    "time: something in it is random. Choose another backbone."
+                )
+            self._sizes[modality] = first.shape[1]
+        return self._sizes[modality]
+
+    @torch.inference_mode()
+    def _probed(self, modality: str) -> Tensor:
+        """The embedding ``(1, D)`` of an input to measure by."""
+        try:
+            if modality == "text":
+                rows = self._encode_texts(["a probe"], None, None)
+            else:
+                rows = self._encode_images([Image.linear_gradient("L")])
+            return next(rows)[1].float()
+        except BackboneError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BackboneError(
+                f"{self.name or type(self.model).__name__} embeds no {modality}s: {error}. Choose another backbone."
+            ) from error
 
     def _projected(self, kind: str, **inputs: Tensor) -> Tensor:
         features = getattr(self.model, f"get_{kind}_features")(**inputs)
@@ -276,7 +318,9 @@ class Backbone:
         return {
             "weights": weights_fingerprint(self.model),
             "processor": processor_fingerprint(self.tokenizer if text else self.image_processor),
+            "rules": 2,  # of how outputs become embeddings, where neither weights nor settings say it
             "pooling": self.modules.pooling,
+            "leading_tokens": self.modules.leading_tokens,
             "dense": [[weights_fingerprint(layer), str(layer)] for layer in self.modules.dense],
             "normalize": self.modules.normalize,
             "max_length": self.modules.max_length,

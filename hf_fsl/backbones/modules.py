@@ -45,6 +45,8 @@ class EmbeddingModules:
     default_prompt: str | None = None
     include_prompt: bool = True
     lower_case: bool = False
+    leading_tokens: int | None = None
+    """Before the patches, of an image encoder; None: as many as its output shows."""
 
     def after_pooling(self, embeddings: Tensor) -> Tensor:
         """Embeddings ``(B, D)`` of what pooling gave."""

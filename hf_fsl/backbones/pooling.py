@@ -11,19 +11,22 @@ from hf_fsl.backbones.classification import BackboneError
 
 Pooling = Literal["cls", "mean", "pooler", "last", "patch_mean", "cls_patch_mean"]
 PATCH_POOLINGS = ("patch_mean", "cls_patch_mean")
-"""Of image encoders: the mean of all tokens but the first, and the first token beside it ``(B, 2D)``."""
+"""Of image encoders: the mean of the patches, and the class token beside it ``(B, 2D)``."""
 
 
-def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
-    """Token states ``(B, T, D)`` -> ``(B, D)``.
+def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling, leading: int = 1) -> Tensor:
+    """Token states ``(B, T, D)``, or a feature map ``(B, D, H, W)``, -> ``(B, D)``.
 
     Args:
         mask: ``(B, T)``, 1 where there is a token that counts; None where all do. Padding may be on either side.
         pooling: ``cls`` takes the first token, ``last`` the last one, ``mean`` the mean of all; ``patch_mean`` the
-            mean of all but the first, ``cls_patch_mean`` the first and then that mean, ``(B, 2D)``.
+            mean of the patches, ``cls_patch_mean`` the first token and then that mean, ``(B, 2D)``.
+        leading: tokens before the patches: the class token, and registers.
     """
+    if hidden.ndim == 4:
+        hidden = hidden.flatten(2).mT
     if pooling in PATCH_POOLINGS:
-        patches = hidden[:, 1:].mean(1)
+        patches = hidden[:, leading:].mean(1)
         return patches if pooling == "patch_mean" else torch.cat([hidden[:, 0], patches], 1)
     if mask is None:
         return {"cls": hidden[:, 0], "last": hidden[:, -1], "mean": hidden.mean(1)}[pooling]

@@ -6,12 +6,17 @@ Field names follow ``transformers.TrainingArguments`` and the PEFT config classe
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Loss = Literal["cross_entropy", "supervised_contrastive", "prototypical"]
+
+_ONLY_ENCODERS = ("dinov3", "vit-mae")
+"""Families of image encoders without a classification class in transformers."""
 
 DDP_TIMEOUT = 6 * 3600.0
 """Long: one process evaluates, searches or publishes while the others wait, and a dead one ends the launch anyway."""
@@ -82,6 +87,25 @@ class ModelConfig:
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 4, "max_length")
+
+    def no_stock_classifier(self) -> Iterator[str]:
+        """What a recipe that trains a stock classification class says of families known to have none."""
+        family = next((known for known in _ONLY_ENCODERS if known in self._family()), None)
+        if family is not None:
+            yield (
+                f"model.model_name_or_path: transformers has no classification class for {family} "
+                f"({self.model_name_or_path}). The recipe few_shot trains an adapter on it and publishes a class of "
+                "hf_fsl"
+            )
+
+    def _family(self) -> str:
+        """The model type of a folder; of a repository its name, which has the family in it."""
+        try:
+            with (Path(self.model_name_or_path) / "config.json").open(encoding="utf-8") as file:
+                family = str(json.load(file).get("model_type"))
+        except (OSError, ValueError, AttributeError):
+            family = self.model_name_or_path.rpartition("/")[2]
+        return family.lower().replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +281,7 @@ class FineTuneConfig:
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")
+        yield from self.model.no_stock_classifier()
         multi_label = self.data.problem_type == "multi_label_classification"
         metrics = self.evaluation.metrics_of(multi_label)
         if self.training.metric_for_best_model not in [*metrics, "loss"]:

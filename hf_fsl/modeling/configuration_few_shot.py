@@ -17,8 +17,9 @@ class FewShotConfig(PreTrainedConfig):
     Args:
         backbone_config: the encoder's own configuration.
         modality: ``text`` or ``image``.
-        pooling: token states -> one vector: ``mean``, ``cls``, ``last``, ``pooler``, ``patch_mean`` (of all tokens but
-            the first) or ``cls_patch_mean`` (the first token, then that mean).
+        pooling: token states -> one vector: ``mean``, ``cls``, ``last``, ``pooler``, ``patch_mean`` (of the patches)
+            or ``cls_patch_mean`` (the first token, then that mean).
+        leading_tokens: before the patches: class token, distillation token, registers.
         dense: layers behind the pooling, each ``{"in_features", "out_features", "bias", "activation"}``, the
             activation a class of ``torch.nn``; a projection of a dual encoder is one of them.
         normalize_embeddings: whether embeddings are given length 1.
@@ -49,6 +50,7 @@ class FewShotConfig(PreTrainedConfig):
         backbone_config: Any = None,
         modality: str = "text",
         pooling: str = "mean",
+        leading_tokens: int = 1,
         dense: Any = (),
         normalize_embeddings: bool = False,
         max_tokens: int | None = None,
@@ -74,6 +76,7 @@ class FewShotConfig(PreTrainedConfig):
         self.backbone_config = backbone_config
         self.modality = modality
         self.pooling = pooling
+        self.leading_tokens = leading_tokens
         self.dense = [dict(layer) for layer in dense]
         self.normalize_embeddings = normalize_embeddings
         self.max_tokens = max_tokens

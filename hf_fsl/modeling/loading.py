@@ -78,6 +78,7 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
         encoder, dense = model.backbone, list(model.dense)
         modules = EmbeddingModules(config.pooling, dense, config.normalize_embeddings, config.max_tokens)
         modules.include_prompt = not config.skipped_tokens
+        modules.leading_tokens = getattr(config, "leading_tokens", 1)
         name, prompt = config.backbone_name, config.prompt
     else:
         if not is_published(model):

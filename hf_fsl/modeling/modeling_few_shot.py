@@ -88,7 +88,7 @@ class FewShotPreTrainedModel(PreTrainedModel):
         if self.config.pooling == "pooler":
             embeddings = output.pooler_output.flatten(1)
         else:
-            embeddings = pool(output.last_hidden_state, mask, self.config.pooling)
+            embeddings = pool(output.last_hidden_state, mask, self.config.pooling, self.config.leading_tokens)
         for layer in self.dense:
             embeddings = layer(embeddings)
         return nn.functional.normalize(embeddings, dim=-1) if self.config.normalize_embeddings else embeddings
@@ -157,15 +157,25 @@ class FewShotForImageClassification(FewShotPreTrainedModel):
             pixel_values: ``(B, 3, H, W)``.
             labels: class indices ``(B,)``, for a loss.
         """
-        output = self.backbone(pixel_values=pixel_values.to(self.backbone.dtype))
+        pixels = pixel_values.to(self.backbone.dtype)
+        output = self.backbone(pixel_values=pixels, **self._unshuffled(pixels))
         logits = self.head(self.embeddings_of(output, None))
         return ImageClassifierOutput(loss=self.loss_of(logits, labels), logits=logits)
 
+    def _unshuffled(self, pixels: Tensor) -> dict[str, Tensor]:
+        """ViT-MAE sorts its patches by noise even where it hides none; here they keep their order."""
+        if self.config.backbone_config.model_type != "vit_mae":
+            return {}
+        count = self.backbone.embeddings.patch_embeddings.num_patches
+        return {"noise": torch.arange(count, device=pixels.device).expand(len(pixels), -1)}
 
-def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
+
+def pool(hidden: Tensor, mask: Tensor | None, pooling: str, leading: int = 1) -> Tensor:
     """Token states ``(B, T, D)`` -> ``(B, D)``, as ``hf_fsl.backbones.pooling.pool``: this file has to stand alone."""
+    if hidden.ndim == 4:
+        hidden = hidden.flatten(2).mT
     if pooling in ("patch_mean", "cls_patch_mean"):
-        patches = hidden[:, 1:].mean(1)
+        patches = hidden[:, leading:].mean(1)
         return patches if pooling == "patch_mean" else torch.cat([hidden[:, 0], patches], 1)
     if mask is None:
         mask = torch.ones_like(hidden[..., 0], dtype=torch.long)

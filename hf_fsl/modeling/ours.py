@@ -45,6 +45,7 @@ def build_ours(backbone: Backbone, tower: Tower, head: LinearHead | CacheHead, *
         backbone_config=encoder_config,
         modality=tower.modality,
         pooling=tower.pooling,
+        leading_tokens=tower.leading_tokens,
         dense=[_described(layer) for layer in tower.dense],
         normalize_embeddings=tower.normalize,
         head="cache" if isinstance(head, CacheHead) else "linear",

@@ -213,6 +213,9 @@ FAMILIES: dict[str, StockFamily] = {
     ),
     "vit": StockFamily("ViTForImageClassification", "vit", {"cls": _PLAIN}),
     "dinov2": StockFamily("Dinov2ForImageClassification", "dinov2", {"cls_patch_mean": _PLAIN}),
+    "dinov2_with_registers": StockFamily(
+        "Dinov2WithRegistersForImageClassification", "dinov2_with_registers", {"cls_patch_mean": _PLAIN}
+    ),
     "clip_vision_model": StockFamily(
         "CLIPForImageClassification", "vision_model", {"patch_mean": _PLAIN}, outer_config="CLIPConfig"
     ),

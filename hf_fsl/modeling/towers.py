@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hf_fsl.backbones import Backbone
+from hf_fsl.backbones.images import image_inputs, image_pooling, poolable
 from hf_fsl.backbones.pooling import Pooling
 from hf_fsl.backbones.texts import padded_length
 from hf_fsl.errors import UserError
@@ -31,6 +32,8 @@ class Tower:
     pooling: Pooling
     dense: tuple[nn.Module, ...]
     normalize: bool
+    leading_tokens: int = 1
+    """Before the patches of a picture."""
 
 
 def tower_of(backbone: Backbone, modality: Literal["text", "image"] | None = None) -> Tower:
@@ -55,8 +58,16 @@ def tower_of(backbone: Backbone, modality: Literal["text", "image"] | None = Non
             )
         encoder, projection = _tower_of_two(backbone, modality)
         return Tower(encoder, modality, "pooler", (*projection, *modules.dense), modules.normalize)
-    pooling: Pooling = modules.pooling or ("mean" if modality == "text" else _image_pooling(model))
-    return Tower(model, modality, pooling, tuple(modules.dense), modules.normalize)
+    if modality == "text":
+        return Tower(model, modality, modules.pooling or "mean", tuple(modules.dense), modules.normalize)
+    dtype: Any = model.dtype
+    pixels = backbone.pixels([Image.linear_gradient("L")]).to(backbone.device, dtype)
+    with torch.inference_mode():
+        output = model(**image_inputs(model, pixels))
+    pooling = modules.pooling or image_pooling(model.config, output, pixels)
+    _, leading = poolable(model.config, output, pixels, pooling)
+    leading = leading if modules.leading_tokens is None else modules.leading_tokens
+    return Tower(model, modality, pooling, tuple(modules.dense), modules.normalize, leading)
 
 
 def linear_dense(layers: tuple[nn.Module, ...]) -> list[nn.Linear] | None:
@@ -68,18 +79,6 @@ def linear_dense(layers: tuple[nn.Module, ...]) -> list[nn.Linear] | None:
 
 def _is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
-
-
-def _image_pooling(model: Any) -> Pooling:
-    """What :class:`Backbone` pools images by when it is not told: the pooler where the model has one."""
-    pixels = torch.zeros(1, 3, *_picture_size(model), device=model.device, dtype=model.dtype)
-    with torch.inference_mode():
-        return "cls" if getattr(model(pixel_values=pixels), "pooler_output", None) is None else "pooler"
-
-
-def _picture_size(model: Any) -> tuple[int, int]:
-    size = getattr(model.config, "image_size", None) or 64
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _tower_of_two(backbone: Backbone, modality: str) -> tuple[Any, tuple[nn.Module, ...]]:
@@ -111,8 +110,6 @@ def _probe(backbone: Backbone, modality: str) -> dict[str, Tensor]:
     """One input on which the tower is compared with the whole."""
     model: Any = backbone.model
     if modality == "image":
-        picture = Image.radial_gradient("L").convert("RGB")
-        pixels = backbone.image_processor([picture], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels.to(model.device, model.dtype)}
+        return {"pixel_values": backbone.pixels([Image.radial_gradient("L")]).to(model.device, model.dtype)}
     ids = backbone.tokenizer(["a probe"], return_tensors="pt")["input_ids"].to(model.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

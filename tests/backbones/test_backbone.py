@@ -65,6 +65,7 @@ def test_the_right_tokens_are_pooled_on_either_side_of_padding():
 
 def test_duplicates_are_encoded_once_and_none_gives_none(text_backbone):
     backbone = Backbone.from_pretrained(str(text_backbone))
+    assert backbone.dimension == 32  # measured once, by passes of its own
     seen = []
     backbone.model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True

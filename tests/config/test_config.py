@@ -220,3 +220,16 @@ def test_an_optional_section_can_be_left_out_given_or_null(tmp_path):
     assert load_config(ZeroShotNLIConfig, None, [*given, "--bi_encoder", "null"]).bi_encoder is None
     with pytest.raises(ConfigError, match="bi_encoder.model_name_or_path: required"):
         load_config(ZeroShotNLIConfig, None, [*given, "--bi_encoder.revision", "main"])
+
+
+@pytest.mark.parametrize("recipe", ["fine_tune", "search_adapters"])
+def test_families_without_a_classification_class_are_refused_by_name(recipe, tmp_path):
+    given = ["--data.path", "u/d", "--data.image_column", "image", "--model.model_name_or_path"]
+    message = "no classification class for dinov3.*The recipe few_shot trains an adapter on it"
+    with pytest.raises(ConfigError, match=message):
+        load_config(RECIPES[recipe], None, [*given, "facebook/dinov3-vits16-pretrain-lvd1689m"])
+    (tmp_path / "config.json").write_text('{"model_type": "dinov3_convnext"}')
+    with pytest.raises(ConfigError, match=message):
+        load_config(RECIPES[recipe], None, [*given, str(tmp_path)])
+    load_config(RECIPES[recipe], None, [*given, "facebook/dinov2-with-registers-small"])
+    load_config(RECIPES["few_shot"], None, [*given, "facebook/dinov3-vits16-pretrain-lvd1689m"])
