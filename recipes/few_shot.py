@@ -48,6 +48,7 @@ def main(config: FewShotRecipeConfig) -> None:
         backbone = load_backbone(
             model.model_name_or_path, pooling=config.pooling, revision=model.revision, max_length=model.max_length,
             trust_remote_code=model.trust_remote_code, dtype=model.dtype, device=str(accelerator.device),
+            prompt=model.prompt, prompt_name=model.prompt_name,
         )  # fmt: skip
     say(f"{config.data.path}: {len(pools.names)} classes, {len(pools.support)} possible supports, "
         f"{len(pools.query)} queries, {len(pools.base)} examples of other classes")  # fmt: skip

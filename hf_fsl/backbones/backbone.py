@@ -19,6 +19,7 @@ from hf_fsl.backbones.images import image_inputs, image_pooling, poolable, witho
 from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.backbones.modules import EmbeddingModules, read_modules
 from hf_fsl.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
+from hf_fsl.backbones.prompts import settle_prompt
 from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
 from hf_fsl.backbones.tokenizer import WORDLESS, knows_words
 from hf_fsl.pictures import as_rgb
@@ -66,6 +67,8 @@ class Backbone:
         pooling: Pooling | None = None,
         normalize: bool | None = None,
         max_length: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str = torch.float32,
         trust_remote_code: bool = False,
@@ -78,10 +81,13 @@ class Backbone:
                 Of CLIP and SigLIP any other than None means the image tower alone.
             normalize: embeddings of length 1; None: as the modules say.
             max_length: tokens a text may have; None: as the modules say, else as many as tokenizer and model allow.
+            prompt: put before every text, and part of what is published; "" for none. None, and no ``prompt_name``:
+                the repository's default prompt, or the one that it names for classification.
+            prompt_name: one of the prompts that the repository names.
 
         Raises:
-            BackboneError: the model cannot be loaded, has no tokenizer for its texts, or embeds through modules that
-                are not supported.
+            BackboneError: the model cannot be loaded, has no tokenizer for its texts, embeds through modules that are
+                not supported, or has no such prompt.
         """
         model, tokenizer, images = load_parts(
             model_name_or_path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
@@ -97,6 +103,10 @@ class Backbone:
         modules.pooling = pooling or modules.pooling
         modules.normalize = modules.normalize if normalize is None else normalize
         modules.max_length = max_length or modules.max_length
+        if text:
+            settle_prompt(modules, model_name_or_path, prompt, prompt_name)
+        elif prompt or prompt_name is not None:
+            raise BackboneError(f"prompt: {model_name_or_path} encodes images. Leave it out.")
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)
@@ -116,6 +126,8 @@ class Backbone:
         if tokenizer is not None and not knows_words(tokenizer):
             raise BackboneError(f"{source or 'The model'} does not load as an encoder: {WORDLESS}")
         modules = (read_modules(source, None) if source and tokenizer is not None else None) or EmbeddingModules()
+        if tokenizer is not None:
+            settle_prompt(modules, source)
         for layer in modules.dense:
             layer.to(model.device, model.dtype)
         return cls(model, tokenizer, image_processor=image_processor, modules=modules, name=source)
@@ -143,8 +155,8 @@ class Backbone:
 
         Args:
             inputs: texts (str) or images (``PIL.Image``), not mixed; a data set's column is fine.
-            prompt: put before each text: a name among the repository's prompts, or the text itself; None: the
-                repository's default prompt if it has one.
+            prompt: put before each text: a name among the repository's prompts, or the text itself; None: the one
+                that the backbone was loaded with.
             max_tokens: tokens a batch, padding included; None: what suits the device.
             progress: shows a progress bar.
             cache: embeddings found there are not computed again; new ones are added.

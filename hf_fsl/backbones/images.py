@@ -49,7 +49,7 @@ def leading_tokens(config: Any, hidden: Tensor, pixels: Tensor) -> int:
     if hidden.ndim == 4:
         return 0
     patches = _patches(config, pixels)
-    behind: Any = getattr(config, "num_detection_tokens", 0)  # of YOLOS
+    behind = getattr(config, "num_detection_tokens", None) or 0  # of YOLOS
     return 1 if patches is None else max(0, hidden.shape[1] - behind - patches)
 
 

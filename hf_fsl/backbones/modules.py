@@ -43,6 +43,7 @@ class EmbeddingModules:
     max_length: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    """Of texts that no other is given for: one of the names, or the text itself."""
     include_prompt: bool = True
     lower_case: bool = False
     leading_tokens: int | None = None
@@ -56,8 +57,7 @@ class EmbeddingModules:
 
     def prompt(self, given: str | None) -> str:
         """The text of a prompt: of the default one, of one that has a name, or the given text itself."""
-        if given is None:
-            return self.prompts.get(self.default_prompt, "") if self.default_prompt else ""
+        given = (self.default_prompt or "") if given is None else given
         return self.prompts.get(given, given)
 
 
@@ -94,8 +94,13 @@ def read_modules(source: str, revision: str | None, pooling: Pooling | None = No
                 "(Transformer, Pooling, Dense and Normalize are). Choose another backbone."
             )
     settings = _read_json(source, "config_sentence_transformers.json", revision) or {}
-    found.prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
+    found.prompts = dict(settings.get("prompts") or {})
     found.default_prompt = settings.get("default_prompt_name")
+    if found.default_prompt is not None and found.default_prompt not in found.prompts:
+        raise BackboneError(
+            f"{source}: its default prompt {found.default_prompt!r} is none of its prompts "
+            f"({', '.join(found.prompts) or 'there are none'}). Mend its config_sentence_transformers.json."
+        )
     return found
 
 

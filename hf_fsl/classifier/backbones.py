@@ -18,7 +18,7 @@ def load_backbone(name: str, *, pooling: str | None = None, **options: Any) -> B
 
     Args:
         pooling: as of ``Backbone.from_pretrained``, or ``stock``, so that heads on it fold into the stock class.
-        options: revision, device, max_length, trust_remote_code, see there.
+        options: revision, device, max_length, prompt, prompt_name, trust_remote_code, see there.
 
     Raises:
         BackboneError: it cannot be loaded.

@@ -56,8 +56,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         coverage: share of the queries of known classes that ``refuses`` lets through.
         keep_support: the support embeddings stay in the model and are published with it; ``add_examples`` needs them
             for heads that have no sufficient statistics.
-        pooling, revision, trust_remote_code, device: of a backbone given by name, see ``Backbone.from_pretrained``.
-            ``pooling="stock"``: the embedding and a head that fold into the stock class of the backbone's family.
+        pooling, prompt, prompt_name, revision, trust_remote_code, device: of a backbone given by name, see
+            ``Backbone.from_pretrained``. ``pooling="stock"``: the embedding and a head that fold into the stock class
+            of the backbone's family.
         cache_dir: embeddings of the backbone as it is are kept there.
         progress: shows a progress bar.
         random_state: of folds and of adapting.
@@ -77,6 +78,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         coverage: float = 0.9,
         keep_support: bool = False,
         pooling: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         device: str | None = None,
@@ -95,6 +98,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.coverage = coverage
         self.keep_support = keep_support
         self.pooling = pooling
+        self.prompt = prompt
+        self.prompt_name = prompt_name
         self.revision = revision
         self.trust_remote_code = trust_remote_code
         self.device = device
@@ -250,8 +255,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(self.backbone, Backbone):
             return self.backbone
         return load_backbone(
-            self.backbone, pooling=self.pooling, revision=self.revision, device=self.device,
-            trust_remote_code=self.trust_remote_code,
+            self.backbone, pooling=self.pooling, prompt=self.prompt, prompt_name=self.prompt_name,
+            revision=self.revision, device=self.device, trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
 
     def _fitted(self, support: Support, backbone: Backbone) -> Fitted:

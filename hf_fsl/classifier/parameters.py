@@ -36,6 +36,9 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is one of {', '.join(map(repr, choices))}, not {given[name]!r}"
     if not isinstance(given["backbone"], (str, Backbone)):
         yield f"backbone is a name, a folder or a loaded Backbone, not {type(given['backbone']).__name__}"
+    for name in ("prompt", "prompt_name"):
+        if given[name] is not None and isinstance(given["backbone"], Backbone):
+            yield f"{name} is of a backbone given by name; load this one by Backbone.from_pretrained(…, {name}=…)"
     adapter = given["adapter"]
     if adapter is not None and adapter != "auto" and not isinstance(adapter, (AdapterConfig, peft.PeftConfig)):
         yield f"adapter is None, 'auto', an AdapterConfig or a peft.PeftConfig, not {adapter!r}"

@@ -167,6 +167,7 @@ class AdapterSearchConfig:
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")
         yield from self.model.no_stock_classifier()
+        yield from self.model.no_prompt()
         if self.data.problem_type != "single_label_classification":
             yield "data.problem_type: the search is for tasks with one label an example"
         metrics = self.evaluation.metrics_of(multi_label=False)

@@ -80,6 +80,11 @@ class ModelConfig:
     trust_remote_code: bool = False
     max_length: int | None = None
     """Tokens a text may have (longer ones are cut); ``null``: the backbone's own limit."""
+    prompt: str | None = None
+    """Put before every text, for encoders that were trained with one; ``""`` for none. ``null``: what ``prompt_name``
+    says, else the repository's default prompt, or the one that it names for classification. Of recipe few_shot."""
+    prompt_name: str | None = None
+    """One of the prompts that the repository names."""
     from_config: bool = False
     """Random weights in the shape that the repository's ``config.json`` describes: training from scratch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -87,6 +92,14 @@ class ModelConfig:
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 4, "max_length")
+        if self.prompt is not None and self.prompt_name is not None:
+            yield "prompt, prompt_name: one of the two"
+
+    def no_prompt(self, section: str = "model") -> Iterator[str]:
+        """What recipes say that put no prompt before texts, or the repository's own only."""
+        for name in ("prompt", "prompt_name"):
+            if getattr(self, name) is not None:
+                yield f"{section}.{name}: of recipe few_shot, whose encoder takes one; leave it out"
 
     def no_stock_classifier(self) -> Iterator[str]:
         """What a recipe that trains a stock classification class says of families known to have none."""
@@ -282,6 +295,7 @@ class FineTuneConfig:
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")
         yield from self.model.no_stock_classifier()
+        yield from self.model.no_prompt()
         multi_label = self.data.problem_type == "multi_label_classification"
         metrics = self.evaluation.metrics_of(multi_label)
         if self.training.metric_for_best_model not in [*metrics, "loss"]:

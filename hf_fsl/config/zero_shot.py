@@ -60,6 +60,9 @@ class ZeroShotNLIConfig:
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")
+        yield from self.model.no_prompt()
+        if self.bi_encoder is not None:
+            yield from self.bi_encoder.no_prompt("bi_encoder")
         single = self.data.problem_type == "single_label_classification"
         if self.zero_shot.shots and self.bi_encoder is None:
             yield "zero_shot.shots: needs bi_encoder, whose embeddings the labelled examples are compared by"
@@ -84,5 +87,6 @@ class ZeroShotClipConfig:
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")
+        yield from self.model.no_prompt()
         if self.data.image_column is None or self.data.problem_type != "single_label_classification":
             yield "data: images (image_column) with one label each"

@@ -25,6 +25,12 @@ def published_processor(backbone: Backbone, modality: Literal["text", "image"]) 
     prompt = backbone.modules.prompt(None)
     if prompt or backbone.modules.lower_case:
         tokenizer = _with_prompt(tokenizer, prompt)
+        probes = ["A probe", "two, in words"]
+        if tokenizer(probes)["input_ids"] != backbone.tokenizer([prompt + probe for probe in probes])["input_ids"]:
+            raise ExportError(
+                f"{type(backbone.tokenizer).__name__} with the prompt {prompt!r:.60} built in gives other tokens than "
+                "texts with the prompt before them. Fit the head on embeddings without a prompt."
+            )
     limit = backbone.modules.max_length or token_limit(backbone.model, tokenizer)
     if limit is not None:
         tokenizer.model_max_length = limit

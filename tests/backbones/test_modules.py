@@ -77,7 +77,7 @@ def test_another_pooling_keeps_the_other_modules(repository, text_backbone):
         Backbone.from_pretrained(str(repository))
     backbone = Backbone.from_pretrained(str(repository), pooling="mean")
     torch.testing.assert_close(backbone.encode(TEXTS), plain(repository, text_backbone, "mean"), atol=1e-5, rtol=1e-4)
-    assert backbone.modules.prompts == {"query": "the good "}
+    assert backbone.modules.prompts == {"query": "the good ", "document": ""}
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
