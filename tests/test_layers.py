@@ -9,7 +9,7 @@ import hf_fsl
 
 PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
-    {"errors", "files", "__init__"},
+    {"errors", "files", "terminal", "__init__"},
     {"plain"},
     {"config", "tasks", "records", "environment", "resources", "pictures"},
     {"contrastive_record"},

@@ -67,7 +67,7 @@ def poolable(config: Any, output: Any, pixels: Tensor, pooling: Pooling) -> tupl
         raise BackboneError(
             f"pooling={pooling!r}: {config.model_type} gives patches only, without a class token. Use mean."
         )
-    if pooling in PATCH_POOLINGS and getattr(config, "num_detection_tokens", 0):
+    if pooling in PATCH_POOLINGS and getattr(config, "num_detection_tokens", None):
         raise BackboneError(f"pooling={pooling!r}: {config.model_type} has further tokens behind the patches.")
     return hidden, leading
 
