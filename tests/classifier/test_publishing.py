@@ -183,6 +183,7 @@ def test_a_class_of_words_alone_leaves_refusal_as_it_was(backbone):
     assert classifier.add_examples(WATER, WATER_LABELS).state_.refusal.means.shape[0] == 3
 
 
+@pytest.mark.slow
 def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     config = AdaptationConfig(steps=3, batch_size=6, examples_per_class=2)

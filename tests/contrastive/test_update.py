@@ -117,7 +117,7 @@ def test_a_batch_of_one_pair_is_refused():
         stepped(tiny.tiny_dual_encoder(), ContrastiveLoss("clip"), tiny.cut(tiny.pairs(4), [1, 3])[:1])
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("name", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_two_processes_give_the_loss_and_gradients_of_one(name, tmp_path):
     """Each process has half of the batch, in two chunks; negatives come from both."""
     from safetensors.torch import load_file

@@ -39,7 +39,15 @@ def trained(dtype: torch.dtype, tokenizer: Any) -> tuple[Any, np.ndarray]:
         return adapted, adapted(**batch).logits.float().numpy()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bfloat16,
+        pytest.param(torch.float32, marks=pytest.mark.slow),
+        pytest.param(torch.float16, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_bundle_of_any_precision_is_verified_to_the_same_tolerance(
     dtype: torch.dtype, make_record: Any, tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_metric_learning_on_two_processes_is_that_of_one(hub_environment, tmp_pa
         assert row.accuracy.value == pytest.approx(other.accuracy.value, abs=0.005)
 
 
+@pytest.mark.slow
 def test_pictures_of_another_style_are_told_apart(hub_environment, tmp_path):
     done = launch(hub_environment, tmp_path, CONFIGS / "emoji.smoke.yaml", recipe="few_shot")
     assert done.returncode == 0, done.stderr[-3000:]

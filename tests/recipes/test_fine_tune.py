@@ -44,7 +44,8 @@ def smoke(hub_environment, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "wordnet_nli" else []) for name in SMOKE]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("digits", "wordnet_nli") else []) for name in SMOKE],
 )
 def test_smoke_config_runs_publishes_and_loads_back(name, smoke, hub):
     output = smoke(name)

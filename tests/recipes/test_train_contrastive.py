@@ -115,6 +115,7 @@ def test_two_processes_see_the_negatives_of_both(hub_environment, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_whole_dual_encoder_with_lora_on_both_towers(hub_environment, tmp_path):
     import transformers as t
     from conftest import image_sizes, text_sizes, write_tokenizer

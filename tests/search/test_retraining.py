@@ -66,6 +66,7 @@ def learnable(text_backbone, tmp_path_factory):
     return Run(text_backbone, tmp_path_factory.mktemp("learnable"), random_labels=False)
 
 
+@pytest.mark.slow
 def test_random_labels_are_called_noise(text_backbone, tmp_path):
     report = Run(text_backbone, tmp_path, random_labels=True).report
     assert report.matters is False
