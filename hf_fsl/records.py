@@ -66,6 +66,19 @@ class DataRecord:
 
 
 @dataclass(kw_only=True)
+class TruncationRecord:
+    """What of some texts lies beyond the tokens that are read of each."""
+
+    limit: int | None
+    """Tokens a text may have; None: as many as it has."""
+    texts: int
+    cut_texts: int
+    tokens: int
+    """Before anything was cut; ``cut_tokens`` of them were."""
+    cut_tokens: int
+
+
+@dataclass(kw_only=True)
 class ModelRecord:
     """The backbone and how it was adapted."""
 
@@ -77,6 +90,10 @@ class ModelRecord:
     """The adapter section of the config, and ``peft`` with the PEFT config that came of it."""
     total_parameters: int
     trainable_parameters: int
+    prompt: str = ""
+    """Put before every text."""
+    truncation: TruncationRecord | None = None
+    """Of the texts of all splits that were used."""
 
 
 @dataclass(kw_only=True)

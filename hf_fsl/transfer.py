@@ -15,13 +15,13 @@ from torch import nn
 from hf_fsl.adapters import ParameterCount, attach_adapter, count_parameters, describe_adapter
 from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import load_classifier
-from hf_fsl.backbones.texts import longest_input
+from hf_fsl.backbones.texts import longest_input, truncation, warn_of_cut
 from hf_fsl.config import FineTuneConfig, to_dict
 from hf_fsl.data import Splits
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss, class_weights
 from hf_fsl.metrics import compute_metrics
-from hf_fsl.records import ModelRecord, SeedRecord, goodness
+from hf_fsl.records import ModelRecord, SeedRecord, TruncationRecord, goodness
 from hf_fsl.reporting import SeedOutcome, measure
 from hf_fsl.training import find_start, predict_logits, train, training_identity
 
@@ -39,6 +39,7 @@ class FineTuned:
     architecture: str
     count: ParameterCount
     outcome: SeedOutcome
+    truncation: TruncationRecord | None = None
 
     def validation_score(self, metric: str) -> float:
         """The validation metric the published seed is chosen by, higher is better."""
@@ -76,6 +77,14 @@ def fine_tune_seed(
         for split in (splits.train, splits.validation, splits.test)
     ]
     train_split, validation_split, test_split = encoded
+    cut = None
+    if task.modality != "image":
+        columns = [[text for split in (splits.train, splits.validation, splits.test) for text in split[column]]
+                   for column in task.input_columns]  # fmt: skip
+        cut = truncation(
+            classifier.processor, columns, [length for split in encoded for length in split.lengths or ()], limit
+        )
+        warn_of_cut(cut)
     labels = [split.labels for split in encoded]
     assert labels[0] is not None and labels[1] is not None and labels[2] is not None
     weights = class_weights(labels[0], len(task.label_names), training.class_weights)
@@ -121,7 +130,7 @@ def fine_tune_seed(
     )
     architecture = type(classifier.model).__name__
     outcome = SeedOutcome(record, logits)
-    return FineTuned(model, classifier.processor, classifier.commit, architecture, count, outcome)
+    return FineTuned(model, classifier.processor, classifier.commit, architecture, count, outcome, cut)
 
 
 def model_record(config: FineTuneConfig, trained: FineTuned) -> ModelRecord:
@@ -134,6 +143,7 @@ def model_record(config: FineTuneConfig, trained: FineTuned) -> ModelRecord:
         adapter={**to_dict(config.adapter), "peft": describe_adapter(trained.model)},
         total_parameters=trained.count.total,
         trainable_parameters=trained.count.trainable,
+        truncation=trained.truncation,
     )
 
 

@@ -15,7 +15,7 @@ from hf_fsl.data import Splits
 from hf_fsl.records import DataRecord, SplitRecord
 from hf_fsl.tasks import Task
 from hf_fsl.training import CheckpointError, make_accelerator
-from hf_fsl.transfer import fine_tune_seed
+from hf_fsl.transfer import fine_tune_seed, model_record
 
 
 def make_splits(multi_label: bool = False, repeat: int = 1) -> Splits:
@@ -46,6 +46,7 @@ def run(config, splits=None):
 
 def test_multi_label_task_is_measured_by_default(config):
     trained = run(config, make_splits(multi_label=True))
+    assert trained.truncation.cut_tokens == 0
     assert set(trained.outcome.record.test) == {"accuracy", "macro_f1", "ece", "loss"}
 
 
@@ -55,9 +56,12 @@ def test_long_texts_are_cut_to_what_the_positions_allow_where_the_tokenizer_name
     tokenizer.model_max_length = int(1e30)
     tokenizer.save_pretrained(tmp_path / "roberta")
     config = dataclasses.replace(config, model=ModelConfig(model_name_or_path=str(tmp_path / "roberta")))
-    trained = run(config, make_splits(repeat=20))
+    with pytest.warns(UserWarning, match="36 of 36 texts are longer than the 79 tokens that are read: 22.5% of all"):
+        trained = run(config, make_splits(repeat=20))
+    cut = model_record(config, trained).truncation
+    assert (cut.limit, cut.texts, cut.cut_texts, cut.tokens, cut.cut_tokens) == (79, 36, 36, 36 * 102, 36 * 23)
     assert trained.processor.model_max_length == 79  # 80 positions, of which padding takes the first
-    with pytest.raises(BackboneError, match="model.max_length=80: the backbone takes at most 79 tokens"):
+    with pytest.raises(BackboneError, match="max_length=80: the backbone takes at most 79 tokens"):
         run(dataclasses.replace(config, model=dataclasses.replace(config.model, max_length=80)))
 
 

@@ -20,9 +20,20 @@ from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.backbones.modules import EmbeddingModules, read_modules
 from hf_fsl.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
 from hf_fsl.backbones.prompts import settle_prompt
-from hf_fsl.backbones.texts import lower_cased, padded_length, prompt_tokens, token_limit, tokenise
+from hf_fsl.backbones.texts import (
+    CALLING,
+    check_max_length,
+    lower_cased,
+    padded_length,
+    prompt_tokens,
+    token_limit,
+    tokenise,
+    truncation,
+    warn_of_cut,
+)
 from hf_fsl.backbones.tokenizer import WORDLESS, knows_words
 from hf_fsl.pictures import as_rgb
+from hf_fsl.records import TruncationRecord
 
 IMAGES_PER_BATCH = 32
 
@@ -102,8 +113,9 @@ class Backbone:
         modules = (read_modules(model_name_or_path, revision, pooling) if text else None) or EmbeddingModules()
         modules.pooling = pooling or modules.pooling
         modules.normalize = modules.normalize if normalize is None else normalize
-        modules.max_length = max_length or modules.max_length
         if text:
+            check_max_length(model, max_length)
+            modules.max_length = max_length or modules.max_length
             settle_prompt(modules, model_name_or_path, prompt, prompt_name)
         elif prompt or prompt_name is not None:
             raise BackboneError(f"prompt: {model_name_or_path} encodes images. Leave it out.")
@@ -199,9 +211,20 @@ class Backbone:
         """D, the size of an embedding, as the model gives it."""
         return self._measured("image" if self.tokenizer is None else "text")
 
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens of a text that are read, special ones included; None: all."""
+        return token_limit(self.model, self.tokenizer, self.modules.max_length)
+
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
-        """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit."""
-        return tokenise(self.tokenizer, [self.modules.prompt(prompt) + text for text in texts], self._token_limit())
+        """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit, with a warning."""
+        ids, found = self._tokenised(texts, prompt)
+        warn_of_cut(found)
+        return ids
+
+    def truncation(self, texts: Sequence[str]) -> TruncationRecord:
+        """How much of texts lies beyond the tokens that are read of each."""
+        return self._tokenised(texts, None)[1]
 
     def text_batches(self, ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> Iterator[TokenBatch]:
         """The rows of ``ids``, from :meth:`token_ids`, padded and batched, the longest first.
@@ -226,7 +249,7 @@ class Backbone:
         elif length is None and hasattr(self.model, "get_text_features"):
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if not self.modules.include_prompt:
-            skipped = prompt_tokens(self.tokenizer, self.modules.prompt(prompt), self._token_limit())
+            skipped = prompt_tokens(self.tokenizer, self.modules.prompt(prompt), self.token_limit)
             if skipped:
                 mask = mask.clone() if mask is not None else torch.ones_like(inputs["input_ids"])
                 mask[:, :skipped] = 0
@@ -255,8 +278,10 @@ class Backbone:
             pixels = self.pixels(images[start : start + IMAGES_PER_BATCH])
             yield list(range(start, start + len(pixels))), self.embed_pixels(pixels)
 
-    def _token_limit(self) -> int | None:
-        return self.modules.max_length or token_limit(self.model, self.tokenizer)
+    def _tokenised(self, texts: Sequence[str], prompt: str | None) -> tuple[list[list[int]], TruncationRecord]:
+        limit, prompted = self.token_limit, [self.modules.prompt(prompt) + text for text in texts]
+        ids = tokenise(self.tokenizer, prompted, limit)
+        return ids, truncation(self.tokenizer, [prompted], [len(row) for row in ids], limit)
 
     def _embed_text(self, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         pooling = self.modules.pooling
@@ -327,9 +352,11 @@ class Backbone:
         return features if isinstance(features, Tensor) else features.pooler_output
 
     def _identity(self, prompt: str, text: bool) -> dict[str, Any]:
+        with CALLING:
+            processor = processor_fingerprint(self.tokenizer if text else self.image_processor)
         return {
             "weights": weights_fingerprint(self.model),
-            "processor": processor_fingerprint(self.tokenizer if text else self.image_processor),
+            "processor": processor,
             "rules": 2,  # of how outputs become embeddings, where neither weights nor settings say it
             "pooling": self.modules.pooling,
             "leading_tokens": self.modules.leading_tokens,

@@ -133,6 +133,7 @@ def write_state(classifier: FewShotClassifier, folder: Path, trained: Adapted | 
 def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:
     state, name = classifier.state_, classifier.backbone_.name.partition("@")[0]
     names = [str(one) for one in classifier.classes_]
+    text = state.modality == "text"
     values = {
         "title": repo.rpartition("/")[2],
         "repo": repo,
@@ -145,6 +146,8 @@ def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:
         "stock": exported.stock,
         "reason": state.reason[:1].upper() + state.reason[1:],
         "version": hf_fsl.__version__,
+        "prompt": classifier.backbone_.modules.prompt(None) if text else "",
+        "limit": classifier.backbone_.token_limit if text else None,
     }
     metadata: dict[str, Any] = {"pipeline_tag": f"{state.modality}-classification"}
     if is_hub_id(name):

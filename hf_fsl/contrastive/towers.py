@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.backbones.texts import check_max_length, token_limit
 from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.config import AdapterConfig, DualEncoderConfig, TowerConfig
 from hf_fsl.config.contrastive import ContrastiveLossConfig
@@ -159,9 +160,8 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
         model.logit_bias.requires_grad_(False)
     frozen = frozenset(name for name in ("image", "text") if getattr(config, name).method == "frozen")
     siglip = "siglip" in model.config.model_type
-    limit = getattr(model.config.text_config, "max_position_embeddings", None)
-    known = [one for one in (config.max_length, tokenizer.model_max_length, limit) if one and one < 1_000_000]
-    longest = min(known, default=None)
+    check_max_length(model, config.max_length)
+    longest = token_limit(model, tokenizer, config.max_length)
     return LoadedTowers(DualEncoder(model, frozen), tokenizer, images, longest, longest if siglip else None)
 
 

@@ -103,6 +103,8 @@ def build_record(
             adapter={"method": "none"} if adapted is None else to_dict(config)["adapter"],
             total_parameters=sum(parameter.numel() for parameter in model.parameters()),
             trainable_parameters=0 if adapted is None else adapted.parameters.trainable,
+            prompt=classifier.backbone_.modules.prompt(None) if text else "",
+            truncation=classifier.backbone_.truncation(pools.support.inputs + pools.query.inputs) if text else None,
         ),
         metrics=measured.metrics,
         episodes=episodes,

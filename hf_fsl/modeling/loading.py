@@ -94,7 +94,6 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
     if model.main_input_name == "pixel_values":
         backbone = Backbone(encoder, None, image_processor=processor, modules=modules, name=name)
     else:
-        modules.max_length = modules.max_length or processor.model_max_length
         if prompt:
             modules.prompts, modules.default_prompt = {"default": prompt}, "default"
         backbone = Backbone(encoder, without_prompt(processor, prompt), modules=modules, name=name)

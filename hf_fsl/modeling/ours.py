@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 import hf_fsl
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.texts import prompt_tokens, token_limit, tokenise
+from hf_fsl.backbones.texts import prompt_tokens, tokenise
 from hf_fsl.modeling.cache_head import CacheHead
 from hf_fsl.modeling.configuration_few_shot import FewShotConfig
 from hf_fsl.modeling.linear_head import LinearHead
@@ -77,7 +77,7 @@ def build_ours(backbone: Backbone, tower: Tower, head: LinearHead | CacheHead, *
 
 def _text_settings(backbone: Backbone) -> dict[str, Any]:
     tokenizer, modules, prompt = backbone.tokenizer, backbone.modules, backbone.modules.prompt(None)
-    limit = modules.max_length or token_limit(backbone.model, tokenizer)
+    limit = backbone.token_limit
     special = set(tokenizer.all_special_ids)
     ids = tokenise(tokenizer, ["a"], None)[0]
     closing = next((count for count, token in enumerate(reversed(ids)) if token not in special), 0)

@@ -9,7 +9,6 @@ from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.texts import token_limit
 from hf_fsl.modeling.towers import ExportError
 
 
@@ -31,9 +30,8 @@ def published_processor(backbone: Backbone, modality: Literal["text", "image"]) 
                 f"{type(backbone.tokenizer).__name__} with the prompt {prompt!r:.60} built in gives other tokens than "
                 "texts with the prompt before them. Fit the head on embeddings without a prompt."
             )
-    limit = backbone.modules.max_length or token_limit(backbone.model, tokenizer)
-    if limit is not None:
-        tokenizer.model_max_length = limit
+    if backbone.token_limit is not None:
+        tokenizer.model_max_length = backbone.token_limit
     tokenizer.padding_side = "right"
     return tokenizer
 

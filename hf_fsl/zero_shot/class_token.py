@@ -6,8 +6,6 @@ Keys and values of all patches are needed, but query, attention output and feed-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -16,17 +14,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from hf_fsl.zero_shot.first_token import computing, watched
 
 
-@contextmanager
-def class_token_only(model: Any) -> Iterator[bool]:
-    """Within the block the image tower's last layer computes the class token alone, where it is CLIP's.
-
-    Gives whether it does. The model is left as it was.
-    """
-    with computing(_last_layer(model), _forward) as used:
-        yield used
+def class_token_only(model: Any) -> Any:
+    """A view of a model whose image tower's last layer computes the class token alone, where it is CLIP's; else the
+    model itself."""
+    place = _last_layer(model)
+    return model if place is None else computing(model, place, _forward)
 
 
-def _last_layer(model: Any) -> Any:
+def _last_layer(model: Any) -> str | None:
     tower: Any = getattr(model, "vision_model", None)
     if (
         type(tower).__name__ != "CLIPVisionModel"
@@ -36,7 +31,7 @@ def _last_layer(model: Any) -> Any:
         or watched(tower.encoder.layers[-1])
     ):
         return None
-    return tower.encoder.layers[-1]
+    return f"vision_model.encoder.layers.{len(tower.encoder.layers) - 1}"
 
 
 def _forward(layer: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModel
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
 from hf_fsl.backbones.batching import token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
+from hf_fsl.backbones.texts import position_limit, tokenised
 from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.pictures import as_rgb
 from hf_fsl.zero_shot.class_token import class_token_only
@@ -166,8 +167,8 @@ class ImageTextScorer:
         batch = {
             name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in batch.items()
         }
-        with class_token_only(self.model):
-            return normalize(self.model.get_image_features(**batch).pooler_output.float(), dim=-1)
+        model = class_token_only(self.model)
+        return normalize(model.get_image_features(**batch).pooler_output.float(), dim=-1)
 
     @torch.no_grad()
     def compare(self, image_embeddings: Tensor, label_embeddings: Tensor) -> Tensor:
@@ -199,9 +200,8 @@ class ImageTextScorer:
     def _tokenise(self, texts: list[str], options: Mapping[str, Any]) -> dict[str, Tensor]:
         # SigLIP was trained on texts padded to 64 tokens, and pools the last of them.
         own = {"padding": "max_length", "max_length": 64, "truncation": True} if self.is_siglip else {"padding": True}
-        tokens = dict(self.tokenizer(texts, **{**own, **options, "return_tensors": "pt"}))
-        config = getattr(self.model.config, "text_config", None)
-        limit = getattr(config, "max_position_embeddings", None)
+        tokens = dict(tokenised(self.tokenizer, texts, **{**own, **options, "return_tensors": "pt"}))
+        limit = position_limit(self.model)
         width = tokens["input_ids"].shape[1]
         if limit is not None and width > limit:
             raise ZeroShotError(

@@ -6,9 +6,9 @@ Keys and values of all tokens are needed, but query, attention output and feed-f
 
 from __future__ import annotations
 
+import copy
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,33 +18,34 @@ _FIRST_TOKEN_MODELS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Model types with BERT's layers whose sequence classifier reads ``hidden[:, 0]``."""
 
 
-@contextmanager
-def first_token_only(model: Any) -> Iterator[bool]:
-    """Within the block the model's last layer computes the first token alone, where that gives the same logits.
+def first_token_only(model: Any) -> Any:
+    """A view of a model whose last layer computes the first token alone, where that gives the same logits; else the
+    model itself."""
+    place = _last_layer(model)
+    return model if place is None else computing(model, place, _forward)
 
-    Gives whether it does. The model is left as it was.
+
+def computing(model: Any, place: str, forward: Callable[..., Tensor]) -> Any:
+    """A view of a model, its weights shared, in which one module computes ``forward`` instead of its own.
+
+    The model stays as it is, whoever else computes with it at the same time.
+
+    Args:
+        place: the module's name in the model.
     """
-    with computing(_last_layer(model), _forward) as used:
-        yield used
+    view = copy.copy(model)
+    own = vars(model).get("forward")
+    if isinstance(own, types.MethodType) and own.__self__ is model:
+        view.forward = types.MethodType(own.__func__, view)  # a view of a view
+    if place:
+        name, _, rest = place.partition(".")
+        view._modules = {**model._modules, name: computing(model._modules[name], rest, forward)}
+    else:
+        view.forward = types.MethodType(forward, view)
+    return view
 
 
-@contextmanager
-def computing(layer: Any, forward: Callable[..., Tensor]) -> Iterator[bool]:
-    """Within the block a layer computes ``forward`` instead of its own; without a layer nothing changes.
-
-    Gives whether there is one.
-    """
-    if layer is None:
-        yield False
-        return
-    layer.forward = types.MethodType(forward, layer)
-    try:
-        yield True
-    finally:
-        del layer.forward
-
-
-def _last_layer(model: Any) -> Any:
+def _last_layer(model: Any) -> str | None:
     config = model.config
     encoder = getattr(getattr(model, model.base_model_prefix, None), "encoder", None)
     layers = getattr(encoder, "layer", None)
@@ -62,7 +63,7 @@ def _last_layer(model: Any) -> Any:
         or model.training
     ):
         return None
-    return layers[-1]
+    return f"{model.base_model_prefix}.encoder.layer.{len(layers) - 1}"
 
 
 def watched(layer: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.backbones.batching import token_budget
+from hf_fsl.backbones.texts import token_limit, warn_of_cut
 from hf_fsl.zero_shot.first_token import first_token_only
 from hf_fsl.zero_shot.pairs import PairEncoder
 from hf_fsl.zero_shot.templates import ZeroShotError
@@ -58,22 +60,20 @@ def _only(what: str, found: Sequence[int], label2id: Mapping[str, int]) -> int:
     )
 
 
-@contextmanager
-def _padded_by(config: Any, encoder: PairEncoder) -> Iterator[None]:
-    """Within the block a model without a padding token has one.
+def _padded(model: Any, encoder: PairEncoder) -> Any:
+    """A model that has a padding token, or a view of one that has none: of the same weights, with one.
 
     A decoder's classifier reads the last token that is no padding, and without a padding token takes one pair at a
     time. An id that occurs in none of the pairs leaves it the token that it would read then.
     """
+    config = model.config.get_text_config()
     if config.pad_token_id is not None:
-        yield
-        return
+        return model
     encoder.pad = encoder.unused_id(config.vocab_size)
-    config.pad_token_id = encoder.pad
-    try:
-        yield
-    finally:
-        config.pad_token_id = None
+    view = copy.copy(model)
+    view.config = copy.deepcopy(model.config)
+    view.config.get_text_config().pad_token_id = encoder.pad
+    return view
 
 
 class EntailmentScorer:
@@ -143,12 +143,17 @@ class EntailmentScorer:
         if pairs is None:
             pairs = np.stack(np.meshgrid(range(len(texts)), range(len(hypotheses)), indexing="ij"), -1).reshape(-1, 2)
         config = self.model.config.get_text_config()
-        encoder = PairEncoder(self.tokenizer, texts, hypotheses, pad=config.pad_token_id)
+        limit = token_limit(self.model, self.tokenizer)
+        # The classifiers of encoder-decoders read the end token, and want as many of them in each row of a batch.
+        end = config.eos_token_id if config.is_encoder_decoder else None
+        encoder = PairEncoder(self.tokenizer, texts, hypotheses, config.pad_token_id, limit, end)
+        warn_of_cut(encoder.truncation(pairs))
+        run = forward or functools.partial(self._forward, _padded(first_token_only(self.model), encoder))
         budget = self.max_tokens or token_budget(self.model.device)
         result: np.ndarray | None = None
-        with first_token_only(self.model), _padded_by(config, encoder), torch.inference_mode():
+        with torch.inference_mode():
             for rows, inputs, tokens in encoder.batches(pairs, budget):
-                logits = (forward or self._forward)(inputs).float().cpu().numpy()
+                logits = run(inputs).float().cpu().numpy()
                 if result is None:
                     result = np.empty((len(pairs), logits.shape[-1]), np.float32)
                 result[rows] = logits
@@ -157,7 +162,7 @@ class EntailmentScorer:
         assert result is not None
         return result.reshape(len(texts), len(hypotheses), -1) if grid else result
 
-    def _forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
-        logits: Tensor = self.model(**on_device, **self._extra).logits
+    def _forward(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        on_device = {name: value.to(model.device) for name, value in inputs.items()}
+        logits: Tensor = model(**on_device, **self._extra).logits
         return logits

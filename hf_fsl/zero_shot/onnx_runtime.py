@@ -48,9 +48,10 @@ class OnnxClassifier:
         options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            fit = fit_for_int8(model, tokenizer) if precision == "int8" else contextlib.nullcontext()
-            with first_token_only(model), fit:
-                _export(model, tokenizer.model_input_names, path)
+            exported = first_token_only(model)
+            if precision == "int8":
+                exported = fit_for_int8(exported, tokenizer)
+            _export(exported, tokenizer.model_input_names, path)
             if precision == "int8":
                 exact, path = path, Path(folder) / "int8.onnx"
                 quantize_dynamic(  # embeddings are read, not multiplied: int8 of them would gain no time

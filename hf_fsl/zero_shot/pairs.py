@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_fsl.backbones.texts import tokenised
+from hf_fsl.records import TruncationRecord
 from hf_fsl.zero_shot.templates import ZeroShotError
-
-_NO_LIMIT = 1_000_000
-"""Tokenizers without a limit give a huge number as theirs."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,17 @@ def pair_layout(tokenizer: Any, text: str, hypothesis: str) -> PairLayout | None
     """
     if not tokenizer.is_fast or tokenizer.padding_side != "right":
         return None
-    pair = tokenizer(text, hypothesis, truncation=False, verbose=False)
+    pair = tokenised(tokenizer, text, hypothesis, truncation=False, verbose=False)
     parts = pair.sequence_ids()
     first = [place for place, part in enumerate(parts) if part == 0]
     second = [place for place, part in enumerate(parts) if part == 1]
     if not first or not second:
         return None
     ids = pair["input_ids"]
-    alone = [tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"] for words in (text, hypothesis)]
+    alone = [
+        tokenised(tokenizer, words, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        for words in (text, hypothesis)
+    ]
     if ids[first[0] : first[-1] + 1] != alone[0] or ids[second[0] : second[-1] + 1] != alone[1]:
         return None
     segments = "token_type_ids" in tokenizer.model_input_names
@@ -63,16 +65,24 @@ class PairEncoder:
         texts: premises; a pair too long for the model loses the end of its text, as the tokenizer would cut it.
         hypotheses: never cut.
         pad: the model's padding id, which may be another one than the tokenizer's; None: the tokenizer's.
+        limit: tokens a pair may have; None: as many as it has.
+        end: a token of which all pairs of a batch must have the same number.
 
     Raises:
         ZeroShotError: a hypothesis leaves no room for any text.
     """
 
     def __init__(
-        self, tokenizer: Any, texts: Sequence[str], hypotheses: Sequence[str], pad: int | None = None
+        self,
+        tokenizer: Any,
+        texts: Sequence[str],
+        hypotheses: Sequence[str],
+        pad: int | None = None,
+        limit: int | None = None,
+        end: int | None = None,
     ) -> None:
         self.tokenizer, self.texts, self.hypotheses = tokenizer, texts, hypotheses
-        self.limit = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+        self.limit, self.end = limit, end
         self.layout = pair_layout(tokenizer, texts[0], hypotheses[0])
         self._texts, self._hypotheses = self._ids(texts), self._ids(hypotheses)
         self._special = self.layout.special_tokens if self.layout else tokenizer.num_special_tokens_to_add(pair=True)
@@ -87,8 +97,8 @@ class PairEncoder:
             )
 
     def _ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        encoded = self.tokenizer(list(sentences), add_special_tokens=False, truncation=False, verbose=False,
-                                 return_attention_mask=False, return_token_type_ids=False)  # fmt: skip
+        encoded = tokenised(self.tokenizer, list(sentences), add_special_tokens=False, truncation=False,
+                            verbose=False, return_attention_mask=False, return_token_type_ids=False)  # fmt: skip
         return [np.asarray(ids, np.int64) for ids in encoded["input_ids"]]
 
     def unused_id(self, vocabulary: int) -> int:
@@ -105,9 +115,24 @@ class PairEncoder:
         Args:
             pairs: ``(P, 2)``, row of the text and row of the hypothesis.
         """
-        sizes = [np.array([len(ids) for ids in sentences]) for sentences in (self._texts, self._hypotheses)]
-        total = sizes[0][pairs[:, 0]] + sizes[1][pairs[:, 1]] + self._special
+        total = self._whole_lengths(pairs)
         return np.minimum(total, self.limit) if self.limit is not None else total
+
+    def truncation(self, pairs: np.ndarray) -> TruncationRecord:
+        """How much of the pairs is cut off."""
+        whole = self._whole_lengths(pairs)
+        lost = whole - self.lengths(pairs)
+        return TruncationRecord(
+            limit=self.limit,
+            texts=len(pairs),
+            cut_texts=int((lost > 0).sum()),
+            tokens=int(whole.sum()),
+            cut_tokens=int(lost.sum()),
+        )
+
+    def _whole_lengths(self, pairs: np.ndarray) -> np.ndarray:
+        sizes = [np.array([len(ids) for ids in sentences]) for sentences in (self._texts, self._hypotheses)]
+        return sizes[0][pairs[:, 0]] + sizes[1][pairs[:, 1]] + self._special
 
     def batches(self, pairs: np.ndarray, max_tokens: int) -> Iterator[tuple[np.ndarray, dict[str, Tensor], int]]:
         """Batches of at most ``max_tokens`` tokens, padding included, the longest pairs first.
@@ -127,8 +152,16 @@ class PairEncoder:
                 inputs = self._by_tokenizer(pairs[rows])
             else:
                 inputs = self._joined(self.layout, pairs[rows], lengths[rows])
-            yield rows, inputs, int(lengths[rows].sum())
+            for lines in self._alike(inputs["input_ids"]):
+                part = inputs if len(lines) == len(rows) else {name: value[lines] for name, value in inputs.items()}
+                yield rows[lines], part, int(lengths[rows[lines]].sum())
             start += len(rows)
+
+    def _alike(self, ids: Tensor) -> Iterator[np.ndarray]:
+        """Lines of a batch that have the same number of end tokens."""
+        counts = np.zeros(len(ids)) if self.end is None else ids.eq(self.end).sum(1).numpy()
+        for count in np.unique(counts):
+            yield np.flatnonzero(counts == count)
 
     def _joined(self, layout: PairLayout, pairs: np.ndarray, lengths: np.ndarray) -> dict[str, Tensor]:
         ids = np.full((len(pairs), int(lengths.max())), self.pad)
@@ -149,8 +182,9 @@ class PairEncoder:
         return inputs
 
     def _by_tokenizer(self, pairs: np.ndarray) -> dict[str, Tensor]:
-        encoded = self.tokenizer(
-            [self.texts[row] for row in pairs[:, 0]], [self.hypotheses[row] for row in pairs[:, 1]],
-            truncation="only_first", padding=True, return_tensors="pt", max_length=self.limit,
+        encoded = tokenised(
+            self.tokenizer, [self.texts[row] for row in pairs[:, 0]], [self.hypotheses[row] for row in pairs[:, 1]],
+            truncation=self.limit is not None and "only_first", padding=True, return_tensors="pt",
+            max_length=self.limit,
         )  # fmt: skip
         return {name: encoded[name] for name in self.tokenizer.model_input_names if name in encoded}

@@ -13,8 +13,6 @@ The products are the same ones. What a channel's activations are is seen on rand
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +31,18 @@ _LEAST = 0.01
 """Of a layer's largest channel: none is taken for smaller, whatever the random tokens showed of it."""
 
 
-@contextlib.contextmanager
-def fit_for_int8(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Within the block linear layers compute what they did, in products that int8 does little harm to."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and not watched(module)]
+def fit_for_int8(model: Any, tokenizer: Any) -> Any:
+    """A view of a model whose linear layers compute what they did, in products that int8 does little harm to."""
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and not watched(module)
+    }
     # A decoder that was told of no padding takes one text at a time.
     padded = tokenizer.pad_token is not None and model.config.pad_token_id is not None
-    largest = largest_inputs(model, layers, random_pairs(tokenizer, PAIRS if padded else 1))
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            if layer in largest:
-                stack.enter_context(computing(layer, _Int8Ready(layer, largest[layer])))
-        yield
+    largest = largest_inputs(model, list(layers.values()), random_pairs(tokenizer, PAIRS if padded else 1))
+    for name, layer in layers.items():
+        if layer in largest:
+            model = computing(model, name, _Int8Ready(layer, largest[layer]))
+    return model
 
 
 def random_pairs(tokenizer: Any, count: int = PAIRS) -> dict[str, Tensor]:

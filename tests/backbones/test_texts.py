@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from conftest import WORDS, build_model, image_sizes, text_sizes, write_tokenizer
@@ -15,7 +17,7 @@ from transformers import (
 )
 
 from hf_fsl.backbones import Backbone, BackboneError
-from hf_fsl.backbones.texts import token_limit
+from hf_fsl.backbones.texts import token_limit, truncation
 
 TEXTS = ["the cat sleeps", "a good film", "the red house and the big tree", "rain"]
 LONG = " ".join(WORDS * 5)
@@ -40,6 +42,36 @@ def test_position_embeddings_limit_texts_where_the_tokenizer_does_not(kind, limi
     torch.testing.assert_close(backbone.encode([LONG, "cat"]), cut.encode([LONG, "cat"]))
     backbone.tokenizer.model_max_length = 20
     assert token_limit(backbone.model, backbone.tokenizer) == 20
+
+
+def test_no_text_is_longer_than_there_are_positions(tmp_path):
+    """Whoever asks for more: the tokenizer, the repository's modules, or the user, who is told."""
+    model = build_model("roberta")
+    model.roberta.save_pretrained(tmp_path)
+    endless_tokenizer(tmp_path)
+    (tmp_path / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 512}')
+    backbone = Backbone.from_pretrained(str(tmp_path))
+    assert backbone.token_limit == 79
+    assert backbone.encode([LONG]).isfinite().all()
+    with pytest.raises(BackboneError, match="max_length=80: the backbone takes at most 79 tokens. Lower it"):
+        Backbone.from_pretrained(str(tmp_path), max_length=80)
+    with pytest.raises(BackboneError, match="max_length=0: a text has at least 1 token"):
+        Backbone.from_pretrained(str(tmp_path), max_length=0)
+
+
+def test_what_is_cut_off_is_counted_and_said(text_backbone):
+    backbone = Backbone.from_pretrained(str(text_backbone), max_length=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backbone.encode(["the cat sleeps", "the cat was not"])  # 6 tokens with [CLS] and [SEP]: nothing is cut
+    items = ["rain", "the cat was not very big", "the red house and the big tree"]
+    with pytest.warns(UserWarning, match="2 of 3 texts are longer than the 6 tokens .*: 25.0% of all tokens are cut"):
+        backbone.encode(items)
+    found = backbone.truncation(items)
+    assert (found.limit, found.texts, found.cut_texts, found.tokens, found.cut_tokens) == (6, 3, 2, 20, 5)
+    pairs = truncation(backbone.tokenizer, [["the cat", "a dog"], ["a good film", "rain"]], [6, 6], 6)
+    assert (pairs.cut_texts, pairs.tokens, pairs.cut_tokens) == (1, 14, 2)
 
 
 def test_learned_positions_start_at_the_first_token_whatever_side_the_tokenizer_pads(tmp_path):

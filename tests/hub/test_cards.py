@@ -15,7 +15,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 
 from hf_fsl.errors import UserError
 from hf_fsl.hub.cards import is_hub_id, render_card
-from hf_fsl.records import Comparison, CostRecord, Measurement, RunRecord
+from hf_fsl.records import Comparison, CostRecord, Measurement, RunRecord, TruncationRecord
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -211,6 +211,18 @@ def test_local_sources_are_no_repositories(make_record: MakeRecord) -> None:
     assert "`data/things.csv`" in card and "huggingface.co/datasets" not in card
     assert not any(is_hub_id(name) for name in ("/a/b", "../a", "~/a", "a", "a/b/c", "a/b.jsonl", "tests/hub/"))
     assert is_hub_id("sentence-transformers/all-MiniLM-L6-v2")
+
+
+def test_what_was_cut_off_is_said(make_record: MakeRecord) -> None:
+    record = make_record()
+    assert "Of a text it reads" not in render_card(record)
+    record.model.truncation = TruncationRecord(limit=256, texts=50, cut_texts=20, tokens=10_000, cut_tokens=1_250)
+    said = (
+        "- Of a text it reads 256 tokens. 20 of the 50 texts here were longer, and 12.5 % of all tokens were cut off."
+    )
+    assert said in render_card(record).splitlines()
+    record.model.truncation = TruncationRecord(limit=256, texts=50, cut_texts=0, tokens=10_000, cut_tokens=0)
+    assert "- Of a text it reads 256 tokens. None of the 50 texts here was longer." in render_card(record).splitlines()
 
 
 def test_overlap_policy_is_said(make_record: MakeRecord) -> None:

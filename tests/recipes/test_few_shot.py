@@ -54,6 +54,7 @@ def test_the_smoke_config_measures_and_publishes(hub, run):
     assert rows["auto", 3].accuracy.value > 0.6  # guessing: a third
     assert record.head.shots == dict.fromkeys(["animal", "feeling", "food", "time"], 5) and record.head.stock is False
     assert record.metrics["accuracy"].value > 0.6 and set(record.head.refusal) == {"coverage", "auroc"}
+    assert record.model.truncation.texts > 0 and record.model.truncation.cut_texts == 0
     require_verified(run / "bundle")
     card = (run / "bundle" / "README.md").read_text()
     assert "guessing gives 0.3333" in card and "figures/episodes.png" in card

@@ -5,7 +5,7 @@ import torch
 import transformers as t
 from conftest import build_model, model_inputs, text_sizes
 
-from hf_fsl.zero_shot.first_token import first_token_only
+from hf_fsl.zero_shot.first_token import computing, first_token_only
 
 
 def build(kind: str):
@@ -27,10 +27,10 @@ def test_the_last_layer_computes_one_token_and_the_logits_stay(kind):
     layer.feed_forward_chunk = lambda hidden: sizes.append(hidden.shape[1]) or chunk(hidden)
     with torch.no_grad():
         expected = model(**inputs).logits
-        with first_token_only(model) as used:
-            assert used
-            got = model(**inputs).logits
-            unmasked = model(inputs["input_ids"]).logits
+        view = first_token_only(model)
+        assert view is not model
+        got = view(**inputs).logits
+        unmasked = view(inputs["input_ids"]).logits
         assert torch.equal(model(**inputs).logits, expected)
         assert (unmasked - model(inputs["input_ids"]).logits).abs().max() < 1e-6
     assert (got - expected).abs().max() < 1e-6
@@ -39,12 +39,8 @@ def test_the_last_layer_computes_one_token_and_the_logits_stay(kind):
 
 @pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
 def test_other_models_are_left_alone(kind):
-    model, inputs = build(kind), model_inputs("bert")
-    with torch.no_grad():
-        expected = model(**inputs).logits
-        with first_token_only(model) as used:
-            assert not used
-            assert torch.equal(model(**inputs).logits, expected)
+    model = build(kind)
+    assert first_token_only(model) is model
 
 
 def test_a_class_that_only_has_the_name_is_left_alone():
@@ -53,8 +49,7 @@ def test_a_class_that_only_has_the_name_is_left_alone():
 
     model = BertForSequenceClassification(build("bert").config).eval()
     assert model.config.model_type == "bert"
-    with first_token_only(model) as used:
-        assert not used
+    assert first_token_only(model) is model
 
 
 @pytest.mark.parametrize("part", ["", "attention.self", "intermediate.dense"])
@@ -62,19 +57,26 @@ def test_a_class_that_only_has_the_name_is_left_alone():
 def test_a_layer_with_hooks_is_left_alone(part, kind):
     model, seen = build("bert"), []
     hook = getattr(model.bert.encoder.layer[-1].get_submodule(part), kind)(lambda _, given, *rest: seen.append(given))
-    with first_token_only(model) as used:
-        assert not used
+    assert first_token_only(model) is model
     hook.remove()
-    with first_token_only(model) as used:
-        assert used
+    assert first_token_only(model) is not model
 
 
 def test_a_layer_in_training_or_wrapped_by_others_is_left_alone():
     model = build("bert")
-    with first_token_only(model.train()) as used:
-        assert not used
+    assert first_token_only(model.train()) is model
     layer = model.eval().bert.encoder.layer[-1]
     layer.forward = layer.forward
-    with first_token_only(model) as used:
-        assert not used
+    assert first_token_only(model) is model
     assert "forward" in vars(layer)
+
+
+def test_a_view_of_a_view_computes_what_both_say():
+    model, inputs = build("bert"), model_inputs("bert")
+    place = "bert.encoder.layer.1.intermediate.dense"
+    view = computing(first_token_only(model), place, lambda layer, hidden: 0 * type(layer).forward(layer, hidden))
+    with torch.no_grad():
+        expected = computing(model, place, lambda layer, hidden: 0 * type(layer).forward(layer, hidden))(**inputs)
+        assert (view(**inputs).logits - expected.logits).abs().max() < 1e-6
+        assert (view(**inputs).logits - model(**inputs).logits).abs().max() > 1e-4
+    assert not any("forward" in vars(module) for module in model.modules())

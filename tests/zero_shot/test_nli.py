@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
-from conftest import WORDS, write_tokenizer
+from conftest import WORDS, build_model, write_tokenizer
 
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.nli import EntailmentScorer, entailment_ids
@@ -83,3 +83,43 @@ def test_a_decoder_without_a_padding_token_gives_the_stock_pipelines_answers(tmp
     for own, other in zip(ours(texts, labels), stock(texts, labels), strict=True):
         assert own["labels"] == other["labels"]
         assert own["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_text_with_an_end_token_in_it_is_no_matter_to_an_encoder_decoder(fast, tmp_path):
+    """BART's classifier reads the last end token, and wants as many of them in each row of a batch."""
+    torch.manual_seed(0)
+    names = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    config = t.BartConfig(
+        vocab_size=len(WORDS) + 10, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0,
+        bos_token_id=2, eos_token_id=3, decoder_start_token_id=3, forced_eos_token_id=None, init_std=0.5,
+        id2label=names, label2id={name: index for index, name in names.items()},
+    )  # fmt: skip
+    model, tokenizer = t.BartForSequenceClassification(config).eval(), write_tokenizer(tmp_path)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if not fast:
+        tokenizer.padding_side = "left"  # pairs are then left to the tokenizer
+    items = ["the cat sleeps", "a [SEP] dog runs", "rain [SEP] and [SEP] sun", "the big film", "the [SEP] sleeps"]
+    hypotheses = ["the film is good", "cat [SEP] dog"]
+    got = EntailmentScorer(model, tokenizer).logits(items, hypotheses)
+    for row, text in enumerate(items):
+        for column, hypothesis in enumerate(hypotheses):
+            with torch.no_grad():
+                alone = model(**tokenizer(text, hypothesis, return_tensors="pt")).logits
+            np.testing.assert_allclose(got[row, column], alone[0].numpy(), atol=1e-4)
+
+
+def test_pairs_are_cut_at_the_positions_of_the_model_where_the_tokenizer_has_no_limit(tmp_path):
+    model, tokenizer = build_model("roberta").eval(), write_tokenizer(tmp_path)
+    names = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    model.config.id2label, model.config.label2id = names, {name: index for index, name in names.items()}
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    long = " ".join(WORDS * 5)
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 79 tokens"):
+        got = EntailmentScorer(model, tokenizer).logits([long, "rain"], ["the film is good"])
+    options = {"truncation": "only_first", "max_length": 79, "return_tensors": "pt"}
+    with torch.no_grad():
+        alone = model(**tokenizer(long, "the film is good", **options)).logits
+    np.testing.assert_allclose(got[0, 0], alone[0].numpy(), atol=1e-5)
