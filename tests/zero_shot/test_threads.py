@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -30,6 +31,15 @@ def nli(kind):
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": len(WORDS) + 10}
     special = {"bos_token_id": 2, "eos_token_id": 3}
     return t.GPT2ForSequenceClassification(t.GPT2Config(**sizes, **special, **LABELS)).eval()
+
+
+@pytest.fixture(autouse=True)
+def _often_interrupted():
+    """Threads take turns every few instructions, so that what can fall between two of them does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def in_threads(ask, questions):
