@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_fsl.backbones.tokenizer import load_tokenizer
+from hf_fsl.backbones.weights import load_weights, loading
 from hf_fsl.config import ModelConfig
 from hf_fsl.errors import UserError
 from hf_fsl.tasks import Task
@@ -56,25 +57,18 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
-    try:
+    named = f"as {auto.__name__} for a task of modality {task.modality}"
+    with loading(BackboneError, config.model_name_or_path, config.revision, named):
         processor = load_processor(config, task)
         if config.from_config:
             settings = AutoConfig.from_pretrained(config.model_name_or_path, **source, **labels)
             model = auto.from_config(settings, trust_remote_code=config.trust_remote_code, **options)
             fresh: set[str] = set()  # all of it is random, and trained in full
         else:
-            model, info = auto.from_pretrained(
-                config.model_name_or_path,
-                **source, **labels, **options,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )  # fmt: skip
-            fresh = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"{config.model_name_or_path} (revision {config.revision or 'main'}) does not load as {auto.__name__} "
-            f"for a task of modality {task.modality}: {error}"
-        ) from error
+            model, fresh = load_weights(
+                auto, config.model_name_or_path, **source, **labels, **options, ignore_mismatched_sizes=True
+            )
+            _require_body(model, fresh)
     if task.modality != "image":
         _ensure_padding(model, processor)
     commit = loaded_commit(config.model_name_or_path, config.revision)
@@ -125,6 +119,19 @@ def head_modules(model: PreTrainedModel, fresh: set[str]) -> tuple[str, ...]:
         named.add(key.rpartition(".")[0] if top == body or not hasattr(model, top) else top)
     outermost = {name for name in named if not any(name.startswith(f"{other}.") for other in named)}
     return tuple(sorted(outermost))
+
+
+def _require_body(model: PreTrainedModel, fresh: set[str]) -> None:
+    """A head may start at random, a pooler too; the rest is what there is to adapt."""
+    sizes = {name: sum(one.numel() for one in child.parameters()) for name, child in model.named_children()}
+    body = f"{max(sizes, key=sizes.__getitem__)}."
+    missing = sorted(key for key in fresh if key.startswith(body) and "pooler" not in key)
+    if missing:
+        raise ValueError(
+            f"{len(missing)} weights of its body are missing or of other shapes than its config.json says, "
+            f"{missing[0]} among them. Choose a checkpoint of the whole model, or train one from its config "
+            "(model.from_config: true)."
+        )
 
 
 def _ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:

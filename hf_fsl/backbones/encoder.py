@@ -9,23 +9,25 @@ from transformers import AutoImageProcessor, AutoModel
 
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.tokenizer import load_tokenizer
+from hf_fsl.backbones.weights import load_weights, loading
 
 
-def load_parts(model_name_or_path: str, *, dtype: torch.dtype | str, **source: Any) -> tuple[Any, Any, Any]:
+def load_parts(
+    model_name_or_path: str, *, dtype: torch.dtype | str, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any, Any]:
     """Model, tokenizer (None of an encoder of images), image processor (None of an encoder of texts).
 
     Raises:
         BackboneError: one of them cannot be loaded.
     """
-    try:
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with loading(BackboneError, model_name_or_path, revision, "as an encoder"):
         model = load_encoder(model_name_or_path, dtype=dtype, **source)
         pixels = model.main_input_name == "pixel_values"
         vision = pixels or hasattr(model.config, "vision_config")
         text = not pixels or hasattr(model.config, "text_config")
         tokenizer = load_tokenizer(model_name_or_path, **source) if text else None
         images = AutoImageProcessor.from_pretrained(model_name_or_path, **source) if vision else None
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(f"{model_name_or_path} does not load as an encoder: {error}") from error
     return model, tokenizer, images
 
 
@@ -34,9 +36,10 @@ def load_encoder(model_name_or_path: str, **options: Any) -> Any:
 
     Raises:
         BackboneError: it lacks other weights; embeddings would be random.
+        ValueError: see :func:`~hf_fsl.backbones.weights.load_weights`.
     """
-    model, info = AutoModel.from_pretrained(model_name_or_path, output_loading_info=True, **options)
-    _drop_random_pooler(model, set(info["missing_keys"]), model_name_or_path)
+    model, missing = load_weights(AutoModel, model_name_or_path, **options)
+    _drop_random_pooler(model, missing, model_name_or_path)
     return model
 
 

@@ -9,13 +9,13 @@ from transformers import AutoTokenizer
 WORDLESS = "it has no tokenizer, or one without words. Save the model's tokenizer beside its weights."
 
 
-def load_tokenizer(model_name_or_path: str, **source: Any) -> Any:
+def load_tokenizer(model_name_or_path: str, *, trust_remote_code: bool = False, **source: Any) -> Any:
     """``AutoTokenizer.from_pretrained``.
 
     Raises:
         OSError, ValueError: there is none, or none that knows a word.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **source)
+    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **source)
     if not knows_words(tokenizer):
         raise ValueError(WORDLESS)
     return tokenizer

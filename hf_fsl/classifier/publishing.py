@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
+import re
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +16,25 @@ from PIL import Image
 
 import hf_fsl
 from hf_fsl.adaptation import Adapted
+from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
-from hf_fsl.files import write_text
-from hf_fsl.hub.bundle import whole_folder, write_bundle
+from hf_fsl.files import remove, temporary_beside, write_text
+from hf_fsl.hub.bundle import refuse_pickles, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
 from hf_fsl.hub.push import PushResult, push_folder
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import verify_model
 from hf_fsl.modeling.export import Exported, export_model
+from hf_fsl.modeling.loading import FOLDER
 from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
 
 if TYPE_CHECKING:
     from hf_fsl.classifier.estimator import FewShotClassifier
+
+_CARD, _WRITTEN = "README.md", "files.json"
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+"""What transformers would take for weights of this model, too."""
 
 
 def save(
@@ -31,13 +43,15 @@ def save(
     """Writes a classifier as a repository: model, processor, ``few_shot/``, card; the adapter where there is one.
 
     Args:
-        folder: what was there before is replaced, by a whole repository or not at all.
+        folder: files there that are not this model's stay; those of an earlier ``save`` that it does not have go. A
+            README.md that somebody else wrote, or edited, stays with a warning.
         stock: None: a stock class of transformers where the head folds exactly, else one of hf_fsl, which loads after
             ``import hf_fsl.auto`` or by the code that is saved beside it. True, False: the one, or the other.
         repo_id: for the card's snippet.
 
     Raises:
         ExportError: ``stock=True``, and the head does not fold.
+        FewShotError: ``folder`` is a file.
     """
     return _write(classifier, folder, export(classifier, stock), repo_id or folder.as_posix())
 
@@ -75,12 +89,51 @@ def push(
 
 
 def _write(classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str) -> Path:
-    with whole_folder(folder) as building:
+    if folder.exists() and not folder.is_dir():
+        raise FewShotError(f"{folder} is a file, and a model is saved into a folder. Give the name of one.")
+    with temporary_beside(folder, folder=True, inside=True) as building:
         exported.model.save_pretrained(building)
         exported.processor.save_pretrained(building)
-        write_state(classifier, building)
+        _save_adapter(classifier, building)
         write_text(building / "README.md", _card(classifier, exported, repo))
+        refuse_pickles(building)
+        _merge(building, folder)
+    classifier.state_.save(folder)  # last: it belongs to weights and processor as they are there now
     return folder
+
+
+def _merge(building: Path, folder: Path) -> None:
+    """Moves what is new into its place; what an earlier call put there, and no longer belongs, goes."""
+    new = {path.relative_to(building).as_posix(): _digest(path) for path in building.rglob("*") if path.is_file()}
+    earlier = _written_before(folder)
+    card = folder / _CARD
+    if card.is_file() and _digest(card) not in (earlier.get(_CARD), new[_CARD]):
+        warnings.warn(f"{card} was written, or edited, by others and stays. Delete it to get a new one.", stacklevel=5)
+        del new[_CARD]
+    for name in new:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(building / name, folder / name)
+    stale = {*earlier, *(path.name for path in folder.glob("model*") if _WEIGHTS.fullmatch(path.name))} - new.keys()
+    for path in (folder / name for name in stale - {_CARD}):
+        remove(path)
+        with contextlib.suppress(OSError):  # not empty
+            path.parent.rmdir()
+    write_text(folder / FOLDER / _WRITTEN, json.dumps(new, indent=2) + "\n")
+
+
+def _written_before(folder: Path) -> dict[str, str]:
+    """The files that an earlier call wrote and their checksums: names that somebody put there are of this folder."""
+    path, root = folder / FOLDER / _WRITTEN, folder.resolve()
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return {name: digest for name, digest in listed.items() if root in (folder / name).resolve().parents}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stand_ins(classifier: FewShotClassifier) -> list[Any]:
@@ -125,6 +178,10 @@ def write_state(classifier: FewShotClassifier, folder: Path, trained: Adapted | 
     No adapter where it would not make the published encoder of the one that it names: the weights hold all of it.
     """
     classifier.state_.save(folder)
+    _save_adapter(classifier, folder, trained)
+
+
+def _save_adapter(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
     adapted = classifier.adapted_ or trained
     if adapted is not None and adapted.publishable:
         adapted.save_adapter(folder / "adapter")

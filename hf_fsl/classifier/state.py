@@ -10,24 +10,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 import hf_fsl
+from hf_fsl.backbones.weights import require_finite
 from hf_fsl.classifier.support import FewShotError
-from hf_fsl.files import write_text
+from hf_fsl.files import replaced, write_text
 from hf_fsl.heads.growing import GrowingHead
 from hf_fsl.heads.refusal import Refusal
 from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
+from hf_fsl.modeling.loading import FOLDER, processor_digest, weights_digest
 
-FOLDER = "few_shot"
-"""In a published repository; stock pipelines ignore it."""
 FORMAT = 1
-_PROCESSOR = (
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
-    "*processor_config.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,18 +54,20 @@ class FewShotState:
     def save(self, folder: Path) -> None:
         """Writes ``few_shot/`` into a repository whose weights and processor are written already."""
         place = folder / FOLDER
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         tensors, notes = self.growing.state() if self.growing is not None else _head_state(self.head)
         tensors = {f"head.{name}": value for name, value in tensors.items()}
         if self.refusal is not None:
             tensors |= {f"refusal.{name}": value for name, value in self.refusal.to_tensors().items()}
         # Cloned: the two share the transform, and safetensors refuses shared memory.
-        save_file({name: value.clone() for name, value in tensors.items()}, place / "state.safetensors", notes)
+        with replaced(place / "state.safetensors") as temporary:
+            save_file({name: value.clone() for name, value in tensors.items()}, temporary, notes)
         settings = {
             "format": FORMAT,
             "hf_fsl": hf_fsl.__version__,
             "weights": weights_digest(folder),
             "processor": processor_digest(folder),
+            "state": _digest(place / "state.safetensors"),
             "classes": self.classes.tolist(),
             "counts": self.counts,
             "modality": self.modality,
@@ -90,13 +88,13 @@ class FewShotState:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            FewShotError: another format, a damaged file, or a state of other weights or another processor.
+            FewShotError: another format, a damaged file, or parts that do not fit each other.
         """
         try:
             return cls._load(folder)
         except FewShotError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
+        except Exception as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise FewShotError(
                 f"{FOLDER}/ cannot be read, a file of it is damaged or incomplete: {what}. Load the model again, or "
@@ -112,24 +110,20 @@ class FewShotState:
                 f"This hf_fsl reads few-shot states of format {FORMAT}, the model has {settings['format']}, written "
                 f"by hf_fsl {settings['hf_fsl']}. Install that version."
             )
-        for what, known, found in (
-            ("weights are", settings["weights"], weights_digest),
-            ("tokenizer or image processor is", settings.get("processor"), processor_digest),
-        ):
-            # The first states that were published say nothing of the processor.
-            if known is not None and known != found(folder):
-                raise FewShotError(
-                    f"The model's {what} not what its few_shot/ state was written with: somebody replaced one of the "
-                    "two. Load an earlier revision, or fit again."
-                )
+        if not isinstance(settings["weights"], str):
+            raise ValueError("it says nothing of the weights it belongs to")
         parts: dict[str, dict[str, Tensor]] = {"head": {}, "refusal": {}}
-        with safe_open(place / "state.safetensors", "pt") as file:
+        path = place / "state.safetensors"
+        if settings.get("state") not in (None, _digest(path)):
+            raise ValueError("state.safetensors is not what was written")
+        with safe_open(path, "pt") as file:
             notes = file.metadata()
             for name in file.keys():  # noqa: SIM118  # no mapping
                 part, _, own = name.partition(".")
                 parts[part][own] = file.get_tensor(name)
+                require_finite({name: parts[part][own]})
         growing = GrowingHead.from_state(parts["head"], notes or {}) if settings["grows"] else None
-        return cls(
+        state = cls(
             classes=np.asarray(settings["classes"]),
             counts=tuple(settings["counts"]),
             modality=settings["modality"],
@@ -145,26 +139,27 @@ class FewShotState:
             refusal=Refusal.from_tensors(parts["refusal"]) if parts["refusal"] else None,
             no_refusal=settings["no_refusal"],
         )
+        _require_sound(state)
+        return state
 
 
-def weights_digest(folder: Path) -> str:
-    """Of a repository's weights, as it stands in ``few_shot/state.json``."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FewShotError(f"{folder} holds no weights as safetensors.")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def processor_digest(folder: Path) -> str:
-    """Of the files that say how a repository's inputs are tokenised or made into pixels."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in _PROCESSOR for path in folder.glob(pattern)}):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def _require_sound(state: FewShotState) -> None:
+    """Raises ValueError for a state whose parts do not fit each other."""
+    classes, head = len(state.classes), state.head
+    if len(set(state.classes.tolist())) < classes:
+        raise ValueError(f"a class is there twice among {state.classes.tolist()}")
+    rows = [head.weight, head.bias] if isinstance(head, LinearHead) else [head.values.mT, head.prior]
+    if state.growing is not None and state.growing.moments is not None:
+        rows += [state.growing.moments.counts, state.growing.moments.sums]
+    counted = [len(state.counts), *map(len, rows), classes if state.words is None else len(state.words)]
+    if set(counted) != {classes}:
+        raise ValueError(f"it is of {classes} classes, and its parts are of {', '.join(map(str, counted))}")
+    if isinstance(head, LinearHead) and len(torch.cat([head.weight, head.bias[:, None]], 1).unique(dim=0)) < classes:
+        raise ValueError("two of its classes are the same")
 
 
 def _head_state(head: LinearHead | CacheHead) -> tuple[dict[str, Tensor], dict[str, str]]:

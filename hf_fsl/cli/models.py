@@ -79,17 +79,20 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[str, Any]]]:
     """For each input the labels to show by falling score, by a model that was trained for them."""
-    from transformers import pipeline
+    import transformers
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
     from hf_fsl.backbones.texts import longest_input
+    from hf_fsl.backbones.weights import loading, require_class_names
+    from hf_fsl.pipelines.loading import whole_pipeline
 
-    pipe: Any = pipeline(  # type: ignore[call-overload]
-        task=_pipeline_task(options.model, options.revision, options.trust_remote_code),
-        model=options.model,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-    )
+    source = (options.model, options.revision, options.trust_remote_code)
+    task = _pipeline_task(*source)
+    image = task == "image-classification"
+    kind = transformers.ImageClassificationPipeline if image else transformers.TextClassificationPipeline
+    with loading(UserError, options.model, options.revision, f"as a model for {task}"):
+        pipe = whole_pipeline(task, kind, *source)
+        require_class_names(pipe.model.config)
     is_text = pipe.task == "text-classification"
     given = [_pair(text) for text in inputs] if is_text else inputs
     settings: dict[str, Any] = {}
@@ -114,20 +117,24 @@ def _evaluate(options: argparse.Namespace) -> int:
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
     from hf_fsl.backbones.classification import load_processor
     from hf_fsl.backbones.texts import longest_input
+    from hf_fsl.backbones.weights import load_whole, loading, require_class_names
     from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.data import load_split
     from hf_fsl.inputs import EncodedSplit, label_tensor
     from hf_fsl.reporting import measure
-    from hf_fsl.tasks import Modality, Task
+    from hf_fsl.tasks import Modality, ProblemType, Task
     from hf_fsl.training import predict_logits
 
     image = _pipeline_task(options.model, options.revision, False) == "image-classification"
     modality: Modality = "image" if image else "text-pair" if options.text_pair_column else "text"
-    settings = transformers.AutoConfig.from_pretrained(options.model, revision=options.revision)
-    names = tuple(name for _, name in sorted(settings.id2label.items()))
-    task = Task(modality=modality, label_names=names, problem_type=settings.problem_type or _SINGLE)
-    model = getattr(transformers, task.auto_model).from_pretrained(options.model, revision=options.revision).eval()
-    processor = load_processor(ModelConfig(model_name_or_path=options.model, revision=options.revision), task)
+    auto = transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
+    with loading(UserError, options.model, options.revision, f"as a model for {modality} classification"):
+        model = load_whole(auto, options.model, revision=options.revision).eval()
+        require_class_names(model.config)
+        names = tuple(name for _, name in sorted(model.config.id2label.items()))
+        problem_type: ProblemType = model.config.problem_type or "single_label_classification"
+        task = Task(modality=modality, label_names=names, problem_type=problem_type)
+        processor = load_processor(ModelConfig(model_name_or_path=options.model, revision=options.revision), task)
     data = DataConfig(
         path=options.dataset,
         name=options.name,
@@ -156,17 +163,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-_SINGLE: Any = "single_label_classification"
-
-
 def _pipeline_task(model: str, revision: str | None, trust_remote_code: bool) -> str:
     """The pipeline for a model, from its architecture: works offline and for folders, unlike the Hub's tag."""
     from transformers import AutoConfig
 
-    try:
+    from hf_fsl.backbones.weights import loading
+
+    with loading(UserError, model, revision, "as a classification model"):
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model} cannot be loaded: {error}") from error
     names = config.architectures or []
     if any(name.endswith("ForImageClassification") for name in names):
         return "image-classification"

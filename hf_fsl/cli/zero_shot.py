@@ -51,11 +51,10 @@ def _pipeline(model: str, revision: str | None, trust_remote_code: bool) -> tupl
     from transformers import AutoConfig
 
     from hf_fsl import pipelines
+    from hf_fsl.backbones.weights import loading
 
-    try:
+    with loading(UserError, model, revision, "as a model for zero-shot use"):
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model} cannot be loaded: {error}") from error
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         return "zero-shot-classification", pipelines.ZeroShotTextPipeline
     if hasattr(config, "vision_config") and hasattr(config, "text_config"):

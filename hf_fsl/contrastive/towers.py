@@ -15,6 +15,7 @@ from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.texts import check_max_length, token_limit
 from hf_fsl.backbones.tokenizer import load_tokenizer
+from hf_fsl.backbones.weights import load_weights, load_whole, loading
 from hf_fsl.config import AdapterConfig, DualEncoderConfig, TowerConfig
 from hf_fsl.config.contrastive import ContrastiveLossConfig
 from hf_fsl.contrastive.mean_pooling import with_mean_pooling
@@ -166,12 +167,10 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
 
 
 def _whole(config: DualEncoderConfig, name: str) -> tuple[Any, Any, Any]:
-    try:
-        model = AutoModel.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype))
+    with loading(BackboneError, name, config.revision, "as a dual encoder", "model.model_name_or_path: "):
+        model = load_whole(AutoModel, name, revision=config.revision, dtype=getattr(torch, config.dtype))
         tokenizer = load_tokenizer(name, revision=config.revision)
-        images = AutoImageProcessor.from_pretrained(name, revision=config.revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(f"model.model_name_or_path: {name} does not load as a dual encoder: {error}") from error
+        images = AutoImageProcessor.from_pretrained(name, revision=config.revision, trust_remote_code=False)
     return model, tokenizer, images
 
 
@@ -208,23 +207,20 @@ def _assembled(
 
 def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any, list[str]]:
     """The tower, what prepares its inputs, and which of its modules start from random weights."""
-    name, source = str(config.model_name_or_path), {"revision": config.revision}
-    try:
+    name = str(config.model_name_or_path)
+    source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
+    where = f"model.{kind}.model_name_or_path: "
+    with loading(BackboneError, name, config.revision, f"as an {kind} tower", where):
         settings = AutoConfig.from_pretrained(name, **source)
         part = {"image": "vision_config", "text": "text_config"}[kind]
         prepare: Any = AutoImageProcessor.from_pretrained if kind == "image" else load_tokenizer
         if config.from_config:
-            return AutoModel.from_config(settings), prepare(name, **source), []
-        model, info = AutoModel.from_pretrained(name, dtype=getattr(torch, dtype), output_loading_info=True, **source)
+            return AutoModel.from_config(settings, trust_remote_code=False), prepare(name, **source), []
+        model, fresh = load_weights(AutoModel, name, dtype=getattr(torch, dtype), **source)
         prepares = prepare(name, **source)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"model.{kind}.model_name_or_path: {name} (revision {config.revision or 'main'}) does not load as an "
-            f"{kind} tower: {error}"
-        ) from error
     if hasattr(settings, part):
         return model.vision_model if kind == "image" else model.text_model, prepares, []
-    missing = sorted({key.rpartition(".")[0] for key in info["missing_keys"]})
+    missing = sorted({key.rpartition(".")[0] for key in fresh})
     if config.pooling == "mean":
         missing = [module for module in missing if not module.startswith("pooler")]
     if missing and config.method == "frozen":

@@ -18,7 +18,8 @@ from transformers import Pipeline
 from hf_fsl.backbones import Backbone, BackboneError
 from hf_fsl.backbones.encoder import load_encoder
 from hf_fsl.backbones.items import item_keys, read_items
-from hf_fsl.modeling.loading import backbone_of, is_published, published_class
+from hf_fsl.backbones.weights import loading
+from hf_fsl.modeling.loading import backbone_of, is_published, load_published_model, published_class
 from hf_fsl.pipelines.few_shot_support import (
     FewShotError,
     FittedSupport,
@@ -50,10 +51,11 @@ class EncoderLoader:
     @classmethod
     def from_pretrained(cls, model_name_or_path: str, **options: Any) -> Any:
         """The model of a repository. Raises BackboneError where its embeddings would be random."""
-        kind = published_class(model_name_or_path, options.get("revision"))
-        if kind is None:
-            return load_encoder(model_name_or_path, **options)
-        return kind.from_pretrained(model_name_or_path, **options)
+        with loading(BackboneError, model_name_or_path, options.get("revision"), "as an encoder or a few-shot model"):
+            kind = published_class(model_name_or_path, options.get("revision"))
+            if kind is None:
+                return load_encoder(model_name_or_path, **options)
+            return load_published_model(kind, model_name_or_path, **options)
 
 
 class FewShotPipeline(Pipeline):

@@ -21,6 +21,7 @@ from hf_fsl.backbones.batching import token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
 from hf_fsl.backbones.texts import position_limit, tokenised
 from hf_fsl.backbones.tokenizer import load_tokenizer
+from hf_fsl.backbones.weights import load_whole, loading
 from hf_fsl.pictures import as_rgb
 from hf_fsl.zero_shot.class_token import class_token_only
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
@@ -82,12 +83,10 @@ class ImageTextScorer:
             ZeroShotError: one of them does not load, or the model has not both towers.
         """
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            model = AutoModel.from_pretrained(model_name_or_path, dtype=dtype, **source)
+        with loading(ZeroShotError, model_name_or_path, revision, "as an image-text model"):
+            model = load_whole(AutoModel, model_name_or_path, dtype=dtype, **source)
             tokenizer = load_tokenizer(model_name_or_path, **source)
             image_processor = AutoImageProcessor.from_pretrained(model_name_or_path, **source)
-        except (OSError, ValueError, KeyError) as error:
-            raise ZeroShotError(f"{model_name_or_path} does not load as an image-text model: {error}") from error
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, image_processor, label_folder=label_folder)
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from encoders import pictures as draw
 from encoders import save_encoder
 from huggingface_hub import HfApi, constants
 from launching import ROOT
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.classifier import FewShotError, publishing
 from hf_fsl.hub.local import running
+from hf_fsl.modeling.loading import weights_digest
 
 TEXTS = ["the cat runs", "a dog sleeps", "the bird runs", "the red house", "a blue car", "the green train"]
 LABELS = ["animal"] * 3 + ["thing"] * 3
@@ -130,7 +134,7 @@ def test_a_damaged_state_is_told(backbone, tmp_path):
     path = tmp_path / "model" / "few_shot" / "state.json"
     whole = json.loads(path.read_text())
     broken = [json.dumps({key: value for key, value in whole.items() if key != left_out}) for left_out in whole]
-    broken = [text for text in broken if not {"hf_fsl", "temperature", "processor"} - set(json.loads(text))]
+    broken = [text for text in broken if not {"hf_fsl", "temperature", "processor", "state"} - set(json.loads(text))]
     for text in [*broken, "", "[]", json.dumps(whole)[:200], json.dumps({**whole, "counts": 3})]:
         path.write_text(text)
         with pytest.raises(FewShotError, match="damaged or incomplete"):
@@ -223,3 +227,154 @@ def test_pictures_are_published_too(tmp_path):
     again.add_examples(images[:2], [0, 1])
     with pytest.raises(FewShotError, match="without the encoder that read them"):
         again.add_classes(images[:1], [2], label_texts={2: "the tree"})
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_keeps_what_others_put_there(backbone, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    (folder / "notes").mkdir(parents=True)
+    theirs = {"LICENSE": "mine", "notes/a.txt": "a", "vocab.txt": "old", ".hidden": "h", "other.safetensors": "x"}
+    for name, text in theirs.items():
+        (folder / name).write_text(text)
+    (folder / "model-00001-of-00002.safetensors").write_text("of a model that was here")
+    classifier = FewShotClassifier(backbone).fit(TEXTS, LABELS)
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        classifier.save_pretrained(".")
+        assert {name: (folder / name).read_text() for name in theirs} == theirs
+        assert FewShotClassifier.from_pretrained(".").predict(TEXTS).tolist() == LABELS
+    assert "model-00001-of-00002.safetensors" not in files_of(folder)
+    assert not [name for name in files_of(folder) if name.endswith(".tmp")]
+
+
+def test_what_an_earlier_save_wrote_and_this_one_does_not_goes(backbone, tmp_path):
+    folder = tmp_path / "model"
+    config = AdaptationConfig(steps=3, batch_size=6, examples_per_class=2)
+    FewShotClassifier(backbone, adapter=AdapterConfig(r=2), adaptation=config, folds=0).fit(
+        TEXTS, LABELS
+    ).save_pretrained(folder)
+    before = files_of(folder)
+    assert {"adapter/adapter_config.json", "configuration_few_shot.py"} <= before
+    source = str(save_encoder("bert", tmp_path / "bert"))
+    classifier = FewShotClassifier(source, pooling="stock", prior=None).fit(TEXTS, LABELS)
+    classifier.save_pretrained(folder)
+    assert files_of(folder) == files_of(classifier.save_pretrained(tmp_path / "fresh"))
+    assert not (folder / "adapter").exists()
+    outside = tmp_path / "outside.txt"
+    outside.write_text("of somebody else")
+    listed = folder / "few_shot" / "files.json"
+    listed.write_text(json.dumps({"../outside.txt": "", "README.md": None, str(outside): ""}))
+    classifier.save_pretrained(folder)
+    assert outside.read_text() == "of somebody else"
+
+
+def test_an_edited_card_stays_and_that_is_said(backbone, tmp_path):
+    classifier = FewShotClassifier(backbone).fit(TEXTS, LABELS)
+    card = classifier.save_pretrained(tmp_path / "model") / "README.md"
+    classifier.add_examples(MORE, MORE_LABELS).save_pretrained(tmp_path / "model")
+    ours = card.read_text()
+    card.write_text(ours + "\nMine.\n")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="README.md was written, or edited, by others and stays"):
+            classifier.save_pretrained(tmp_path / "model")
+        assert card.read_text().endswith("Mine.\n")
+    card.unlink()
+    classifier.save_pretrained(tmp_path / "model")
+    assert card.read_text() == ours
+
+
+def test_a_file_in_the_folders_place_is_refused(backbone, tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(FewShotError, match="model is a file, and a model is saved into a folder"):
+        FewShotClassifier(backbone).fit(TEXTS, LABELS).save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+def state_with(tensors=None, **settings):
+    """A change of few_shot/ as somebody would make it who knows of the checksum."""
+
+    def change(folder):
+        path = folder / "few_shot" / "state.json"
+        values = json.loads(path.read_text())
+        if tensors is not None:
+            weights = path.with_name("state.safetensors")
+            with safe_open(weights, "pt") as file:
+                notes = file.metadata()
+            save_file(tensors(load_file(weights)), weights, notes)
+            del values["state"]
+        path.write_text(json.dumps({**values, **settings}))
+
+    return change
+
+
+def weights_with(change):
+    def changed(folder):
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path, {"format": "pt"})
+        state = json.loads((folder / "few_shot" / "state.json").read_text())
+        (folder / "few_shot" / "state.json").write_text(json.dumps({**state, "weights": weights_digest(folder)}))
+
+    return changed
+
+
+def config_with(**values):
+    def changed(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return changed
+
+
+def nan_in(name):
+    return lambda tensors: {**tensors, name: torch.full_like(tensors[name], torch.nan)}
+
+
+def without(name):
+    return lambda tensors: {key: value for key, value in tensors.items() if key != name}
+
+
+def one_more_row(name):
+    return lambda tensors: {**tensors, name: torch.cat([tensors[name], tensors[name][:1]])}
+
+
+def twice_the_first_class(tensors):
+    return {**tensors, "head.counts": tensors["head.counts"][[0, 0]], "head.sums": tensors["head.sums"][[0, 0]]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (weights_with(lambda _: {}), "no weights for .* would be random"),
+        (weights_with(without("head.weight")), "no weights for head.weight"),
+        (weights_with(nan_in("head.bias")), "head.bias hold NaN"),
+        (weights_with(nan_in("backbone.embeddings.word_embeddings.weight")), "hold NaN or infinite values"),
+        (weights_with(one_more_row("head.weight")), "does not load as a few-shot model"),
+        (weights_with(lambda tensors: {**tensors, "head.extra": torch.ones(2)}), "head.extra have no place in it"),
+        (config_with(architectures=["BertModel"]), "names the classes .'BertModel'., and it can be one of"),
+        (config_with(architectures=[]), "names the classes"),
+        (config_with(id2label={"0": "animal", "1": "animal"}), "each needs one of its own"),
+        (config_with(id2label={"0": "animal", "1": "water"}), "are not those of few_shot"),
+        (state_with(nan_in("head.sums")), "damaged or incomplete: head.sums hold NaN"),
+        (state_with(one_more_row("head.counts")), "damaged or incomplete"),
+        (state_with(twice_the_first_class), "two of its classes are the same"),
+        (state_with(classes=["animal", "animal"]), "a class is there twice"),
+        (state_with(classes=["animal", "thing", "water"]), "it is of 3 classes"),
+        (state_with(state="0"), "state.safetensors is not what was written"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), "somebody replaced one of the two"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights as safetensors"),
+    ],
+)
+def test_weights_and_states_that_do_not_fit_are_refused(saved, tmp_path, change, message):
+    shutil.copytree(saved, tmp_path / "model")
+    change(tmp_path / "model")
+    with pytest.raises(FewShotError, match=message):
+        FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def saved(backbone, tmp_path_factory):
+    classifier = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS, LABELS)
+    return classifier.save_pretrained(tmp_path_factory.mktemp("saved") / "model")

@@ -160,7 +160,7 @@ def test_a_whole_dual_encoder_with_lora_on_both_towers(hub_environment, tmp_path
          "is_class. Did you mean 'name'?"),
         (["--data.test_split", "nowhere"], "has no split 'nowhere'; it has base, validation, novel"),
         (["--model.image.model_name_or_path", "hf-fsl/nowhere"], "model.image.model_name_or_path: "
-         "hf-fsl/nowhere (revision main) does not load as an image tower"),
+         "hf-fsl/nowhere does not load as an image tower"),
         (["--data.max_train_samples", "17", "--training.max_steps", "9"], "at least 2 pairs"),
         (["--training.per_device_train_batch_size=1", "--training.gradient_accumulation_steps=1"], "at least 2, or"),
     ],
