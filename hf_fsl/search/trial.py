@@ -108,7 +108,7 @@ class AdapterTrial:
     def __call__(self, architecture: Architecture, context: TrialContext) -> Evaluation:
         """Trains and measures one architecture; see :data:`hf_fsl.search.study.TrialFunction`."""
         accelerator = context.accelerator or self.accelerator
-        started, before = time.perf_counter(), context.seconds
+        started = time.perf_counter()
         model = self.adapted(architecture)
         costs = self.latency(model, architecture, accelerator)
         limit = self.search.max_latency
@@ -116,14 +116,22 @@ class AdapterTrial:
             raise Infeasible({"max_latency": costs["merged_latency"] / limit - 1})
         costs["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
         meter = self._metered(model, architecture)
-        spent = context.token_flops
+        spent = {"token_flops": 0.0, "seconds": 0.0}
+        """Kept in the checkpoints: what a dead worker did after the last one is done again, and counts once."""
+        last = {"flops": 0.0, "time": started}
+
+        def count() -> None:
+            now = time.perf_counter()
+            spent["token_flops"] += (meter.flops - last["flops"]) * accelerator.num_processes
+            spent["seconds"] += now - last["time"]
+            last["flops"], last["time"] = meter.flops, now
+            context.token_flops, context.seconds = spent["token_flops"], spent["seconds"]
 
         def measure(current: nn.Module) -> dict[str, float]:
             logits = predict_logits(current, self.validation, accelerator, self.few_shot.per_device_eval_batch_size)
             _require_finite(logits, architecture)  # of every process alike: all have all logits
             values = compute_metrics(self.metrics, logits, self.labels)
-            context.seconds = before + time.perf_counter() - started
-            context.token_flops = spent + meter.flops * accelerator.num_processes
+            count()
             measured = {**values, **costs, "seconds": context.seconds, "token_flops": context.token_flops}
             self._last_logits = logits
             return {name: float(measured[name]) for name in dict.fromkeys([*self.search.objectives, *self.metrics])}
@@ -135,7 +143,8 @@ class AdapterTrial:
         }
 
         def at_step(step: int, current: nn.Module) -> None:
-            if step in rungs and rungs[step] not in context.reported:
+            count()
+            if step in rungs:
                 values = measure(current)
                 context.report(rungs[step], {name: values[name] for name in self.search.objectives})
 
@@ -158,6 +167,7 @@ class AdapterTrial:
                 folder=context.folder,
                 head=self.head,
                 identity={"architecture": architecture.key, "seed": self.seed, "model and examples": self.about},
+                notes=spent,
                 progress_bar=False,
             )  # fmt: skip
         finally:
@@ -174,6 +184,7 @@ class AdapterTrial:
     def adapted(self, architecture: Architecture) -> nn.Module:
         """A fresh model with the adapter, the same every time."""
         start = self.start
+        set_seed(self.seed)  # for devices, whose dropout would go on from the trial before
         torch.set_rng_state(self._random_state)
         model = attach_adapter(copy.deepcopy(self.model), to_adapter_config(architecture, self.sites), self.head)
         if start is not None:

@@ -92,6 +92,7 @@ def train(
     head: Sequence[str] = (),
     evaluate: Evaluate | None = None,
     identity: dict[str, Any] | None = None,
+    notes: dict[str, Any] | None = None,
     log: Log | None = None,
     say: Callable[[str], None] | None = None,
     progress_bar: bool = True,
@@ -112,6 +113,7 @@ def train(
         head: modules trained with ``head_learning_rate``.
         evaluate: model -> validation metrics, ``metric_for_best_model`` among them.
         identity: what makes this run this run; a checkpoint with another identity is refused.
+        notes: plain values that are kept in every checkpoint, and updated by what is in the one that is gone on from.
         log: called with scalars and the step. Of one that has ``rewind``, it is called first, with the step that
             training starts after: what was logged of later ones is not of this training.
         say: told what is resumed, or why nothing is, and that very few steps are planned.
@@ -148,6 +150,8 @@ def train(
         state, best = load_checkpoint(resumed, accelerator, wrapped, optimizer, identity)
         progress = Progress(**state["progress"])
         scheduler.load_state_dict(state["scheduler"])
+        if notes is not None:
+            notes.update(state.get("notes") or {})
     elif accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -169,7 +173,7 @@ def train(
             progress.wall_seconds = time.perf_counter() - started
             progress.window_loss = _finite(float(window), progress.step)  # a sum: only looked at, never shown
             state = {"step": progress.step, "progress": asdict(progress), "scheduler": scheduler.state_dict(),
-                     "identity": identity}  # fmt: skip
+                     "identity": identity, "notes": notes}  # fmt: skip
             save_checkpoint(folder, accelerator, wrapped, optimizer, state, best, config.save_total_limit)
             last_saved = progress.step
         saved_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -22,6 +23,7 @@ from hf_fsl.search.study import (
     run_study,
 )
 from hf_fsl.search.study.identity import claim
+from hf_fsl.search.study.liveness import Liveness
 from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import distributions, free_ordinal, parameters_of
 
@@ -262,3 +264,68 @@ def test_an_interrupted_trial_is_run_again_from_its_checkpoint(tmp_path):
     tried = runner(rungs=[0.5], reduction_factor=50.0)
     assert len(tried) == 6 and folders[3] == folders[2]
     assert [t.number for t in tried] == [0, 1, *range(3, 7)]
+
+
+class Killed(BaseException):
+    """What Optuna does not catch, as it does not catch SIGKILL: the trial is left running."""
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_killed_worker_alone_comes_to_the_trials_of_one_that_was_not(sampler, tmp_path, monkeypatch):
+    options = {
+        "trials": 14,
+        "rungs": [0.5],
+        "sampler": sampler,
+        "startup": 4,
+        "heartbeat": 30,
+        "reduction_factor": 2.0,
+    }
+    whole = Runner(tmp_path / "whole")(**options)
+    assert sampler == "nsga2" or sum(t.stopped for t in whole) > 0
+    # At which call of each moment the worker dies, as a trial is asked for, proposed, trained, reported, done.
+    deaths = {"worker": 4, "architecture": 6, "training": 8, "rung.0": 11, "goes_on.0": 12, "trained": 9}
+
+    def reach(moment):
+        if moment in deaths:
+            deaths[moment] -= 1
+            if not deaths[moment]:
+                del deaths[moment]
+                raise Killed
+
+    class Dying(Runner):
+        def evaluate(self, architecture, context):
+            reach("training")
+            found = super().evaluate(architecture, context)
+            reach("trained")
+            return found
+
+    setter = optuna.trial.Trial.set_user_attr
+
+    def set_user_attr(trial, key, value):
+        if key.startswith("worker"):
+            reach("worker")
+        setter(trial, key, value)
+        reach(key)
+
+    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", set_user_attr)
+    runner, found = Dying(tmp_path / "cut"), None
+    while found is None:
+        with contextlib.suppress(Killed):
+            found = runner(**options)
+    assert not deaths and not list((tmp_path / "cut" / "workers").iterdir())
+
+    def plain(tried):
+        return [(t.architecture, t.values, t.stopped, t.details) for t in tried]
+
+    assert plain(found) == plain(whole)
+
+
+def test_who_is_alive_is_known_by_its_lock(tmp_path):
+    mine, other = Liveness(tmp_path, whole=True), Liveness(tmp_path, whole=True)
+    assert not mine.is_dead(other.name) and not mine.is_dead(mine.name) and not mine.is_dead("elsewhere")
+    assert not mine.is_dead(None)  # the other may be about to say so
+    other._lock.release()
+    assert mine.is_dead(other.name) and mine.is_dead(None)
+    assert not Liveness(tmp_path / "shared", whole=False).is_dead(None)
+    mine.clean()
+    assert not list((tmp_path / "workers").iterdir())

@@ -20,6 +20,7 @@ from hf_fsl.search.space import Architecture, SearchSpace
 from hf_fsl.search.study.budget import ProgressBar, counted
 from hf_fsl.search.study.group import Group
 from hf_fsl.search.study.identity import claim
+from hf_fsl.search.study.liveness import Liveness
 from hf_fsl.search.study.objective import IN_VAIN, Objective, Surplus, is_exhausted
 from hf_fsl.search.study.samplers import SpaceSampler
 from hf_fsl.search.study.storage import PatientStorage, fail_stale_trials, open_storage
@@ -41,9 +42,10 @@ def run_study(
 ) -> list[Tried]:
     """Works on a study until its budget is spent, beside whoever else does.
 
-    Returns when nobody runs a trial of it any more; a worker that died in the meantime is noticed, and its trial run
-    again. What is finished is never run again: a study that was stopped goes on where it was. Every process of a
-    launch calls it; trials are run by all of them together.
+    Returns when nobody runs a trial of it any more; a worker that died in the meantime is noticed (at once if it
+    shared ``folder``), and its trial run again. What is finished is never run again: a study that was stopped or
+    killed goes on where it was, and one worker alone comes to the same trials as if it had not been. Every process of
+    a launch calls it; trials are run by all of them together.
 
     Args:
         function: runs one architecture, see :class:`TrialContext`.
@@ -93,6 +95,8 @@ class _Worker:
         storage = open_storage(
             study_url(config, self.folder), config.heartbeat, config.max_retries, config.wait_for_storage, self.say
         )
+        liveness = Liveness(self.folder, whole=config.storage is None)
+        storage.is_dead, self.objective.worker = liveness.is_dead, liveness.name
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
@@ -100,8 +104,10 @@ class _Worker:
             claim(study, {**identity, "objectives": list(config.objectives), "sampler": config.sampler}, mine)
             with ProgressBar(self.budget, progress) as bar:
                 self._until_done(study, storage, bar)
+            liveness.clean()
             return finished_trials(study, config.objectives)
         finally:
+            liveness.release()
             optuna.logging.set_verbosity(verbosity)
             storage.remove_session()
             storage.engine.dispose()

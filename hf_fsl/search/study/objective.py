@@ -16,6 +16,7 @@ from hf_fsl.search.study.budget import Budget
 from hf_fsl.search.study.group import Group
 from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import SpaceSampler
+from hf_fsl.search.study.storage import worker_key
 from hf_fsl.search.study.trials import (
     FINISHED,
     Evaluation,
@@ -52,6 +53,8 @@ class Objective:
         self.space, self.function, self.config, self.group = space, function, config, group
         self.folder, self.sampler = folder, sampler
         self.budget = Budget.of(config)
+        self.worker: str | None = None
+        """Name of this worker."""
         self.in_vain = 0
         """Proposals in a row that broke a constraint."""
         self.current: int | None = None
@@ -61,6 +64,7 @@ class Objective:
 
     def __call__(self, trial: optuna.Trial) -> list[float]:
         self.current = trial.number
+        trial.set_user_attr(worker_key(trial.number), self.worker)
         if self._is_surplus(trial):
             raise Surplus
         for name, value in (("origin", trial.number), ("ordinal", self.sampler.ordinal)):
@@ -103,7 +107,7 @@ class Objective:
             reported={
                 number: attributes[f"rung.{number}"]
                 for number in range(len(self.config.rungs))
-                if f"rung.{number}" in attributes
+                if attributes.get(f"goes_on.{number}")
             },
         )
         context.decide = self._decider(trial, context)
@@ -146,6 +150,7 @@ class Objective:
                     and (found := rung_of(other, rung)) is not None
                 ]
                 verdict = goes_on(values, others, self.config.objectives, self.config.reduction_factor)
+                trial.set_user_attr(f"goes_on.{rung}", verdict)
             finally:
                 self.group.share(verdict)  # whatever happened here, the others wait for a word
             return verdict

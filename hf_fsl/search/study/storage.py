@@ -33,12 +33,13 @@ class StorageAway(SearchError):
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's relational storage, except for two things.
+    """Optuna's relational storage, except for three things.
 
     A storage that stops to answer is waited for: every call is repeated until it is back, so that a worker keeps its
     trial. And a trial is taken for dead where its heartbeat has not moved for ``grace_period`` seconds *while this
     process saw the storage answer*: Optuna compares the clock of the database, by which after an outage every trial
-    would be dead, and never judges a trial whose worker died before its first heartbeat.
+    would be dead, and never judges a trial whose worker died before its first heartbeat. And of a worker that
+    ``is_dead`` knows to be dead the trial is dead at once.
 
     Args:
         url: of SQLAlchemy.
@@ -54,6 +55,8 @@ class PatientStorage(RDBStorage):
         self.longest_wait, self.say = longest_wait, say or _to_stderr
         self.lost: StorageAway | None = None
         """Set once the storage is given up: Optuna's own clean-up then fails too, and hides why."""
+        self.is_dead: Callable[[str | None], bool] = lambda worker: False
+        """Whether the worker of a running trial, by the name in its :func:`worker_key`, is known to be dead."""
         self._seen: dict[int, tuple[Any, float]] = {}
         options: dict[str, Any] = {"pool_pre_ping": True}
         if url.startswith("sqlite"):
@@ -75,7 +78,12 @@ class PatientStorage(RDBStorage):
             trial: seen if (seen := self._seen.get(trial)) is not None and seen[0] == beat else (beat, now)
             for trial, beat in beats.items()
         }
-        return [trial for trial, (_, since) in self._seen.items() if now - since > self.grace_period]
+        grace = self.grace_period
+        return [trial for trial, (_, since) in self._seen.items() if now - since > grace or self._is_orphan(trial)]
+
+    def _is_orphan(self, trial_id: int) -> bool:
+        trial = self.get_trial(trial_id)
+        return self.is_dead(trial.user_attrs.get(worker_key(trial.number)))
 
     def _heartbeats(self, study_id: int) -> dict[int, Any]:
         """The last heartbeat of each running trial, None where there was none yet."""
@@ -215,6 +223,11 @@ def shown(url: str) -> str:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return "of search.storage"
+
+
+def worker_key(number: int) -> str:
+    """The attribute that names the worker of a trial; what runs it again has another number, and its own."""
+    return f"worker.{number}"
 
 
 def fail_stale_trials(study: optuna.Study) -> None:

@@ -58,7 +58,7 @@ class TrialContext:
     the trial's first worker reported last."""
     seconds: float = 0.0
     reported: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Rungs that were reported before the trial's first worker died."""
+    """Rungs that the trial had passed before its first worker died."""
     decide: Callable[[int, dict[str, float]], bool] = lambda rung, values: True
 
     def report(self, rung: int, values: Mapping[str, float]) -> None:
