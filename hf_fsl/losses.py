@@ -22,7 +22,8 @@ class ClassificationLoss:
     Args:
         multi_label: labels are multi-hot ``(N, C)`` rather than indices ``(N,)``.
         class_weights: ``(C,)``, weight of each class.
-        label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016); single-label only.
+        label_smoothing: share of the target spread evenly over the classes (Szegedy et al. 2016); of a multi-label
+            task over the two answers, yes and no, of each class.
     """
 
     multi_label: bool = False
@@ -34,7 +35,8 @@ class ClassificationLoss:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         weights = self.class_weights.to(logits) if self.class_weights is not None else None
         if self.multi_label:
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits), weight=weights, reduction="sum")
+            targets = labels.to(logits) * (1 - self.label_smoothing) + self.label_smoothing / 2
+            return F.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
         return F.cross_entropy(logits, labels, weight=weights, reduction="sum", label_smoothing=self.label_smoothing)
 
     def denominator(self, labels: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, h
 
     Args:
         model: a transformers model; changed in place.
-        adapter: our config, or a ``peft.PeftConfig``, which is taken as it is, but for the head: that is added to
-            its ``modules_to_save``, since a new head that is not trained and saved is of no use.
+        adapter: our config, or a ``peft.PeftConfig``, of which a copy is taken as it is, but for the head: that is
+            added to its ``modules_to_save``, since a new head that is not trained and saved is of no use.
         head: names of the modules of the classification head, trained in full with every method.
 
     Returns:
@@ -56,7 +57,7 @@ def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, h
     Raises:
         AdapterError: the adapter matches nothing in this model, or cannot do what is asked of it.
     """
-    given: Any = adapter
+    given: Any = copy.deepcopy(adapter)
     if isinstance(adapter, AdapterConfig):
         if adapter.peft_config is not None:
             given = _stored_config(adapter.peft_config)

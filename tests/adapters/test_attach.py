@@ -159,3 +159,13 @@ def test_rank_pattern_of_a_method_without_ranks_is_refused(tiny_model):
 def test_rank_pattern_that_matches_nothing_is_refused(tiny_model):
     with pytest.raises(AdapterError, match="matches no module"):
         attach_adapter(tiny_model("bert"), AdapterConfig(rank_pattern={"qery": 4}), ["classifier"])
+
+
+def test_the_config_of_the_caller_stays_as_it_is(tiny_model):
+    given = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["pooler.dense"])
+    before = copy.deepcopy(given)
+    first = attach_adapter(tiny_model("bert"), given, ["classifier"])
+    assert given == before
+    second = attach_adapter(tiny_model("bert"), given, ["classifier"])
+    for model in (first, second):
+        assert set(model.active_peft_config.modules_to_save) == {"classifier", "pooler.dense"}
