@@ -23,6 +23,8 @@ from hf_fsl.metrics import (
     compute_metrics,
     confusion_matrix,
     correct,
+    f1_difference,
+    macro_f1,
     paired_difference,
     predicted_labels,
     probabilities_of,
@@ -65,7 +67,17 @@ def sample_inputs(split: datasets.Dataset, task: Task, count: int) -> list[Any]:
 def compare(
     name: str, ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray, config: EvaluationConfig
 ) -> Comparison:
-    """Accuracy of another method and the paired difference, both over the same test examples."""
+    """Accuracy of another method and the paired difference, both over the same test examples.
+
+    Of multi-hot predictions ``(N, C)`` macro F1, since hardly any is right in every label.
+    """
+    if labels.ndim == 2:
+        return Comparison(
+            name=name,
+            metric="macro_f1",
+            baseline=Measurement(value=macro_f1(theirs, labels), n=len(labels)),
+            difference=f1_difference(ours, theirs, labels, config.bootstrap_resamples, seed=0),
+        )
     right, other = correct(ours, labels), correct(theirs, labels)
     return Comparison(
         name=name,

@@ -64,6 +64,7 @@ def fine_tune_seed(
     Raises:
         BackboneError, AdapterError, CheckpointError: see the modules they come from.
     """
+    config = config.resolved()
     task, training = splits.task, config.training
     set_seed(seed)
     classifier = load_classifier(config.model, task)

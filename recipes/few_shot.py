@@ -22,11 +22,12 @@ from hf_fsl.classifier import FewShotClassifier
 from hf_fsl.classifier.backbones import load_backbone
 from hf_fsl.classifier.publishing import export, write_few_shot_bundle
 from hf_fsl.config import FewShotRecipeConfig, run_recipe, to_dict
-from hf_fsl.few_shot.evaluation import evaluate, meta_trained
+from hf_fsl.few_shot.evaluation import draw_episodes, evaluate, meta_trained
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
 from hf_fsl.few_shot.recording import build_record, measure_classifier, report, write_predictions
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.worth import cautions
 from hf_fsl.resources import portable
 from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.templates import label_words
@@ -44,6 +45,8 @@ def main(config: FewShotRecipeConfig) -> None:
 
     with accelerator.main_process_first():
         pools = load_pools(config)
+        drawn = draw_episodes(config, pools)
+        support, test = fitting_and_test(pools, config)
         model = config.model
         backbone = load_backbone(
             model.model_name_or_path, pooling=config.pooling, revision=model.revision, max_length=model.max_length,
@@ -54,10 +57,9 @@ def main(config: FewShotRecipeConfig) -> None:
         f"{len(pools.query)} queries, {len(pools.base)} examples of other classes")  # fmt: skip
     trained = meta_trained(config, pools, backbone, accelerator)
     backbones = {False: backbone} | ({True: trained.backbone} if trained is not None else {})
-    episodes = evaluate(config, pools, backbones, accelerator)
+    episodes = evaluate(config, pools, drawn, backbones, accelerator)
 
     if accelerator.is_main_process:
-        support, test = fitting_and_test(pools, config)
         classifier = FewShotClassifier(
             backbones[trained is not None],
             head=asked.head,
@@ -89,7 +91,7 @@ def main(config: FewShotRecipeConfig) -> None:
         )  # fmt: skip
         record.save(output / "run_record.json")
         write_predictions(output / "predictions.parquet", measured)
-        for line in report(record):
+        for line in [*report(record), *(f"warning: {why}" for why in cautions(record))]:
             say(line)
 
         bundle = write_few_shot_bundle(output / "bundle", classifier, exported, record, trained)

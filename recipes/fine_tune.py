@@ -25,6 +25,7 @@ from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.worth import cautions
 from hf_fsl.inputs import label_tensor
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.reporting import build_record, compare, sample_inputs, write_predictions
@@ -37,7 +38,7 @@ VERIFIED = 16
 
 
 def main(config: FineTuneConfig) -> None:
-    started = time.perf_counter()
+    started, config = time.perf_counter(), config.resolved()
     output = Path(config.output_dir)
     accelerator = start_accelerator(
         config.training, output, config.recipe, to_dict(config), ddp_timeout=config.ddp_timeout
@@ -80,7 +81,9 @@ def main(config: FineTuneConfig) -> None:
             low, high = value.ci95 or (float("nan"), float("nan"))
             say(f"test {name}: {value.value:.4f}  95 % [{low:.4f}, {high:.4f}]  n = {value.n}")
         for row in record.comparisons:
-            say(f"accuracy over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}")
+            say(f"{row.metric} over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}")
+        for line in cautions(record):
+            say(f"warning: {line}")
 
         adapter = None
         if isinstance(best.model, peft.PeftModel):

@@ -25,10 +25,12 @@ from hf_fsl.adapters import merge_adapter
 from hf_fsl.baselines import baseline_predictions
 from hf_fsl.config import AdapterSearchConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
+from hf_fsl.data.whole import with_all_labels
 from hf_fsl.files import write_text
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.worth import cautions
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.reporting import build_record, compare, sample_inputs
 from hf_fsl.resources import portable
@@ -55,7 +57,7 @@ def main(config: AdapterSearchConfig) -> None:
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 
     with accelerator.main_process_first():
-        splits = few_shot_splits(load_splits(config.data), config.few_shot)
+        splits = few_shot_splits(with_all_labels(load_splits(config.data), config.data), config.few_shot)
     trial = AdapterTrial(config.model, splits, config.few_shot, config.search, accelerator, config.search.seed)
     space = SearchSpace(config.space, trial.sites)
     say(f"{config.data.path}: {len(splits.task.label_names)} classes, {len(splits.train)} examples to train on, "
@@ -92,6 +94,8 @@ def main(config: AdapterSearchConfig) -> None:
             )  # fmt: skip
             record = search_record(record, config, report, members, labels)
             record.save(output / "run_record.json")
+            for line in cautions(record):
+                say(f"warning: {line}")
             merged = merge_adapter(best.model)
             bundle = write_bundle(
                 output / "bundle", model=merged, processor=best.processor, record=record, adapter_dir=chosen.adapter,

@@ -33,7 +33,7 @@ VERIFIED = 16
 
 
 def main(config: ContrastiveConfig) -> None:
-    started = time.perf_counter()
+    started, config = time.perf_counter(), config.resolved()
     output = Path(config.output_dir)
     accelerator = start_accelerator(
         config.training, output, config.recipe, to_dict(config), ddp_timeout=config.ddp_timeout

@@ -21,10 +21,11 @@ import yaml
 from hf_fsl.backbones import Backbone
 from hf_fsl.config import ZeroShotClipConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
-from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, supports_of
+from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.contrastive import DualEncoderSample, verify_dual_encoder
 from hf_fsl.hub.push import push_bundle
+from hf_fsl.hub.worth import cautions
 from hf_fsl.pipelines import ZeroShotImagePipeline
 from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
@@ -45,8 +46,10 @@ def main(config: ZeroShotClipConfig) -> None:
 
     with accelerator.main_process_first():
         splits = load_splits(config.data, zero_shot=True)
+        validation, test = tuning_and_test(splits, asked)
+        pool = supports_of(splits, test)
+        require_shots(test, pool, asked.shots)  # before anything is encoded
         pipe = load_pipeline(ZeroShotImagePipeline, "zero-shot-image-classification", config.model, accelerator.device)
-    validation, test = tuning_and_test(splits, asked)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} images of {len(validation.names)} classes, "
         f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
 
@@ -57,7 +60,6 @@ def main(config: ZeroShotClipConfig) -> None:
     if accelerator.is_main_process:
         if asked.shots:
             backbone = Backbone(pipe.model, pipe.tokenizer, image_processor=pipe.image_processor)
-            pool = supports_of(splits, test)
             compared.methods.extend(
                 k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions)
             )
@@ -68,7 +70,7 @@ def main(config: ZeroShotClipConfig) -> None:
         )  # fmt: skip
         record.save(output / "run_record.json")
         write_predictions(output / "predictions.parquet", test, compared)
-        for line in report(record):
+        for line in [*report(record), *(f"warning: {why}" for why in cautions(record))]:
             say(line)
 
         pipe.model.to("cpu")

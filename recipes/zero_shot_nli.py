@@ -20,10 +20,11 @@ import yaml
 
 from hf_fsl.config import ZeroShotNLIConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
-from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, supports_of
+from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.worth import cautions
 from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.pipelines.loading import load_pipeline
 from hf_fsl.resources import portable
@@ -52,6 +53,9 @@ def main(config: ZeroShotNLIConfig) -> None:
 
     with accelerator.main_process_first():
         splits = load_splits(config.data, zero_shot=True)
+        validation, test = tuning_and_test(splits, asked)
+        pool = supports_of(splits, test)
+        require_shots(test, pool, asked.shots)  # before anything is encoded
         nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator.device,
                             max_tokens=asked.batch_tokens)  # fmt: skip
         scorers = {"nli": mean_of_templates(spread(nli.evidence, asked, accelerator))}
@@ -60,7 +64,6 @@ def main(config: ZeroShotNLIConfig) -> None:
                 ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator.device
             )
             scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)
-    validation, test = tuning_and_test(splits, asked)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} texts of {len(validation.names)} classes, "
         f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
 
@@ -69,7 +72,7 @@ def main(config: ZeroShotNLIConfig) -> None:
 
     if accelerator.is_main_process:
         if asked.shots:
-            backbone, pool = near.label_encoder.backbone, supports_of(splits, test)
+            backbone = near.label_encoder.backbone
             compared.methods.extend(
                 k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions)
             )
@@ -80,7 +83,7 @@ def main(config: ZeroShotNLIConfig) -> None:
         )  # fmt: skip
         record.save(output / "run_record.json")
         write_predictions(output / "predictions.parquet", test, compared)
-        for line in report(record):
+        for line in [*report(record), *(f"warning: {why}" for why in cautions(record))]:
             say(line)
 
         bundle = write_bundle(output / "bundle", model=nli.model, processor=nli.tokenizer, record=record)

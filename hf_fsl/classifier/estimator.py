@@ -137,7 +137,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise FewShotError(f"label_texts: {backbone.name} encodes no texts. Leave them out.")
         fitted = self._fitted(support, backbone)
         self.adopt(state_of(fitted, support, self.coverage, self.keep_support), fitted.backbone)
-        self.choice_, self.adapted_ = fitted.choice, fitted.adapted
+        self.choice_, self.adapted_, self.support_labels_ = fitted.choice, fitted.adapted, support.labels
         self.sample_ = support.items[:_SAMPLED]
         return self
 

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 import hf_fsl
@@ -21,13 +22,18 @@ from hf_fsl.config import HubConfig
 from hf_fsl.files import remove, temporary_beside, write_text
 from hf_fsl.hub.bundle import refuse_pickles, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
-from hf_fsl.hub.push import PushResult, push_folder
+from hf_fsl.hub.push import PushResult, UselessModel, push_folder
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import verify_model
+from hf_fsl.hub.worth import WAY_OUT, not_above
+from hf_fsl.metrics import bootstrap_interval
 from hf_fsl.modeling.export import Exported, export_model
 from hf_fsl.modeling.loading import FOLDER
 from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
+
+ENOUGH = 30
+"""Examples left out, one by one, below which their accuracy says too little to refuse a push by."""
 
 if TYPE_CHECKING:
     from hf_fsl.classifier.estimator import FewShotClassifier
@@ -66,10 +72,16 @@ def push(
     revision: str | None = None,
     commit_message: str | None = None,
     create_pr: bool = False,
+    push_anyway: bool = False,
 ) -> PushResult:
     """Saves, verifies in a fresh process, and pushes as one commit.
 
+    Args:
+        push_anyway: also a classifier that left-out examples do not show to be of any use.
+
     Raises:
+        UselessModel: on at least ``ENOUGH`` examples, each classified by a head fitted without it, it is not
+            measurably better than the most frequent class. With fewer nothing is known, and it is pushed.
         ExportError: see :func:`save`.
         BundleMismatch: what was written does not give the classifier's logits. Nothing is pushed.
         PublishError: the Hub refused, or could not be reached. Nothing half-written is left; push again.
@@ -78,6 +90,8 @@ def push(
         push_to_hub=True, hub_model_id=repo_id, hub_private_repo=private, revision=revision,
         commit_message=commit_message or "Upload few-shot classifier made with hf_fsl", create_pr=create_pr,
     )  # fmt: skip
+    if not push_anyway and (why := doubt_of(classifier)) is not None:
+        raise UselessModel(f"{repo_id} was not pushed: {why} {WAY_OUT} push_anyway=True pushes it all the same.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rpartition("/")[2]
         exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
@@ -86,6 +100,21 @@ def push(
         reference = reference_logits(exported.model, exported.processor, inputs, trained)
         verify_model(folder, task_of(classifier), inputs, reference)
         return push_folder(folder, hub, token=token)
+
+
+def doubt_of(classifier: FewShotClassifier) -> str | None:
+    """Why a classifier that was fitted here is not known to be of use, by its left-out examples; None where it is."""
+    choice, labels = getattr(classifier, "choice_", None), getattr(classifier, "support_labels_", None)
+    if choice is None or labels is None or choice.held_out_logits is None or classifier.adapted_ is not None:
+        return None
+    logits, classes = choice.held_out_logits.numpy(), labels.numpy()
+    left_out = ~np.isnan(logits).any(1)
+    if left_out.sum() < ENOUGH:
+        return None
+    logits, classes = logits[left_out], classes[left_out]
+    floor = float(np.bincount(classes).max() / len(classes))
+    measured = bootstrap_interval("accuracy", logits, classes)
+    return not_above(measured, floor, "accuracy", "always the same answer, the most frequent one")
 
 
 def _write(classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str) -> Path:

@@ -24,6 +24,9 @@ def add_commands(commands: Any) -> None:
     push.add_argument("--revision", help="branch to push to; created where it does not exist")
     push.add_argument("--create-pr", action="store_true")
     push.add_argument("--message")
+    push.add_argument(
+        "--push-anyway", action="store_true", help="even if it is not measurably better than the most frequent class"
+    )
     push.set_defaults(run=_push)
 
 
@@ -55,6 +58,7 @@ def _push(options: argparse.Namespace) -> int:
         revision=options.revision,
         create_pr=options.create_pr,
         commit_message=options.message,
+        push_anyway=options.push_anyway,
     )
     result = push_bundle(Path(options.bundle), hub)
     print(result)

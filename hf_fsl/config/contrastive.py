@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hf_fsl.config.sections import DDP_TIMEOUT, HubConfig, TrainingConfig, _at_least, _between
@@ -213,6 +213,13 @@ class ContrastiveConfig:
     output_dir: str = "outputs/train_contrastive"
     ddp_timeout: float = DDP_TIMEOUT
     """Seconds for which the processes of a launch wait for each other."""
+
+    def resolved(self) -> ContrastiveConfig:
+        """With what its ``null`` stand for: as it is printed, recorded and run."""
+        in_full = any(
+            tower.method == "full" and not tower.from_config for tower in (self.model.image, self.model.text)
+        )
+        return replace(self, training=self.training.resolved(in_full))
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")

@@ -7,9 +7,10 @@ import difflib
 import functools
 import math
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -202,10 +203,29 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
     except ArgumentError:
         problems.append(f"{name}: expected {_describe(kind)}, got {value!r}")
         return _INVALID
+    if not _nulls_allowed(kind, read):
+        problems.append(f"{name}: expected {_describe(kind)}, got null; leave it out for the default")
+        return _INVALID
     if not _finite(read):
         problems.append(f"{name}: expected finite numbers, got {value if isinstance(value, str) else read}")
         return _INVALID
     return read
+
+
+def _nulls_allowed(kind: Any, value: Any) -> bool:
+    """Whether each null in a value is where its type has one; the parser lets it through everywhere."""
+    if kind is Any:
+        return True
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if value is None:
+        return type(None) in options
+    if isinstance(value, Mapping):
+        parts = [arguments for one in options if get_origin(one) is dict and (arguments := get_args(one))]
+        return not parts or any(all(_nulls_allowed(of, each) for each in value.values()) for _, of in parts)
+    if isinstance(value, list):
+        parts = [arguments for one in options if get_origin(one) is list and (arguments := get_args(one))]
+        return not parts or any(all(_nulls_allowed(of, each) for each in value) for (of,) in parts)
+    return True
 
 
 def _finite(value: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -160,7 +160,8 @@ class AdapterConfig:
 class TrainingConfig:
     """The optimisation, its checkpoints and its trackers."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
+    """``null``: 5e-5 where pre-trained weights are trained in full, else (adapters, heads, random weights) 1e-3."""
     head_learning_rate: float | None = None
     """Of the classification head, where it should differ from the rest."""
     num_train_epochs: float = 3.0
@@ -208,6 +209,16 @@ class TrainingConfig:
     log_with: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     """Trackers beside ``metrics.jsonl``, which is always written."""
     dataloader_num_workers: int = 0
+
+    def resolved(self, in_full: bool) -> TrainingConfig:
+        """With the learning rate that it stands for.
+
+        Args:
+            in_full: whether pre-trained weights are trained themselves.
+        """
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=5e-5 if in_full else 1e-3)
 
     def problems(self) -> Iterator[str]:
         for name in ("learning_rate", "head_learning_rate", "num_train_epochs", "max_grad_norm", "save_minutes"):
@@ -262,6 +273,9 @@ class HubConfig:
     """Whether and where the result is published, and what the card says beyond the measurements."""
 
     push_to_hub: bool = False
+    push_anyway: bool = False
+    """Also a model whose interval on test is not above what the most frequent class gives (of multi-label ones: by
+    macro F1)."""
     hub_model_id: str | None = None
     hub_private_repo: bool = False
     revision: str | None = None
@@ -291,6 +305,11 @@ class FineTuneConfig:
     output_dir: str = "outputs/fine_tune"
     ddp_timeout: float = DDP_TIMEOUT
     """Seconds for which the processes of a launch wait for each other."""
+
+    def resolved(self) -> FineTuneConfig:
+        """With what its ``null`` stand for: as it is printed, recorded and run."""
+        in_full = self.adapter.method == "none" and self.adapter.peft_config is None and not self.model.from_config
+        return replace(self, training=self.training.resolved(in_full))
 
     def problems(self) -> Iterator[str]:
         yield from _at_least(self, 1, "ddp_timeout")

@@ -61,6 +61,7 @@ def train_towers(
     Raises:
         BackboneError, AdapterError, CheckpointError: see the modules they come from.
     """
+    config = config.resolved()
     training, templates = config.training, config.data.label_templates
     (seed,) = training.seeds
     set_seed(seed)

@@ -44,19 +44,13 @@ def k_shot_rows(
     Raises:
         ZeroShotError: a class with too few examples for k.
     """
-    own = pool is None
-    given = test if pool is None else pool
+    own, given = require_shots(test, pool, shots)
     queries = backbone.encode(test.inputs, progress=True)
     supports = queries if own else backbone.encode(given.inputs, progress=True)
     prior = label_prior(backbone, test.names, templates, label_words(test.names, descriptions))
     labels = torch.as_tensor(test.labels)
     rows = []
     for k in shots:
-        needed = k + 1 if own else k
-        counts = np.bincount(given.labels, minlength=len(test.names))
-        short = [f"{name!r} has {count}" for name, count in zip(test.names, counts, strict=True) if count < needed]
-        if short:
-            raise ZeroShotError(f"zero_shot.shots: {k} needs {needed} examples of every class; {', '.join(short)}.")
         accuracies: dict[str, list[float]] = {}
         for seed in range(DRAWS):
             order = np.random.default_rng([seed, k]).permutation(len(given.labels))
@@ -75,6 +69,26 @@ def k_shot_rows(
             title = f"{k} labelled of each class" + (f", {name}" if name else "")
             rows.append(MethodRecord(name=title, settings={}, validation=None, test=measured))
     return rows
+
+
+def require_shots(
+    test: LabelledInputs, pool: LabelledInputs | None, shots: Sequence[int]
+) -> tuple[bool, LabelledInputs]:
+    """Whether supports come from the test itself, and where they come from.
+
+    Raises:
+        ZeroShotError: classes with too few examples for the largest k, by name.
+    """
+    own, given = pool is None, test if pool is None else pool
+    most = max(shots, default=0)
+    needed = most + 1 if own else most
+    counts = np.bincount(given.labels, minlength=len(test.names))
+    short = [f"{name!r} has {count}" for name, count in zip(test.names, counts, strict=True) if count < needed]
+    if shots and short:
+        raise ZeroShotError(
+            f"zero_shot.shots: {most} needs {needed} examples of every class; {', '.join(short)}. Lower it."
+        )
+    return own, given
 
 
 def usual_heads(support: Tensor, labels: Tensor, prior: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:

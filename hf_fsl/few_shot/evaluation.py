@@ -64,16 +64,19 @@ def meta_trained(
     )  # fmt: skip
 
 
-def evaluate(
-    config: FewShotRecipeConfig, pools: Pools, backbones: dict[bool, Backbone], accelerator: Accelerator
-) -> EpisodesRecord:
-    """Answers the episodes; every process gets the whole result.
+@dataclass(frozen=True)
+class Drawn:
+    """The episodes of one k, and those whose classes are unbalanced, where they are asked for."""
 
-    Args:
-        backbones: by whether they were meta-trained; the untrained one is what differences are to.
+    balanced: Episodes
+    unbalanced: Episodes | None
+
+
+def draw_episodes(config: FewShotRecipeConfig, pools: Pools) -> dict[int, Drawn]:
+    """The episodes of every k: from labels alone, so that what cannot be had is said before anything is encoded.
 
     Raises:
-        EpisodeError: a class with too few examples for the episodes.
+        EpisodeError: classes with too few examples for the largest k, by name.
     """
     asked = config.episodes
     examples = pools.support if pools.same else pools.support + pools.query
@@ -82,21 +85,43 @@ def evaluate(
     if not pools.same:
         rows = np.arange(len(examples))
         masks = {"support_from": rows < first, "query_from": rows >= first}
-    encoded = {trained: _encoded(config, pools, backbone, accelerator) for trained, backbone in backbones.items()}
 
     def episodes(shots: int, queries: int, dirichlet: float | None = None) -> Episodes:
         ways = asked.n_way or len(pools.names)
         sampler = EpisodeSampler(ways, shots, queries, asked.episodes, asked.seed, dirichlet)
         return sampler.sample(examples.labels, ids=examples.ids, label_names=pools.names, **masks)
 
+    drawn = {}
+    for shots in sorted(asked.k_shot, reverse=True):
+        uneven = asked.unbalanced
+        drawn[shots] = Drawn(
+            episodes(shots, asked.n_query), episodes(shots, uneven, DIRICHLET) if uneven is not None else None
+        )
+    return drawn
+
+
+def evaluate(
+    config: FewShotRecipeConfig,
+    pools: Pools,
+    drawn: dict[int, Drawn],
+    backbones: dict[bool, Backbone],
+    accelerator: Accelerator,
+) -> EpisodesRecord:
+    """Answers the episodes; every process gets the whole result.
+
+    Args:
+        drawn: by k, of :func:`draw_episodes`.
+        backbones: by whether they were meta-trained; the untrained one is what differences are to.
+    """
+    asked = config.episodes
+    encoded = {trained: _encoded(config, pools, backbone, accelerator) for trained, backbone in backbones.items()}
     results: list[EpisodicRow] = []
     for shots in asked.k_shot:
-        drawn = episodes(shots, asked.n_query)
-        uneven = episodes(shots, asked.unbalanced, DIRICHLET) if asked.unbalanced else None
+        balanced, uneven = drawn[shots].balanced, drawn[shots].unbalanced
         reference: np.ndarray | None = None
         for trained, own in encoded.items():
             methods = _methods(config, own.base_mean)
-            found = _answers(own, drawn, methods, accelerator)
+            found = _answers(own, balanced, methods, accelerator)
             beside = _answers(own, uneven, methods, accelerator) if uneven is not None else {}
             if reference is None:
                 reference = found[asked.reference].accuracies

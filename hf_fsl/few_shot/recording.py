@@ -19,8 +19,8 @@ from hf_fsl.config import FewShotRecipeConfig, to_dict
 from hf_fsl.few_shot.pools import Examples, Pools
 from hf_fsl.metrics import confusion_matrix, paired_difference, probabilities_of
 from hf_fsl.modeling.export import Exported
-from hf_fsl.records import EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
-from hf_fsl.reporting import measure, measured_cost, prediction_table, write_tables
+from hf_fsl.records import Comparison, EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
+from hf_fsl.reporting import compare, measure, measured_cost, prediction_table, write_tables
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Task
 
@@ -39,6 +39,8 @@ class MeasuredClassifier:
     labels: np.ndarray
     inputs: list[Any]
     metrics: dict[str, Measurement]
+    majority: Comparison
+    """Of what is published with always the most frequent class of the test."""
     refusal: dict[str, Measurement | None]
 
 
@@ -67,7 +69,9 @@ def measure_classifier(
             truth = np.r_[np.zeros(len(known)), np.ones(len(unknown))]
             refusal["auroc"] = Measurement(value=float(roc_auc_score(truth, np.r_[known, unknown])), n=len(unknown))
     metrics = measure(logits, labels, task, config.evaluation)
-    return MeasuredClassifier(task, logits, labels, test.inputs, metrics, refusal)
+    most = np.full(len(labels), np.bincount(labels).argmax())
+    majority = compare("majority", logits.argmax(-1), most, labels, config.evaluation)
+    return MeasuredClassifier(task, logits, labels, test.inputs, metrics, majority, refusal)
 
 
 def build_record(
@@ -107,6 +111,7 @@ def build_record(
             truncation=classifier.backbone_.truncation(pools.support.inputs + pools.query.inputs) if text else None,
         ),
         metrics=measured.metrics,
+        comparisons=[measured.majority],
         episodes=episodes,
         head=HeadRecord(
             shots=dict(zip(task.label_names, state.counts, strict=True)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,15 @@ from hf_fsl.errors import UserError
 from hf_fsl.hub.any_record import AnyRecord, load_record, pipeline_tag, render
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
 from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
+from hf_fsl.hub.worth import WAY_OUT, doubt
 
 
 class PublishError(UserError, RuntimeError):
     """A push that did not happen, or whose confirmation was lost; the bundle is as it was."""
+
+
+class UselessModel(PublishError):
+    """A push of a model that is not known to be better than no model at all."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def publish(
 
     Raises:
         BundleMismatch: it does not give the trained model's logits.
-        PublishError: the Hub refused, or could not be reached.
+        UselessModel, PublishError: see :func:`push_bundle`.
     """
     verify_bundle(bundle, inputs, logits)
     return push_bundle(bundle, hub, endpoint=endpoint) if hub.push_to_hub else None
@@ -57,12 +62,21 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
 
     Raises:
         BundleMismatch: the bundle was never verified, or changed since.
+        UselessModel: by its record, it is not measurably better than no model, and neither ``hub.push_anyway`` nor
+            that of its run says that it is pushed all the same.
         PublishError: the Hub refused, or could not be reached. Nothing half-written is left; repeat the push.
     """
     verification = require_verified(bundle)
     if hub.hub_model_id is None:
         raise PublishError("hub.hub_model_id: where to? Give user/name.")
     record = load_record(bundle / "run_record.json")
+    anyway = hub.push_anyway or record.config.get("hub", {}).get("push_anyway", False)
+    if not anyway and (why := doubt(record)) is not None:
+        command = _command(bundle, replace(hub, push_anyway=True))
+        raise UselessModel(
+            f"{hub.hub_model_id} was not pushed: {why} {WAY_OUT} The bundle is whole in {bundle}. hub.push_anyway: "
+            f"true pushes it all the same, as does: {command}"
+        )
     card = _card(bundle, record, verification, hub.hub_model_id)
     message = hub.commit_message or f"Upload {pipeline_tag(record)} model made with hf_fsl"
     again = f"The bundle is whole in {bundle}; repeat with: {_command(bundle, hub)}"
@@ -208,5 +222,6 @@ def _command(bundle: Path, hub: HubConfig) -> str:
     words += ["--private"] if hub.hub_private_repo else []
     words += ["--revision", hub.revision] if hub.revision is not None else []
     words += ["--create-pr"] if hub.create_pr else []
+    words += ["--push-anyway"] if hub.push_anyway else []
     words += ["--message", hub.commit_message] if hub.commit_message is not None else []
     return shlex.join(words)

@@ -1,12 +1,20 @@
 """Metrics with intervals: as ``evaluate.Metric`` objects and as functions of arrays."""
 
 from hf_fsl.metrics.classification import MCC, Accuracy, ExpectedCalibrationError, MacroF1
-from hf_fsl.metrics.functions import confusion_matrix, correct, predicted_labels, probabilities_of, softmax
+from hf_fsl.metrics.functions import (
+    confusion_matrix,
+    correct,
+    macro_f1,
+    predicted_labels,
+    probabilities_of,
+    softmax,
+)
 from hf_fsl.metrics.measuring import (
     OURS,
     MetricError,
     bootstrap_interval,
     compute_metrics,
+    f1_difference,
     paired_difference,
     seeds_interval,
 )
@@ -22,6 +30,8 @@ __all__ = [
     "compute_metrics",
     "confusion_matrix",
     "correct",
+    "f1_difference",
+    "macro_f1",
     "paired_difference",
     "predicted_labels",
     "probabilities_of",

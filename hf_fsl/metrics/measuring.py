@@ -94,6 +94,19 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int = 200
     )
 
 
+def f1_difference(
+    ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> Measurement:
+    """Difference in macro F1 of multi-hot predictions ``(N, C)``, with a paired bootstrap 95 % interval."""
+    of, other = (_resampler("macro_f1", labels, predictions, labels) for predictions in (ours, theirs))
+    draws = np.concatenate([of(weights) - other(weights) for weights in _weights(len(labels), resamples, seed)])
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Measurement(
+        value=f.macro_f1(ours, labels) - f.macro_f1(theirs, labels),
+        ci95=(float(low), float(high)), n=len(labels), over="examples (paired bootstrap)",
+    )  # fmt: skip
+
+
 def seeds_interval(values: Sequence[float]) -> Measurement:
     """Mean over seeds with Student's t 95 % interval; no interval for a single seed."""
     array = np.asarray(values, dtype=float)

@@ -131,8 +131,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, head: Sequence[str]
     """AdamW over the trainable parameters; no weight decay on biases, norms and temperatures.
 
     Raises:
-        UserError: nothing is trainable.
+        UserError: nothing is trainable, or there is no learning rate.
     """
+    if config.learning_rate is None:
+        raise UserError("training.learning_rate is null, which a recipe's config resolves; here give a number.")
     decayed = set(transformers.trainer_pt_utils.get_parameter_names(model, [nn.LayerNorm], ["bias", "norm"]))
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.classifier import FewShotError, publishing
 from hf_fsl.hub.local import running
+from hf_fsl.hub.push import UselessModel
 from hf_fsl.modeling.loading import weights_digest
 
 TEXTS = ["the cat runs", "a dog sleeps", "the bird runs", "the red house", "a blue car", "the green train"]
@@ -378,3 +380,24 @@ def test_weights_and_states_that_do_not_fit_are_refused(saved, tmp_path, change,
 def saved(backbone, tmp_path_factory):
     classifier = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS, LABELS)
     return classifier.save_pretrained(tmp_path_factory.mktemp("saved") / "model")
+
+
+def test_what_left_out_examples_do_not_show_to_be_of_use_is_not_pushed(backbone, monkeypatch):
+    texts = [f"{text} {word}" for text in TEXTS for word in ("and", "the", "is", "cat", "dog", "big", "red", "sun")]
+    labels = [label for label in LABELS for _ in range(8)]
+    classifier = FewShotClassifier(backbone, prior=None).fit(texts, labels)
+    right = classifier.choice_.held_out_logits.argmax(1) == classifier.support_labels_
+    assert f"leave-one-out accuracy {float(right.double().mean()):.3f}" in classifier.reason_
+    assert right.double().mean() > 0.9 and publishing.doubt_of(classifier) is None
+    classifier.choice_ = dataclasses.replace(
+        classifier.choice_, held_out_logits=classifier.choice_.held_out_logits.roll(1, dims=1)
+    )
+    assert "accuracy on 48 held-out examples is 0." in publishing.doubt_of(classifier)
+    with pytest.raises(UselessModel, match="me/m was not pushed: .* push_anyway=True pushes it"):
+        classifier.push_to_hub("me/m")
+    monkeypatch.setattr(publishing, "export", lambda *arguments: pytest.fail("asked for, it is on its way"))
+    with pytest.raises(pytest.fail.Exception):
+        classifier.push_to_hub("me/m", push_anyway=True)
+    few = FewShotClassifier(backbone).fit(TEXTS, LABELS)  # six left out one by one say nothing
+    few.choice_ = dataclasses.replace(few.choice_, held_out_logits=few.choice_.held_out_logits.roll(1, dims=1))
+    assert publishing.doubt_of(few) is None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
-from hf_fsl.config import RECIPES, ConfigError, FineTuneConfig, config_from_command_line, load_config, read_yaml
+from hf_fsl.config import (
+    RECIPES,
+    ConfigError,
+    ContrastiveConfig,
+    FineTuneConfig,
+    config_from_command_line,
+    load_config,
+    read_yaml,
+)
+from hf_fsl.config.loading import build_config, section_of
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = ["--data.path", "u/d", "--data.text_column", "text", "--model.model_name_or_path", "u/m"]
@@ -233,3 +244,77 @@ def test_families_without_a_classification_class_are_refused_by_name(recipe, tmp
         load_config(RECIPES[recipe], None, [*given, str(tmp_path)])
     load_config(RECIPES[recipe], None, [*given, "facebook/dinov2-with-registers-small"])
     load_config(RECIPES["few_shot"], None, [*given, "facebook/dinov3-vits16-pretrain-lvd1689m"])
+
+
+def _leaves(kind, prefix=""):
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        section = section_of(hints[field.name])
+        if section is not None:
+            yield from _leaves(section, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", type(None) in get_args(hints[field.name])
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_null_is_for_the_fields_that_say_so(recipe):
+    kind = RECIPES[recipe]
+    leaves = dict(_leaves(kind))
+    values = {}
+    for name in leaves:
+        *sections, last = name.split(".")
+        section = values
+        for one in sections:
+            section = section.setdefault(one, {})
+        section[last] = None
+    with pytest.raises(ConfigError) as caught:
+        build_config(kind, values, "all null")
+    refused = {problem.partition(":")[0] for problem in caught.value.problems if "got null" in problem}
+    assert refused == {name for name, optional in leaves.items() if not optional}
+
+
+def test_null_inside_lists_and_mappings_is_refused(tmp_path):
+    text = """
+data: {path: u/d, text_column: text, data_files: {train: null}}
+model: {model_name_or_path: m}
+training: {seeds: [0, null], class_weights: [1.0, null]}
+adapter: {rank_pattern: {query: null}, target_modules: null}
+"""
+    found = problems(tmp_path, text, ["--training.num_train_epochs", "null"])
+    assert [problem.partition(":")[0] for problem in found] == [
+        "data.data_files", "training.seeds", "training.class_weights", "training.num_train_epochs",
+        "adapter.rank_pattern",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        (["--adapter.method", "lora"], 1e-3),
+        (["--adapter.method", "head"], 1e-3),
+        (["--adapter.method", "none"], 5e-5),
+        (["--adapter.method", "none", "--model.from_config", "true"], 1e-3),
+        (["--adapter.method", "none", "--training.learning_rate", "2e-5"], 2e-5),
+        (["--adapter.peft_config", "some/adapter", "--adapter.method", "none"], 1e-3),
+    ],
+)
+def test_the_learning_rate_is_that_of_the_method_unless_given(settings, rate):
+    config = load_config(FineTuneConfig, None, [*MINIMAL, *settings])
+    assert config.resolved().training.learning_rate == rate
+    assert config.resolved().resolved() == config.resolved()
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ([], 1e-3),
+        (["--model.image.method", "full"], 5e-5),
+        (["--model.image.method", "full", "--model.image.from_config", "true"], 1e-3),
+    ],
+)
+def test_the_learning_rate_of_towers_is_that_of_the_one_that_needs_the_lowest(settings, rate):
+    names = ["--data.path", "u/d", "--data.captions", '["{caption}"]']
+    for tower in ("image", "text"):
+        names += [f"--model.{tower}.model_name_or_path", "u/m"]
+    config = load_config(ContrastiveConfig, None, [*names, "--training.metric_for_best_model", "loss", *settings])
+    assert config.resolved().training.learning_rate == rate

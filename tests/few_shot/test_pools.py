@@ -9,6 +9,8 @@ import pytest
 
 from hf_fsl.config import ConfigError, FewShotRecipeConfig, load_config
 from hf_fsl.data import DataError
+from hf_fsl.episodes import EpisodeError
+from hf_fsl.few_shot.evaluation import draw_episodes
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
 
 ROWS = {
@@ -38,7 +40,9 @@ def test_supports_come_from_train_and_queries_from_test(config):
     assert pools.names == ["dog", "cat"] and not pools.same
     assert all("number" in text for text in pools.support.inputs)
     assert len(pools.query) == 12 and set(pools.query.labels) == {0, 1}
-    assert pools.base_names == ["fish"] and len(pools.base) == 5  # one is set aside for validation
+    assert pools.base_names == ["fish"] and len(pools.base) == 6  # nothing is set aside
+    assert pools.splits.record.splits["train"].class_counts == {"cat": 6, "dog": 6, "fish": 6}
+    assert set(pools.splits.record.splits) == {"train", "test"} and len(pools.splits.train) == 18
     assert all(
         pools.names[label] in text for text, label in zip(pools.support.inputs, pools.support.labels, strict=True)
     )
@@ -46,6 +50,35 @@ def test_supports_come_from_train_and_queries_from_test(config):
     assert (
         len({one for one, text in zip(pools.query.ids, pools.query.inputs, strict=True) if text == "same text"}) == 2
     )
+
+
+def test_all_labels_are_supports_unless_fewer_are_asked_for(config, tmp_path):
+    names = ("--episodes.classes", '["dog", "cat"]')
+    settings = config(*names)
+    support, _ = fitting_and_test(load_pools(settings), settings)
+    assert np.bincount(support.labels).tolist() == [6, 6]
+    limited = load_pools(config(*names, "--data.max_train_samples", "9"))
+    assert len(limited.splits.train) == 9 and len(limited.support) + len(limited.base) == 9
+    # A validation split of the data's own stays out.
+    rows = [("text", "label"), *((f"a {name} to compare by", name) for name in ("cat", "dog", "fish"))]
+    with (tmp_path / "validation.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    own = load_pools(config(*names, "--data.validation_split", "validation"))
+    assert len(own.support) == 12 and "validation" in own.splits.record.splits
+
+
+def test_episodes_that_cannot_be_had_are_refused_by_the_labels_alone(config):
+    names = ("--episodes.classes", '["dog", "cat"]', "--episodes.episodes", "5")
+    drawn = draw_episodes(
+        config(*names, "--episodes.k_shot", "[1, 6]", "--episodes.n_query", "5"), load_pools(config())
+    )
+    assert drawn[6].balanced.support.shape == (5, 2, 6) and drawn[1].unbalanced is None
+    settings = config(*names, "--episodes.k_shot", "[1, 7]", "--episodes.n_query", "2")
+    with pytest.raises(EpisodeError, match=r"'dog' has 6 for supports, .*'cat' has 6 for supports, .*needs 7 \+ 2"):
+        draw_episodes(settings, load_pools(settings))
+    settings = config(*names, "--episodes.k_shot", "[1]", "--episodes.n_query", "7")
+    with pytest.raises(EpisodeError, match="n_query=7.*6 for queries, needs 1 \\+ 7.*Lower k_shot or n_query"):
+        draw_episodes(settings, load_pools(settings))
 
 
 def test_the_published_support_set_is_not_in_its_test(config):
@@ -67,7 +100,7 @@ def test_the_published_support_set_is_not_in_its_test(config):
         (["--episodes.classes", '["cat", "bird"]'], "no example of bird"),
         (["--episodes.classes", '["cat", "fish"]'], "no example of fish"),
         (["--episodes.classes", '["cat", "dog"]', "--meta_training", "true"], "has 1 such"),
-        (["--episodes.classes", '["cat", "dog"]', "--classifier.shots", "6"], "'cat' has 5"),
+        (["--episodes.classes", '["cat", "dog"]', "--classifier.shots", "7"], "'cat' has 6, 'dog' has 6"),
     ],
 )
 def test_what_the_data_does_not_have_is_named(config, overrides, message):
