@@ -20,7 +20,7 @@ LABELS = ["food", "big red house"]
 def nli(folder: Path, monkeypatch):
     monkeypatch.setattr("hf_fsl.pipelines.zero_shot_text.WINDOW_PAIRS", 1024)
     pipe = pipeline("zero-shot-classification", model=str(folder), pipeline_class=ZeroShotTextPipeline, device="cpu")
-    monkeypatch.setattr(pipe.scorer, "_forward", lambda inputs: torch.zeros(len(inputs["input_ids"]), 3))
+    monkeypatch.setattr(pipe.scorer, "_forward", lambda _, inputs: torch.zeros(len(inputs["input_ids"]), 3))
     return pipe
 
 

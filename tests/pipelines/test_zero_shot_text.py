@@ -116,7 +116,7 @@ def test_the_same_pair_is_scored_once(tokenizer):
     _, ours = pipes("bert", tokenizer)
     seen = []
     forward = ours.scorer._forward
-    ours.scorer._forward = lambda inputs: seen.append(len(inputs["input_ids"])) or forward(inputs)
+    ours.scorer._forward = lambda model, inputs: seen.append(len(inputs["input_ids"])) or forward(model, inputs)
     text = "the cat sleeps"
     answers = ours([text] * 7, LABELS)
     assert sum(seen) == len(LABELS)
@@ -184,7 +184,7 @@ def test_batches_stay_below_the_budget_and_hold_little_padding(tokenizer):
     _, ours = pipes("bert", tokenizer, max_tokens=200)
     sizes = []
     forward = ours.scorer._forward
-    ours.scorer._forward = lambda inputs: sizes.append(inputs["input_ids"].numel()) or forward(inputs)
+    ours.scorer._forward = lambda model, inputs: sizes.append(inputs["input_ids"].numel()) or forward(model, inputs)
     labels = [" ".join(pair) for pair in itertools.combinations(WORDS[:12], 2)]
     ours(sentences(20), labels)
     assert max(sizes) <= 200
