@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,7 @@ def test_smoke_config_runs_publishes_and_loads_back(name, smoke, hub):
     api = HfApi(endpoint=hub, token="x")
     assert record.data.revision == api.dataset_info(record.data.path).sha
     assert record.model.base_revision == api.model_info(record.model.base_model).sha
+    assert record.config["training"]["learning_rate"] > 0  # what null stands for
     rows = pq.read_table(output / "predictions.parquet").to_pylist()
     assert len(rows) == record.data.splits["test"].rows * len(record.runs)
     published = [row for row in rows if row["seed"] == record.published_seed]
@@ -115,7 +117,8 @@ def test_two_processes_train_like_one(hub_environment, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(hub_environment, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(number, hub_environment, tmp_path):
     config = CONFIGS / "digits.smoke.yaml"
     options = ["--training.max_steps", "300", "--training.save_steps", "20", "--training.save_total_limit", "3"]
     # Sums in another number of threads are other sums; the launcher sets its own, a bare process takes all cores.
@@ -125,17 +128,24 @@ def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(hub_enviro
     output = ["--output_dir", str(tmp_path / "cut")]
     command = [sys.executable, "recipes/fine_tune.py", "--config", str(config), *output, *options]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=hub_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, env=hub_environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     folder = tmp_path / "cut" / "checkpoints" / "seed-0"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint-40").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    said = process.communicate()[1]
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + number and "Traceback" not in said
+        assert "saved in" in said and said.rstrip().endswith("--training.resume_from_checkpoint auto.")
     assert not (tmp_path / "cut" / "run_record.json").exists()
     resume = launch(hub_environment, tmp_path / "cut", config, *options, "--training.resume_from_checkpoint", "auto")
     assert resume.returncode == 0, resume.stderr[-3000:]
+    assert "Resumed from" in resume.stdout
+    for name in ("whole", "cut"):
+        rows = read_log(tmp_path / name / "metrics.jsonl")
+        assert [row["step"] for row in rows if "train/loss" in row] == list(range(10, 301, 10))
     weights = [load_file(tmp_path / name / "bundle" / "model.safetensors") for name in ("whole", "cut")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
