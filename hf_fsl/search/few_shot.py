@@ -27,7 +27,7 @@ def few_shot_splits(splits: Splits, config: ShotsConfig) -> Splits:
     short = [f"{names[i]!r} has {counts[i]}" for i in range(len(names)) if counts[i] < config.shots]
     if short:
         raise SearchError(
-            f"few_shot.shots={config.shots} needs as many training examples of every class; {', '.join(short[:8])}. "
+            f"few_shot.shots={config.shots} needs as many training examples of every class; {', '.join(short)}. "
             "Lower few_shot.shots, or leave these classes out by data.label_names."
         )
     generator = np.random.default_rng(config.seed)

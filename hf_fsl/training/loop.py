@@ -99,8 +99,8 @@ def train(
 ) -> Progress:
     """Trains in place the parameters of ``model`` that require gradients.
 
-    SIGINT and SIGTERM are obeyed after the optimiser step (and the evaluation) that they fall into, and after a
-    checkpoint.
+    Signals that end a process are obeyed after the optimiser step (and the evaluation) that they fall into, and after
+    a checkpoint.
 
     Args:
         model: gives ``.logits``; afterwards holds the best weights on validation (``load_best_model_at_end``), else

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during a training: noted, and obeyed between two optimiser steps, once all is saved."""
+"""Signals that end a process, during a training: noted, and obeyed between two optimiser steps, once all is saved."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C, a launcher or scheduler, and a terminal that is gone, which Windows does not have."""
 SAME = 2.0
 """Seconds within which a second signal is the first once more: a terminal and a launcher both pass Ctrl-C on."""
 
@@ -43,7 +45,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ENDING:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -64,7 +66,7 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a worker that loads data has inherited this; its parent ends it
-            if number == signal.SIGTERM:
+            if number != signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return

@@ -42,8 +42,10 @@ def trained(model, split, folder, log=None, config=BASE, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [3, 5, 8])  # within an epoch, at its end, and at the end of training
+@pytest.mark.parametrize(
+    ("number", "step"),  # within an epoch, at its end, and at the end of training
+    [(signal.SIGINT, 3), (signal.SIGINT, 5), (signal.SIGINT, 8), (signal.SIGTERM, 3), (signal.SIGHUP, 3)],
+)
 def test_a_signal_saves_and_ends_training_which_resumes_to_the_same_weights(make, split, tmp_path, number, step):
     whole, evaluated = make(dropout=0.2), []
     trained(whole, split, tmp_path / "whole", evaluate=lambda _: {"accuracy": 0.5})
