@@ -63,6 +63,8 @@ class DataRecord:
     """``"train/test" -> n`` examples found in both, under the policy ``on_overlap``."""
     dropped: int = 0
     """Training and validation examples dropped because of the overlap."""
+    notes: list[str] = field(default_factory=list)
+    """What was read in which way, left out or set aside, in sentences."""
 
 
 @dataclass(kw_only=True)

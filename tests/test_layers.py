@@ -11,7 +11,7 @@ PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
     {"errors", "files", "terminal", "__init__"},
     {"plain"},
-    {"config", "tasks", "records", "environment", "resources", "pictures"},
+    {"config", "tasks", "records", "environment", "resources", "pictures", "label_values"},
     {"contrastive_record"},
     {"data", "inputs", "metrics", "backbones", "adapters", "episodes"},
     {"losses", "contrastive_losses", "metric_losses"},

@@ -14,7 +14,7 @@ from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.items import read_items
 from hf_fsl.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.classifier.state import FewShotState
-from hf_fsl.classifier.support import FewShotError, Support, words_for
+from hf_fsl.classifier.support import FewShotError, Support, read_labels, words_for
 from hf_fsl.heads.errors import TooFewSupports
 from hf_fsl.heads.growing import GrowingHead
 from hf_fsl.heads.moments import FROM_MOMENTS
@@ -71,7 +71,7 @@ def grown(
             f"{state.estimator} grows from the support embeddings only, and they were not kept. Fit with "
             "keep_support=True."
         )
-    items, given = read_items(X), list(y)
+    items, given = read_items(X), read_labels(y)
     if not items or len(items) != len(given):
         raise FewShotError(f"Every new example has one label: got {len(items)} examples and {len(given)} labels.")
     known = {name: row for row, name in enumerate(state.classes.tolist())}

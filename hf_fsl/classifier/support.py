@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
+from sklearn.exceptions import DataConversionWarning
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
 from hf_fsl.backbones.items import item_keys, read_items
 from hf_fsl.errors import UserError
+from hf_fsl.label_values import contradictions, is_label, is_missing, plain_label
 from hf_fsl.zero_shot.bi_encoder import label_prior
 from hf_fsl.zero_shot.templates import as_templates, fill_templates
+
+_SEVERAL = (list, tuple, set, frozenset, np.ndarray)
 
 
 class FewShotError(UserError, ValueError):
@@ -54,8 +60,8 @@ class Support:
     @property
     def distinct(self) -> Tensor:
         """Different examples of each class ``(C,)``."""
-        first = dict(zip(self.keys, self.labels.tolist(), strict=True))
-        return torch.bincount(torch.tensor([*first.values()], dtype=torch.long), minlength=self.num_classes)
+        first = set(zip(self.keys, self.labels.tolist(), strict=True))
+        return torch.bincount(torch.tensor([one for _, one in first], dtype=torch.long), minlength=self.num_classes)
 
     def part(self, rows: Sequence[int]) -> Support:
         """The same classes with some of the examples."""
@@ -91,25 +97,20 @@ def read_support(
             the classes, where they are texts.
         use_words: False: no words, whatever the classes are called.
 
+    Equal examples of two classes are taken as they are, with a warning, as data sets have some.
+
     Raises:
-        FewShotError: lengths that differ, missing labels, fewer than two classes, an example of two classes, words for
+        FewShotError: lengths that differ, labels that :func:`read_labels` refuses, fewer than two classes, words for
             some classes only.
         BackboneError: inputs that are neither texts nor images, or both.
     """
-    items, given = read_items(X), list(y)
+    items, given = read_items(X), read_labels(y)
     if len(items) != len(given):
         raise FewShotError(f"Every example has one label: got {len(items)} examples and {len(given)} labels.")
-    missing = [row for row, label in enumerate(given) if label is None or label != label]
-    if missing:
-        raise FewShotError(
-            f"{len(missing)} examples have no label (the first is number {missing[0]}). Leave them out."
-        )
     if label_texts is not None and not use_words:
         raise FewShotError("prior=None leaves the words for the classes unused, but label_texts were given. Drop one.")
-    names = [*given, *(label_texts or {})]
+    names = read_labels([*given, *(label_texts or {})])
     kinds = {isinstance(name, str) for name in names}
-    if len(kinds) > 1:
-        raise FewShotError(f"Labels are all texts or all numbers, got both: {names[0]!r} and others.")
     classes, labels = np.unique(np.asarray(names), return_inverse=True)
     if len(classes) < 2:
         raise FewShotError(
@@ -118,22 +119,69 @@ def read_support(
     words = words_for(classes, label_texts) if use_words and (label_texts is not None or kinds == {True}) else None
     numbers = torch.as_tensor(labels[: len(items)], dtype=torch.long)
     keys = tuple(item_keys(items))
-    _one_class_each(items, keys, given)
+    _warn_of_contradictions(items, keys, given)
     # A column of a data set is no list, and says of itself that it is true or false in its own way.
     others = read_items([] if unlabeled is None else unlabeled)
     return Support(items, numbers, classes, words, tuple(as_templates(templates)), others, keys)
 
 
-def _one_class_each(items: list[Any], keys: Sequence[str], labels: Sequence[Any]) -> None:
-    rows: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        first = rows.setdefault(key, row)
-        if labels[first] != labels[row]:
-            shown = f" ({items[row][:80]!r})" if isinstance(items[row], str) else ""
-            raise FewShotError(
-                f"Examples {first} and {row} are the same{shown}, and are given for {labels[first]!r} and "
-                f"{labels[row]!r}. Take it out of one of them."
-            )
+def read_labels(y: Any) -> list[str | int | float | bool]:
+    """One label an example, as plain texts or numbers. A column ``(n, 1)`` is taken with scikit-learn's warning, and
+    a single label for that of one example.
+
+    Raises:
+        FewShotError: missing labels, several labels an example, texts and numbers together, or what is no label: a
+            date, Decimal, bytes, an Enum, a fraction, a mapping, a set.
+    """
+    if isinstance(y, (Mapping, Set)):
+        raise FewShotError(f"Labels are a list in the order of the examples, got a {type(y).__name__}.")
+    if isinstance(y, Tensor):
+        y = y.tolist()
+    if isinstance(y, (str, bytes)) or not isinstance(y, Iterable) or getattr(y, "ndim", None) == 0:
+        y = [y[()] if isinstance(y, np.ndarray) else y]
+    rows = list(y.to_numpy(dtype=object) if isinstance(y, pandas.DataFrame) else y)
+    columns = [row for row in rows if isinstance(row, _SEVERAL)]
+    if any(len(row) != 1 for row in columns):
+        raise FewShotError(
+            f"Every example has one label, got several ({columns[0]!r}). A few-shot classifier gives one; "
+            "hf-fsl run fine_tune with data.problem_type: multi_label_classification learns several."
+        )
+    if columns:
+        warnings.warn(
+            "A column of labels was given where a list is expected: y of shape (n, 1) is taken for (n,).",
+            DataConversionWarning,
+            stacklevel=4,
+        )
+        rows = [next(iter(row)) if isinstance(row, _SEVERAL) else row for row in rows]
+    missing = [number for number, label in enumerate(rows) if is_missing(label)]
+    if missing:
+        raise FewShotError(
+            f"{len(missing)} examples have no label (the first is number {missing[0]}). Leave them out."
+        )
+    wrong = next((label for label in rows if not is_label(label)), None)
+    if wrong is not None:
+        raise FewShotError(
+            f"A label is a text, a whole number or a boolean, got {wrong!r} ({type(wrong).__name__}). Give the name "
+            "of the class."
+        )
+    labels = [plain_label(label) for label in rows]
+    texts = [label for label in labels if isinstance(label, str)]
+    if texts and len(texts) < len(labels):
+        other = next(label for label in labels if not isinstance(label, str))
+        raise FewShotError(f"Labels are all texts or all numbers, got both: {texts[0]!r} and {other!r}.")
+    return labels
+
+
+def _warn_of_contradictions(items: list[Any], keys: Sequence[str], labels: Sequence[Any]) -> None:
+    found = contradictions(keys, labels)
+    if found:
+        first, other = found[0]
+        shown = f" ({items[first][:80]!r})" if isinstance(items[first], str) else ""
+        warnings.warn(
+            f"{len(found)} examples are given again for another class; the first is number {first}{shown}, for "
+            f"{labels[first]!r} and as number {other} for {labels[other]!r}. They are learned from as they are.",
+            stacklevel=4,
+        )
 
 
 def words_for(classes: np.ndarray, label_texts: Mapping[Any, str] | None) -> tuple[str, ...]:

@@ -36,19 +36,24 @@ class DataConfig:
     text_column: str | None = None
     text_pair_column: str | None = None
     image_column: str | None = None
-    label_column: str = "label"
+    label_column: list[str] | str = "label"
+    """Several columns: one a class, 0 or 1 in each (``multi_label_classification``)."""
+    label_separator: str | None = None
+    """What stands between the labels of a text column, such as a comma (``multi_label_classification``)."""
     item_column: str | None = None
     """What is shown, where several examples can show the same (one emoji in two styles): episodes keep them apart."""
     label_names: list[str] | None = None
     """Names of integer labels 0, 1, … in a column without names; named labels are put in this order, or narrowed."""
     drop_unlabelled: bool = False
-    """Leave out examples whose label is missing or negative (SNLI's -1); otherwise they are an error."""
+    """Leave out examples whose label is missing: an empty cell, null, NaN, or the -1 of a ClassLabel column (SNLI).
+    Otherwise they are an error. The words NA, None and null are labels."""
     problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"
     train_split: str = "train"
     validation_split: str | None = "validation"
-    """``null``: a stratified ``validation_fraction`` of the training split is set aside."""
+    """``null``: a stratified ``validation_fraction`` of the training split is set aside. So it is where the training
+    split is the only one, unless another name is given here."""
     test_split: str | None = "test"
-    """``null``: a stratified ``test_fraction`` of the training split is set aside."""
+    """``null``: a stratified ``test_fraction`` of the training split is set aside, likewise."""
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
@@ -59,12 +64,26 @@ class DataConfig:
     """A class with fewer training examples is an error."""
     on_overlap: Literal["error", "drop_train", "ignore"] = "error"
     """What to do with an example that occurs in two splits."""
+    on_empty: Literal["error", "skip"] = "error"
+    """What to do with an example whose text, or one of the two, is empty."""
 
     def problems(self) -> Iterator[str]:
         if (self.text_column is None) == (self.image_column is None):
             yield "text_column or image_column: name exactly one of them, the input of the task"
         if self.text_pair_column is not None and self.text_column is None:
             yield "text_pair_column: needs text_column, the first text of the pair"
+        several = isinstance(self.label_column, list)
+        if self.problem_type == "single_label_classification":
+            if several:
+                yield "label_column: several columns are for problem_type multi_label_classification; name one"
+            if self.label_separator is not None:
+                yield "label_separator: is for problem_type multi_label_classification; leave it out"
+        if several and (len(self.label_column) < 2 or len(set(self.label_column)) < len(self.label_column)):
+            yield f"label_column: one name, or a list of two or more, each once; got {self.label_column}"
+        if self.label_separator is not None and (several or not self.label_separator):
+            yield "label_separator: a character or more that separates the labels of one column; got " + repr(
+                self.label_separator if not several else self.label_column
+            )
         yield from _between(self, 0.0, 1.0, "validation_fraction", "test_fraction")
         if self.validation_fraction + self.test_fraction >= 1:
             yield "validation_fraction + test_fraction: together below 1, or nothing is left for training"

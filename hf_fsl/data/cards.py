@@ -26,6 +26,11 @@ def local_card(folder: Path) -> huggingface_hub.DatasetCardData | None:
         return None
 
 
+def has_configurations(card: huggingface_hub.DatasetCardData | None) -> bool:
+    """Whether the card says which files make which split."""
+    return card is not None and bool(MetadataConfigs.from_dataset_card_data(card))
+
+
 def card_license(card: huggingface_hub.DatasetCardData | None) -> str | None:
     """The licence, or several joined by commas."""
     found = card.get("license") if card is not None else None
@@ -43,9 +48,9 @@ def default_configuration(config: DataConfig) -> str:
         DataError: there are several and the card calls none of them the default.
     """
     card = hub_card(config.path, config.revision)
-    configurations = MetadataConfigs.from_dataset_card_data(card) if card is not None else MetadataConfigs()
-    if not configurations:
+    if card is None or not has_configurations(card):
         return "default"
+    configurations = MetadataConfigs.from_dataset_card_data(card)
     if len(configurations) == 1:
         return str(next(iter(configurations)))
     default = configurations.get_default_config_name()

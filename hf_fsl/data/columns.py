@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from hf_fsl.config import DataConfig
 from hf_fsl.data.errors import DataError, listed
+from hf_fsl.label_values import is_missing
 
 _SHOWN = 5
 _QUIET = 2000  # below so many pictures a progress bar is only noise
@@ -21,6 +22,9 @@ _QUIET = 2000  # below so many pictures a progress bar is only noise
 def map_columns(data: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
     """Renames the columns of the config to ``text``, ``text_pair``, ``image``, ``label``, ``item``; drops others.
 
+    Of several label columns ``label`` is the list of those that hold a 1. Rows with an empty text are left out where
+    the config says so.
+
     Raises:
         DataError: a column is missing or named twice, a text is empty, an image cannot be read.
     """
@@ -28,11 +32,13 @@ def map_columns(data: datasets.Dataset, split: str, config: DataConfig) -> datas
         "text": config.text_column,
         "text_pair": config.text_pair_column,
         "image": config.image_column,
-        "label": config.label_column,
+        "label": config.label_column if isinstance(config.label_column, str) else None,
         "item": config.item_column,
     }
     names = {new: old for new, old in wanted.items() if old is not None}
-    for new, old in names.items():
+    flags = config.label_column if isinstance(config.label_column, list) else []
+    roles = [*names.items(), *(("label", old) for old in flags)]
+    for new, old in roles:
         if old not in data.column_names:
             close = difflib.get_close_matches(old, data.column_names, n=1)
             guess = f" Did you mean {close[0]!r}?" if close else ""
@@ -40,14 +46,16 @@ def map_columns(data: datasets.Dataset, split: str, config: DataConfig) -> datas
                 f"data.{new}_column: split {split!r} of {config.path} has no column {old!r}; "
                 f"it has {listed(data.column_names, 30)}.{guess}"
             )
-    if len(set(names.values())) < len(names):
-        used = ", ".join(f"{new}_column: {old}" for new, old in names.items())
+    if len({old for _, old in roles}) < len(roles):
+        used = ", ".join(f"{new}_column: {old}" for new, old in roles)
         raise DataError(f"data: every column has one role, but one is named twice ({used}). Name different columns.")
     mapped = data.select_columns(list(names.values()))
     mapped = mapped.rename_columns({old: new for new, old in names.items() if old != new})
-    for column in ("text", "text_pair"):
-        if column in names:
-            _check_texts(mapped[column][:], column, split, config)
+    if flags:
+        classes = datasets.List(datasets.ClassLabel(names=flags))
+        mapped = mapped.add_column("label", _flagged(data, flags, split, config), feature=classes)
+    filled = _rows_with_texts(mapped, split, config)
+    mapped = mapped.select(filled) if len(filled) < len(mapped) else mapped
     return check_images(mapped, split, config) if "image" in names else mapped
 
 
@@ -79,19 +87,42 @@ def image_progress(images: datasets.Dataset, what: str) -> Any:
     return tqdm(images, desc=what, unit="img", disable=len(images) < _QUIET, leave=False)
 
 
-def _check_texts(texts: Sequence[Any], column: str, split: str, config: DataConfig) -> None:
-    wrong = [row for row, text in enumerate(texts) if text is not None and not isinstance(text, str)]
-    if wrong:
-        raise DataError(
-            f"data.{column}_column: {len(wrong)} values in split {split!r} of {config.path} are not text "
-            f"(rows {row_list(wrong)}; the first is {texts[wrong[0]]!r}). Name a column of texts."
-        )
-    empty = [row for row, text in enumerate(texts) if text is None or not text.strip()]
-    if empty:
-        raise DataError(
-            f"data.{column}_column: {len(empty)} texts in split {split!r} of {config.path} are empty "
-            f"(rows {row_list(empty)}). Fill or remove them."
-        )
+def _rows_with_texts(data: datasets.Dataset, split: str, config: DataConfig) -> list[int]:
+    """The rows whose texts are all there: all rows, unless ``on_empty`` says to skip others."""
+    empty: set[int] = set()
+    for column in ("text", "text_pair"):
+        if column not in data.column_names:
+            continue
+        texts = data[column][:]
+        wrong = [row for row, text in enumerate(texts) if text is not None and not isinstance(text, str)]
+        if wrong:
+            raise DataError(
+                f"data.{column}_column: {len(wrong)} values in split {split!r} of {config.path} are not text "
+                f"(rows {row_list(wrong)}; the first is {texts[wrong[0]]!r}). Name a column of texts."
+            )
+        without = [row for row, text in enumerate(texts) if text is None or not text.strip()]
+        if without and config.on_empty == "error":
+            raise DataError(
+                f"data.{column}_column: {len(without)} texts in split {split!r} of {config.path} are empty "
+                f"(rows {row_list(without)}). Fill or remove them, or set data.on_empty: skip to leave them out."
+            )
+        empty.update(without)
+    return [row for row in range(len(data)) if row not in empty]
+
+
+def _flagged(data: datasets.Dataset, columns: Sequence[str], split: str, config: DataConfig) -> list[list[int] | None]:
+    """Of each row the numbers of the columns that hold a 1; None where a cell is empty."""
+    rows = list(zip(*(data[column][:] for column in columns), strict=True))
+    for number, row in enumerate(rows):
+        for column, value in zip(columns, row, strict=True):
+            if not is_missing(value) and value not in (0, 1):
+                raise DataError(
+                    f"data.label_column: of several columns each holds a 0 or 1, but {column!r} holds {value!r} (row "
+                    f"{number} of split {split!r} of {config.path}). Name one column, or columns of 0 and 1."
+                )
+    return [
+        None if any(map(is_missing, row)) else [number for number, value in enumerate(row) if value] for row in rows
+    ]
 
 
 def check_images(data: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:

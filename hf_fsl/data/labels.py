@@ -1,8 +1,7 @@
-"""Labels of every kind (ClassLabel, text, integers, booleans, lists of them) -> indices into the class names."""
+"""Labels of every kind (ClassLabel, text, integers, booleans, several of them) -> indices into the class names."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,104 @@ import datasets
 from hf_fsl.config import DataConfig
 from hf_fsl.data.columns import row_list
 from hf_fsl.data.errors import DataError, listed
+from hf_fsl.label_values import is_label, is_missing
+
+_SEPARATORS = (",", ";", "|", "/", "\t")
+
+
+def several_labels(splits: dict[str, datasets.Dataset], config: DataConfig) -> tuple[dict[str, datasets.Dataset], str]:
+    """The splits of a multi-label task with the labels of each example as one list, and how they were read.
+
+    Args:
+        splits: name -> its rows, whose ``label`` is a list of labels, a list with a 0 or 1 for every class, or a text
+            of labels with ``label_separator`` between them. Read together, for some rows alone could be both lists.
+
+    Raises:
+        DataError: the column holds single labels, or what is neither.
+    """
+    column = f"column {config.label_column!r}"
+    if isinstance(config.label_column, list):
+        return splits, f"a 0 or 1 in each of the columns {listed(config.label_column)}"
+    rows = {split: _named(data) for split, data in splits.items()}
+    every = [value for values in rows.values() for value in values if not is_missing(value)]
+    if config.label_separator is not None:
+        separator = config.label_separator
+        wrong = [value for value in every if not is_label(value) or str(value).lstrip().startswith("[")]
+        if wrong:
+            raise DataError(
+                f"data.label_separator: for texts such as 'a{separator}b', but {column} holds {wrong[0]!r}. Leave it "
+                "out where labels are lists; write lists to a jsonl or parquet file, where they stay lists."
+            )
+        read: dict[str, list[Any]] = {
+            split: [None if is_missing(value) else _parts(value, separator) for value in values]
+            for split, values in rows.items()
+        }
+        numbers = all(part.isdecimal() for value in every for part in _parts(value, separator))
+        if numbers:
+            read = {split: [row and [int(part) for part in row] for row in parts] for split, parts in read.items()}
+        feature, said = datasets.Value("int64" if numbers else "string"), f"texts of {column} split at {separator!r}"
+    elif not any(_own_names(data) for data in splits.values()) and _are_flags(every):
+        if config.label_names is not None and len(config.label_names) != len(every[0]):
+            raise DataError(
+                f"data.label_names names {len(config.label_names)} classes, but the lists of {column} have a 0 or 1 "
+                f"for each of {len(every[0])}. Name all of them."
+            )
+        read = {split: [_classes_set(row) for row in values] for split, values in rows.items()}
+        feature, said = datasets.Value("int64"), f"lists of {column}, a 0 or 1 for each of {len(every[0])} classes"
+    else:
+        single = next((value for value in every if not isinstance(value, list)), None)
+        if single is not None:
+            raise DataError(
+                f"data.problem_type is multi_label_classification, but {column} holds single labels ({single!r}). "
+                "Give lists, set data.label_separator to what separates the labels of a text, name a column of 0 or 1 "
+                "for every class in data.label_column, or set single_label_classification."
+            )
+        return splits, f"lists of {column}"
+    target = datasets.List(feature)
+    return {
+        split: data.remove_columns("label").add_column("label", read[split], feature=target)
+        for split, data in splits.items()
+    }, said
+
+
+def looks_like_several(names: Sequence[str]) -> str | None:
+    """A class whose name is a list of other classes, ``a,b`` beside ``a`` and ``b``; None where there is none."""
+    known = set(names)
+    for name in names:
+        for separator in _SEPARATORS:
+            parts = _parts(name, separator)
+            if len(parts) > 1 and known.issuperset(parts):
+                return name
+    return None
+
+
+def _named(data: datasets.Dataset) -> list[Any]:
+    """The labels of a column as they are; of single class numbers, the names."""
+    feature, values = data.features["label"], list(data["label"][:])
+    if not isinstance(feature, datasets.ClassLabel):
+        return values
+    return [None if is_missing(value) or value < 0 else feature.names[value] for value in values]
+
+
+def _parts(value: Any, separator: str) -> list[str]:
+    text = str(int(value) if isinstance(value, float) else value)
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def _are_flags(rows: Sequence[Any]) -> bool:
+    """Whether these are lists with a 0 or 1 for every class; those of class numbers are in order, each once."""
+    return (
+        bool(rows)
+        and all(isinstance(row, list) and len(row) == len(rows[0]) > 1 for row in rows)
+        and all(value in (0, 1) for row in rows for value in row if not is_missing(value))
+        and any(row != sorted(set(row)) for row in rows if None not in row)
+    )
+
+
+def _classes_set(flags: Sequence[Any] | None) -> list[int] | None:
+    if flags is None or any(map(is_missing, flags)):
+        return None
+    return [number for number, flag in enumerate(flags) if flag]
 
 
 def label_names(splits: Sequence[datasets.Dataset], config: DataConfig) -> list[str]:
@@ -38,8 +135,15 @@ def label_names(splits: Sequence[datasets.Dataset], config: DataConfig) -> list[
         names = own if given is None else list(given)
     else:
         lists = [row for data in splits for row in _label_lists(data, config)]
-        values = {value for row in lists for value in row if not _missing(value)}
-        occurring = [_name(value, None, config) for value in sorted(values)]
+        values = [value for row in lists for value in row if value is not None]
+        kinds = {_kind(value): value for value in values}
+        if len(kinds) > 1:
+            shown = listed([f"{value!r} ({kind})" for kind, value in kinds.items()])
+            raise DataError(
+                f"data.label_column: labels are all texts, all numbers or all booleans; {config.label_column!r} holds "
+                f"{shown}. Write them in one way."
+            )
+        occurring = [_name(value, None, config) for value in sorted(set(values))]
         names = occurring if given is None else list(given)
     if len(names) < 2 and not _multi(config):
         raise DataError(
@@ -66,14 +170,14 @@ def map_labels(
     missing: list[int] = []
     unknown: Counter[str] = Counter()
     for row, values in enumerate(_label_lists(data, config)):
-        if any(map(_missing, values)):
+        if None in values:
             missing.append(row)
             continue
         found = [_name(value, own, config) for value in values]
         if len(set(found)) < len(found):
             raise DataError(
                 f"data.label_column: row {row} of split {split!r} lists a label twice ({values}). List the classes "
-                "that apply, each once; a 0 or 1 for every class is not read."
+                "that apply, each once, or in every row a 0 or 1 for each class."
             )
         unknown.update(name for name in found if name not in index)
         mapped.append(sorted(index[name] for name in found if name in index))
@@ -91,8 +195,8 @@ def map_labels(
 
 
 def drop_unlabelled(data: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
-    """Without the examples whose label is missing or negative (SNLI's -1)."""
-    kept = [row for row, values in enumerate(_label_lists(data, config)) if not any(map(_missing, values))]
+    """Without the examples whose label is missing."""
+    kept = [row for row, values in enumerate(_label_lists(data, config)) if None not in values]
     return data.select(kept) if len(kept) < len(data) else data
 
 
@@ -115,7 +219,8 @@ def _unknown_labels(
 
 
 def _label_lists(data: datasets.Dataset, config: DataConfig) -> list[list[Any]]:
-    """The labels of each example, one for single-label tasks; whole floats (a csv with gaps) as integers."""
+    """The labels of each example, one for single-label tasks; ``None`` among them: they are missing."""
+    numbers = isinstance(_item_feature(data), datasets.ClassLabel)
     lists = []
     for row, value in enumerate(data["label"][:]):
         many = isinstance(value, list)
@@ -124,33 +229,24 @@ def _label_lists(data: datasets.Dataset, config: DataConfig) -> list[list[Any]]:
                 f"data.label_column: {config.label_column!r} holds lists of labels (row {row}: {value!r}). "
                 "Set data.problem_type: multi_label_classification, or name another column."
             )
-        if _multi(config) and not many and value is not None:
-            raise DataError(
-                f"data.problem_type is multi_label_classification, but column {config.label_column!r} holds single "
-                f"labels (row {row}: {value!r}). Give lists, or set single_label_classification."
-            )
-        lists.append([_whole(one, config) for one in (value if many else [value])])
+        lists.append([_label(one, numbers, config) for one in (value if many else [value])])
     return lists
 
 
-def _whole(value: Any, config: DataConfig) -> Any:
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if value.is_integer():
-            return int(value)
-    raise DataError(
-        f"data.label_column: a label is text, a whole number or a boolean; {config.label_column!r} holds {value!r}. "
-        "Name a column of classes."
-    )
+def _label(value: Any, number_of_class: bool, config: DataConfig) -> str | int | None:
+    """Whole floats (a csv with gaps) as integers, a missing label as None."""
+    if is_missing(value) or (number_of_class and value < 0):
+        return None
+    if not is_label(value):
+        raise DataError(
+            f"data.label_column: a label is text, a whole number or a boolean; {config.label_column!r} holds "
+            f"{value!r}. Name a column of classes."
+        )
+    return int(value) if isinstance(value, float) else value
 
 
-def _missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or value < 0
+def _kind(value: Any) -> str:
+    return "text" if isinstance(value, str) else "boolean" if isinstance(value, bool) else "number"
 
 
 def _name(value: Any, own: Sequence[str] | None, config: DataConfig) -> str:
@@ -160,6 +256,11 @@ def _name(value: Any, own: Sequence[str] | None, config: DataConfig) -> str:
         return own[value]
     if config.label_names is None:
         return str(value)
+    if value < 0:
+        raise DataError(
+            f"data.label_names names the labels 0, 1, …, but label {value} occurs. Leave label_names out, or number "
+            "the classes from 0; where it means that there is no label, leave the cell empty."
+        )
     if value >= len(config.label_names):
         raise DataError(
             f"data.label_names names {len(config.label_names)} classes, but label {value} occurs; at least "
@@ -170,12 +271,15 @@ def _name(value: Any, own: Sequence[str] | None, config: DataConfig) -> str:
 
 def _own_names(data: datasets.Dataset) -> list[str] | None:
     """The names that a ClassLabel column gives its classes, unless they are but the numbers again."""
-    feature = data.features["label"]
-    if isinstance(feature, (datasets.List, datasets.LargeList)):
-        feature = feature.feature
+    feature = _item_feature(data)
     if not isinstance(feature, datasets.ClassLabel) or feature.names == [str(i) for i in range(len(feature.names))]:
         return None
     return list(feature.names)
+
+
+def _item_feature(data: datasets.Dataset) -> Any:
+    feature = data.features["label"]
+    return feature.feature if isinstance(feature, (datasets.List, datasets.LargeList)) else feature
 
 
 def _multi(config: DataConfig) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import datasets
@@ -9,10 +11,11 @@ import datasets
 from hf_fsl.config import DataConfig
 from hf_fsl.data.columns import map_columns
 from hf_fsl.data.errors import DataError, listed
-from hf_fsl.data.labels import drop_unlabelled, label_names, map_labels
+from hf_fsl.data.labels import drop_unlabelled, label_names, looks_like_several, map_labels, several_labels
 from hf_fsl.data.overlap import example_keys, find_overlap
-from hf_fsl.data.sources import Source, read_source
+from hf_fsl.data.sources import Source, is_lone_file, read_source
 from hf_fsl.data.splits import class_counts, require_examples, set_aside, subset
+from hf_fsl.label_values import contradictions
 from hf_fsl.records import DataRecord, SplitRecord
 from hf_fsl.tasks import Modality, Task
 
@@ -44,13 +47,28 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
     """
     source = read_source(config)
     named = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    aside = []
+    if list(source.splits) == [config.train_split]:  # the default names are those of a source that has such splits
+        aside = [role for role in ("validation", "test") if named[role] == role]
+        named |= dict.fromkeys(aside)
     for role, name in named.items():
         if name is not None:
             _require_split(source, name, config, role)
-    splits = {role: _mapped(source, name, config) for role, name in named.items() if name is not None}
+    splits, notes = _mapped(source, {role: name for role, name in named.items() if name is not None}, config)
+    if aside:
+        notes.append(f"{', '.join(aside)}: set aside from {config.train_split!r}, the only split of {config.path}")
     names = label_names(list(splits.values()) if zero_shot else [splits["train"]], config)
+    alike = looks_like_several(names) if config.problem_type == "single_label_classification" else None
+    if alike is not None:
+        text = (
+            f"The class {alike!r} looks like a list of other classes, and is read as a class of its own. If examples "
+            "have several labels, set data.problem_type: multi_label_classification and data.label_separator."
+        )
+        notes.append(text)
+        warnings.warn(text, stacklevel=2)
     splits = {role: map_labels(data, named[role] or role, names, config) for role, data in splits.items()}
     keys = {role: example_keys(data, named[role] or role) for role, data in splits.items()}
+    notes += _contradicting(splits, keys, names)
     _set_aside(splits, keys, config)
     splits = {role: splits[role] for role in ROLES}
 
@@ -84,6 +102,7 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
         on_overlap=config.on_overlap,
         overlap=overlap.counts,
         dropped=overlap.dropped,
+        notes=notes,
     )
     task = Task(modality=modality(config), label_names=tuple(names), problem_type=config.problem_type)
     return Splits(splits["train"], splits["validation"], splits["test"], task, record)
@@ -104,9 +123,9 @@ def load_split(config: DataConfig, split: str, task: Task) -> datasets.Dataset:
             f"The model is for {task.modality} input with {task.problem_type}; data names columns for "
             f"{modality(config)} input with {config.problem_type}. Name the columns that the model takes."
         )
-    source = read_source(config)
+    source = read_source(dataclasses.replace(config, train_split=split) if is_lone_file(config) else config)
     _require_split(source, split, config)
-    data = _mapped(source, split, config)
+    data = _mapped(source, {split: split}, config)[0][split]
     if len(data) == 0:
         raise DataError(f"Split {split!r} of {config.path} is empty. Name another one: {listed(list(source.splits))}.")
     return map_labels(data, split, task.label_names, config, of_model=True)
@@ -130,9 +149,44 @@ def _require_split(source: Source, name: str, config: DataConfig, role: str | No
     )
 
 
-def _mapped(source: Source, name: str, config: DataConfig) -> datasets.Dataset:
-    data = map_columns(source.splits[name], name, config)
-    return drop_unlabelled(data, config) if config.drop_unlabelled else data
+def _mapped(
+    source: Source, named: dict[str, str], config: DataConfig
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """The named splits with the columns of the task, and what is to be said of how they were read."""
+    notes = []
+    splits = {role: map_columns(source.splits[name], name, config) for role, name in named.items()}
+    empty = {role: len(source.splits[name]) - len(splits[role]) for role, name in named.items()}
+    notes += [f"{count} examples of {role} without a text left out" for role, count in empty.items() if count]
+    if config.problem_type == "multi_label_classification":
+        splits, how = several_labels(splits, config)
+        notes.append(f"Labels: {how}")
+    if config.drop_unlabelled:
+        before = {role: len(data) for role, data in splits.items()}
+        splits = {role: drop_unlabelled(data, config) for role, data in splits.items()}
+        dropped = {role: count - len(splits[role]) for role, count in before.items()}
+        notes += [
+            f"{count} examples of {role} without a label were left out" for role, count in dropped.items() if count
+        ]
+    return splits, notes
+
+
+def _contradicting(splits: dict[str, datasets.Dataset], keys: dict[str, list[str]], names: list[str]) -> list[str]:
+    """What is to be said of equal examples with different labels: data of people has some, and may keep them."""
+    notes = []
+    for role, data in splits.items():
+        labels = data["label"][:]
+        found = contradictions(keys[role], labels)
+        if found:
+            one, other = found[0]
+            shown = " and ".join(_label_text(labels[row], names) for row in (one, other))
+            notes.append(
+                f"{len(found)} examples of {role} occur again under another label (rows {one} and {other}: {shown})"
+            )
+    return notes
+
+
+def _label_text(label: int | list[int], names: list[str]) -> str:
+    return ", ".join(names[number] for number in label) if isinstance(label, list) else names[label]
 
 
 def _set_aside(splits: dict[str, datasets.Dataset], keys: dict[str, list[str]], config: DataConfig) -> None:

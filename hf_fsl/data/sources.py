@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ import datasets
 import huggingface_hub
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.cache.cache import Cache
+from datasets.packaged_modules.csv.csv import Csv
 
 from hf_fsl.config import DataConfig
-from hf_fsl.data.cards import card_license, default_configuration, hub_card, local_card
+from hf_fsl.data.cards import card_license, default_configuration, has_configurations, hub_card, local_card
 from hf_fsl.data.errors import DataError, listed
+from hf_fsl.data.folders import CSV_OPTIONS, check_read, read_pictures
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_SEPARATORS = (";", "\t", "|", ",")
+_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, DatasetsError)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -39,11 +44,11 @@ def read_source(config: DataConfig) -> Source:
     """
     path = Path(config.path).expanduser()
     if path.is_dir():
-        _check_files(config, path)
-        builder = _builder(str(path), config, config.name)
-        return Source(_read(builder, config), _name(builder, config), None, card_license(local_card(path)))
+        return _read_folder(path, config)
     if path.is_file() or config.path in {*BUILDERS.values(), "imagefolder"}:
-        return Source(_read(_file_builder(path, config), config), None, None, None)
+        _check_files(config, Path())
+        pictures = _pictures(Path(), config) if config.path == "imagefolder" and config.data_files else None
+        return Source(pictures or _read(_file_builder(path, config), config), None, None, None)
     if path.suffix in BUILDERS or path.is_absolute() or config.path.startswith(".") or config.path.count("/") > 1:
         raise DataError(f"data.path: there is no file or folder {config.path}{_beside(path)}.")
     builder = _hub_builder(config)
@@ -52,13 +57,44 @@ def read_source(config: DataConfig) -> Source:
     return Source(splits, _name(builder, config), revision, card_license(hub_card(config.path, revision)))
 
 
+def is_lone_file(config: DataConfig) -> bool:
+    """Whether the data are one local file, which is whatever split it is asked for."""
+    return not config.data_files and Path(config.path).expanduser().is_file()
+
+
+def _read_folder(path: Path, config: DataConfig) -> Source:
+    _check_files(config, path)
+    card = local_card(path)
+    described = config.name is not None or has_configurations(card)
+    pictures = _pictures(path, config) if config.image_column is not None and not described else None
+    if pictures is not None:
+        return Source(pictures, None, None, card_license(card))
+    builder = _builder(str(path), config, config.name)
+    read = builder.config.data_files or {}
+    if not described and config.data_files is None:
+        check_read(path, read, config)
+    if isinstance(builder, Csv):
+        files = [Path(file) for files in read.values() for file in files]
+        builder = _builder(str(path), config, config.name, **_csv_options(files, config))
+    return Source(_read(builder, config), _name(builder, config), None, card_license(card))
+
+
+def _pictures(root: Path, config: DataConfig) -> datasets.DatasetDict | None:
+    try:
+        return read_pictures(root, config)
+    except DataError:
+        raise
+    except _UNREADABLE as error:
+        raise _unreadable(config, error) from error
+
+
 def _file_builder(path: Path, config: DataConfig) -> datasets.DatasetBuilder:
     if config.name is not None:
         raise DataError(f"data.name: {config.path} has no configurations, got {config.name!r}. Leave it out.")
     files = dict(config.data_files or {})
     kind = config.path
     if path.is_file():
-        if path.suffix not in BUILDERS:
+        if path.suffix.lower() not in BUILDERS:
             raise DataError(
                 f"data.path: {path.suffix or 'a file without a suffix'} is no kind of file that is read here; "
                 f"use {', '.join(BUILDERS)}, a folder of images, or a Hub data set."
@@ -68,29 +104,67 @@ def _file_builder(path: Path, config: DataConfig) -> datasets.DatasetBuilder:
                 f"data.data_files: {config.path} is the split {config.train_split!r} already, and data_files gives "
                 f"{files[config.train_split]!r} for it. Leave one out."
             )
-        kind = BUILDERS[path.suffix]
-        files = {config.train_split: str(path), **files}
+        kind = BUILDERS[path.suffix.lower()]
+        files = {config.train_split: glob.escape(str(path)), **files}
     elif not files:
         raise DataError(f"data.data_files: {kind} needs them, split -> file or glob.")
-    _check_files(config, Path())
     options: dict[str, Any] = {}
     if kind == "csv":
-        # only an empty cell is missing: pandas would also take a label "None" or a text "NA" for that
-        options = {"keep_default_na": False, "na_values": [""]}
-        if all(file.endswith(".tsv") for file in files.values()):
-            options["sep"] = "\t"
+        local = [
+            file for pattern in files.values() for file in glob.glob(str(Path(pattern).expanduser()), recursive=True)
+        ]
+        options = _csv_options([Path(file) for file in local or files.values()], config)
     return _builder(kind, config, None, data_files=files, **options)
 
 
+def _csv_options(files: list[Path], config: DataConfig) -> dict[str, Any]:
+    """How csv and tsv files are read: by commas or tabs, whichever the names say, and only an empty cell is missing.
+
+    Raises:
+        DataError: files of both kinds, or one whose first line has another separator.
+    """
+    tabs = {file.suffix.lower() == ".tsv" for file in files}
+    if len(tabs) > 1:
+        raise DataError(f"data.path: {config.path} has both csv and tsv files, {listed(files, 4)}. Write one kind.")
+    separator = "\t" if True in tabs else ","
+    for file in filter(Path.is_file, files):
+        with file.open(encoding="utf-8-sig", errors="replace") as opened:
+            header = opened.readline()
+        other = next((one for one in _SEPARATORS if one in header and separator not in header), None)
+        if other is not None:
+            raise DataError(
+                f"data.path: the first line of {file} is {header.strip()[:80]!r}: columns separated by {other!r}, "
+                f"and a {file.suffix} file is read with {separator!r} between them. Save it so"
+                + (", or call it .tsv." if other == "\t" else ".")
+            )
+    return CSV_OPTIONS | {"sep": separator}
+
+
 def _hub_builder(config: DataConfig) -> datasets.DatasetBuilder:
+    try:
+        builder = _hub_builder_with(config)
+    except DataError:
+        # a csv data set lies in the cache under the options that it was read with
+        with contextlib.suppress(DataError):
+            return _hub_builder_with(config, **CSV_OPTIONS)
+        raise
+    if isinstance(builder, Csv):
+        return _hub_builder_with(config, **CSV_OPTIONS)
+    if isinstance(builder, Cache):
+        with contextlib.suppress(DataError):
+            return _hub_builder_with(config, **CSV_OPTIONS)
+    return builder
+
+
+def _hub_builder_with(config: DataConfig, **options: Any) -> datasets.DatasetBuilder:
     name = config.name
     if name is None and datasets.config.HF_HUB_OFFLINE:
         name = default_configuration(config)
-    builder = _builder(config.path, config, name, revision=config.revision)
+    builder = _builder(config.path, config, name, revision=config.revision, **options)
     if not isinstance(builder, Cache):
         return builder
     if name is None:  # the Hub did not answer
-        builder = _builder(config.path, config, default_configuration(config), revision=config.revision)
+        builder = _builder(config.path, config, default_configuration(config), revision=config.revision, **options)
     if config.revision is not None and not _is_revision(config, builder.hash or ""):
         raise DataError(
             f"data.revision: the Hub cannot be reached, and the newest copy of {config.path} in the cache is of "
@@ -137,7 +211,7 @@ def _read(builder: datasets.DatasetBuilder, config: DataConfig) -> datasets.Data
     try:
         builder.download_and_prepare()
         return builder.as_dataset()
-    except (OSError, ValueError, RuntimeError, TypeError, DatasetsError) as error:
+    except _UNREADABLE as error:
         raise _unreadable(config, error) from error
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import datetime
+import enum
+import json
+from decimal import Decimal
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from encoders import pictures as draw
 from encoders import save_encoder
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
@@ -25,6 +30,14 @@ THINGS = ["the red house", "a blue car", "the green train", "a big house", "the 
 TEXTS, LABELS = ANIMALS + THINGS, ["animal"] * 6 + ["thing"] * 6
 NEW, NEW_LABELS = ["a bird sleeps", "the fish runs", "the blue train", "a small house"], ["animal"] * 2 + ["thing"] * 2
 QUICK = AdaptationConfig(steps=3, batch_size=8, examples_per_class=2)
+
+
+class Color(enum.Enum):
+    RED, BLUE = 1, 2
+
+
+class Shade(enum.StrEnum):
+    DARK, BRIGHT = "dark", "bright"
 
 
 @pytest.fixture(scope="module")
@@ -165,20 +178,91 @@ def test_pictures_are_not_given_to_a_classifier_of_texts(backbone, fitted):
 @pytest.mark.parametrize(
     ("X", "y", "message"),
     [
-        (
-            [*TEXTS[:3], TEXTS[0]],
-            ["a", "b", "a", "b"],
-            "Examples 0 and 3 are the same .'the cat runs'., .* 'a' and 'b'",
-        ),
         (TEXTS[:3], ["a", "a", "a"], "two classes or more"),
         (TEXTS[:3], ["a", "b"], "3 examples and 2 labels"),
         (TEXTS[:2], ["a", None], "1 examples have no label"),
-        (TEXTS[:2], ["a", 1], "all texts or all numbers"),
+        (TEXTS[:3], ["a", "b", pandas.NA], "1 examples have no label .the first is number 2"),
+        (TEXTS[:3], ["a", "b", float("nan")], "1 examples have no label"),
+        (TEXTS[:3], ["a", "b", " "], "1 examples have no label"),
+        (TEXTS[:3], pandas.Series([1, 2, None], dtype="Int64"), "1 examples have no label"),
+        (TEXTS[:2], ["a", 1], "all texts or all numbers, got both: 'a' and 1"),
+        (TEXTS[:2], [datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)], "A label is a text, .*(date)"),
+        (TEXTS[:2], np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[ns]"), "A label is a text, .*datetime64"),
+        (TEXTS[:2], [Decimal(1), Decimal(2)], "A label is a text, .*Decimal"),
+        (TEXTS[:2], [b"a", b"b"], "A label is a text, .*bytes"),
+        (TEXTS[:2], np.array([b"a", b"b"]), "A label is a text, .*bytes"),
+        (TEXTS[:2], [Color.RED, Color.BLUE], "A label is a text, .*Color"),
+        (TEXTS[:2], [0.5, 1.0], "A label is a text, a whole number or a boolean, got 0.5"),
+        (TEXTS[:2], [["a"], ["a", "b"]], r"one label, got several \(\['a'\]\).*multi_label_classification"),
+        (TEXTS[:2], np.array([[0, 1], [1, 0]]), "one label, got several"),
+        (TEXTS[:2], torch.tensor([[0, 1], [1, 0]]), "one label, got several"),
+        (TEXTS[:2], pandas.DataFrame({"a": [0, 1], "b": [1, 0]}), "one label, got several"),
+        (TEXTS[:2], "ab", "2 examples and 1 labels"),
+        (TEXTS[:2], {"a": 0, "b": 1}, "Labels are a list in the order of the examples, got a dict"),
+        (TEXTS[:2], {"a", "b"}, "Labels are a list in the order of the examples, got a set"),
     ],
 )
 def test_what_cannot_be_learned_from_is_told(backbone, X, y, message):
     with pytest.raises(FewShotError, match=message):
         FewShotClassifier(backbone).fit(X, y)
+
+
+def test_words_for_nothing_and_minus_one_are_classes():
+    support = read_support(TEXTS[:3], ["NA", "None", "null"])
+    assert support.classes.tolist() == ["NA", "None", "null"]
+    assert read_support(TEXTS[:3], [-1, 0, 1]).classes.tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (np.array([[1], [2]]), [1, 2]),
+        ([["a"], ["b"]], ["a", "b"]),
+        (pandas.DataFrame({"label": ["a", "b"]}), ["a", "b"]),
+        (torch.tensor([[1], [2]]), [1, 2]),
+    ],
+)
+def test_a_column_of_labels_is_taken_with_a_warning(y, classes):
+    with pytest.warns(DataConversionWarning, match="taken for"):
+        support = read_support(TEXTS[:2], y)
+    assert support.classes.tolist() == classes and support.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (torch.tensor([1, 0]), [0, 1]),
+        (np.array(["b", "a"], dtype=object), ["a", "b"]),
+        (pandas.Series(["b", "a"], dtype="category"), ["a", "b"]),
+        (pandas.Series([2, 1], dtype="Int64"), [1, 2]),
+        ([Shade.DARK, Shade.BRIGHT], ["bright", "dark"]),
+        ([np.str_("b"), np.str_("a")], ["a", "b"]),
+        ([1.0, 0.0], [0.0, 1.0]),
+        ([True, False], [False, True]),
+    ],
+)
+def test_labels_of_every_kind_can_be_written(y, classes):
+    support = read_support(TEXTS[:2], y)
+    assert support.labels.tolist() == [1, 0]
+    assert json.loads(json.dumps(support.classes.tolist())) == classes
+
+
+def test_equal_examples_of_two_classes_are_learned_from_with_a_warning(backbone):
+    classifier = FewShotClassifier(backbone, prior=None)
+    with pytest.warns(
+        UserWarning, match="1 examples are given again .* number 0 .'the cat runs'.*'animal'.*12.*'thing'"
+    ):
+        classifier.fit([*TEXTS, TEXTS[0]], [*LABELS, "thing"])
+    assert classifier.state_.counts == (6, 7)
+    support = read_support([TEXTS[0], TEXTS[0], TEXTS[0], TEXTS[1]], ["a", "b", "b", "a"])
+    assert support.distinct.tolist() == [2, 1]
+
+
+def test_one_label_is_that_of_one_example(fitted):
+    grown = copy.deepcopy(fitted).add_examples([NEW[0]], "animal")
+    assert grown.state_.counts == (7, 6)
+    with pytest.raises(FewShotError, match="have no label"):
+        copy.deepcopy(fitted).add_examples(NEW[:2], ["animal", None])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ adapter: {method: lorax, rank_pattern: {query: 0}}
     found = problems(tmp_path, text, ["--hub.push_to_hub=true", "--x.y", "3"])
     expected = [
         "data.text_colum: unknown field; did you mean text_column?",
-        "data.label_column: expected str, got 3",
+        "data.label_column: expected list[str] | str, got 3",
         "training.num_train_epochs: expected float, got True",
         "training.seeds: expected list[int], got [1, 2.5]",
         "training.save_steps: at least 1, got 0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,18 @@ def hub_folder(write: Callable[..., str], tmp_path: Path) -> Path:
         card += "  default: true\n" if name == "large" else ""
     (tmp_path / "repo" / "README.md").write_text(card + "---\n# Data\n")
     return tmp_path / "repo"
+
+
+@pytest.fixture
+def place(tmp_path: Path, picture: Callable[..., Image.Image]) -> Callable[..., Path]:
+    """``place("cat/1.png", …)``: different pictures in those files below a folder, which is returned."""
+    kinds = {".jpeg": "JPEG", ".jpg": "JPEG", ".bmp": "BMP"}
+
+    def place(*names: str, root: str = "animals") -> Path:
+        for name in names:
+            path = tmp_path / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(zlib.crc32(name.encode())).save(path, kinds.get(path.suffix.lower(), "PNG"))
+        return tmp_path / root
+
+    return place

@@ -48,6 +48,14 @@ def test_empty_texts(empty, write, rows, made):
         load_splits(made(write("a.jsonl", given)))
 
 
+def test_empty_texts_are_skipped_where_asked_for(write, made, rows):
+    given = [row | {"other": "x"} for row in rows(30)]
+    given[3]["text"], given[7]["text"], given[7]["other"], given[8]["other"] = "", " ", "", None
+    splits = load_splits(made(write("a.jsonl", given), text_pair_column="other", on_empty="skip"))
+    assert sum(split.rows for split in splits.record.splits.values()) == 27
+    assert splits.record.notes == ["3 examples of train without a text left out"]
+
+
 def test_the_second_text_is_checked_too(write, rows, made):
     given = [row | {"other": "x" if i else ""} for i, row in enumerate(rows(12))]
     with pytest.raises(DataError, match=r"data\.text_pair_column: 1 texts .* \(rows 0\)"):

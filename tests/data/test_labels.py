@@ -102,7 +102,7 @@ def test_only_one_class(write, made):
 
 
 @pytest.mark.parametrize(
-    ("values", "names"), [(["a", "b", None], ("a", "b")), (["a", "b", " "], ("a", "b")), ([0, 1, -1], ("0", "1"))]
+    ("values", "names"), [(["a", "b", None], ("a", "b")), (["a", "b", " "], ("a", "b")), ([0, 1, None], ("0", "1"))]
 )
 def test_unlabelled_examples(values, names, write, made):
     path = write("a.jsonl", labelled(values))
@@ -145,15 +145,138 @@ def test_lists_of_integers_and_of_class_labels(write, made):
     assert splits.task.label_names == ("z", "y", "x") and read_back(splits)["text 0"] == ["z", "x"]
 
 
-def test_flags_are_not_taken_for_indices(write, made):
-    with pytest.raises(DataError, match=r"row 0 of split 'train' lists a label twice \(\[1, 0, 1\]\)"):
-        load_splits(made(write("a.jsonl", labelled([[1, 0, 1], [0, 1, 0]])), problem_type=MULTI))
+def test_minus_one_is_a_class_where_the_column_is_of_numbers(write, made):
+    path = write("a.csv", labelled([-1, 0, 1]))
+    for drop in (False, True):
+        splits = load_splits(made(path, drop_unlabelled=drop))
+        assert splits.task.label_names == ("-1", "0", "1") and len(read_back(splits)) == 30
+    with pytest.raises(DataError, match="label -1 occurs. Leave label_names out"):
+        load_splits(made(path, label_names=["no", "yes"]))
+
+
+def test_words_for_nothing_are_labels(write, made):
+    for name in ("a.csv", "a.jsonl", "d/train.csv"):
+        path = write(name, labelled(["NA", "None", "null", "nan"]))
+        config = made(path if not name.startswith("d") else path.removesuffix("/train.csv"))
+        assert load_splits(config).task.label_names == ("NA", "None", "nan", "null")
+
+
+@pytest.mark.parametrize("values", [[1, "a"], [True, 2], [True, "a"]])
+def test_labels_of_two_kinds(values, write, made):
+    with pytest.raises(
+        DataError, match=r"all texts, all numbers or all booleans; 'label' holds .*Write them in one way"
+    ):
+        load_splits(made(write("a.jsonl", labelled(values))))
+
+
+def test_dates_are_no_labels(write, made):
+    with pytest.raises(DataError, match=r"whole number or a boolean; 'label' holds datetime"):
+        load_splits(made(write("a.jsonl", labelled(["2020-01-01", "2020-01-02"]))))
+
+
+def test_a_zero_or_one_for_every_class(write, made):
+    path = write("a.jsonl", labelled([[1, 0, 1], [0, 1, 0], [0, 0, 0]]))
+    splits = load_splits(made(path, problem_type=MULTI, label_names=["x", "y", "z"]))
+    found = read_back(splits)
+    assert [found[f"text {i}"] for i in range(3)] == [["x", "z"], ["y"], []]
+    assert splits.record.notes == ["Labels: lists of column 'label', a 0 or 1 for each of 3 classes"]
+    assert load_splits(made(path, problem_type=MULTI)).task.label_names == ("0", "1", "2")
+    with pytest.raises(
+        DataError, match="names 2 classes, but the lists of column 'label' have a 0 or 1 for each of 3"
+    ):
+        load_splits(made(path, problem_type=MULTI, label_names=["x", "y"]))
+
+
+def test_two_flags_each(write, made):
+    path = write("a.jsonl", labelled([[1, 0], [0, 1]]))
+    found = read_back(load_splits(made(path, problem_type=MULTI, label_names=["x", "y"])))
+    assert found["text 0"] == ["x"] and found["text 1"] == ["y"]
+
+
+def test_a_row_of_flags_that_has_a_gap_has_no_label(write, made):
+    path = write("a.jsonl", labelled([[1, 0, 1], [0, 1, 0], [0, None, 1]]))
+    with pytest.raises(DataError, match="10 examples of split 'train' have no label"):
+        load_splits(made(path, problem_type=MULTI))
+
+
+@pytest.mark.parametrize("values", [[1, 0], [True, False], [1.0, 0.0]])
+def test_columns_of_zero_and_one(values, write, made):
+    yes, no = values
+    rows = [{"text": f"text {i}", "toxic": [yes, no, no][i % 3], "insult": [yes, yes, no][i % 3]} for i in range(30)]
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        config = made(write(name, rows), problem_type=MULTI, label_column=["toxic", "insult"])
+        splits = load_splits(config)
+        found = read_back(splits)
+        assert splits.task.label_names == ("toxic", "insult")
+        assert [found[f"text {i}"] for i in range(3)] == [["toxic", "insult"], ["insult"], []]
+        assert splits.record.notes == ["Labels: a 0 or 1 in each of the columns toxic, insult"]
+
+
+def test_columns_of_something_else(write, made):
+    rows = [{"text": f"text {i}", "a": i % 2, "b": i % 3} for i in range(12)]
+    path = write("a.jsonl", rows)
+    with pytest.raises(DataError, match=r"each holds a 0 or 1, but 'b' holds 2 \(row 2 of split 'train'"):
+        load_splits(made(path, problem_type=MULTI, label_column=["a", "b"]))
+    with pytest.raises(DataError, match="no column 'c'; it has text, a, b"):
+        load_splits(made(path, problem_type=MULTI, label_column=["a", "c"]))
+    rows[5]["a"] = None
+    with pytest.raises(DataError, match=r"1 examples of split 'train' have no label \(rows 5\)"):
+        load_splits(
+            made(write("b.csv", [row | {"b": 0} for row in rows]), problem_type=MULTI, label_column=["a", "b"])
+        )
+
+
+def test_a_class_without_examples_is_named(write, made):
+    rows = [{"text": f"text {i}", "a": i % 2, "b": 1, "never": 0} for i in range(12)]
+    config = made(write("a.csv", rows), problem_type=MULTI, label_column=["a", "b", "never"])
+    with pytest.raises(DataError, match="'never' has 0"):
+        load_splits(config)
+
+
+def test_separated_texts(write, made):
+    path = write("a.csv", labelled(["b, a", "c", "a,"]))
+    splits = load_splits(made(path, problem_type=MULTI, label_separator=","))
+    found = read_back(splits)
+    assert splits.task.label_names == ("a", "b", "c")
+    assert [found[f"text {i}"] for i in range(3)] == [["a", "b"], ["c"], ["a"]]
+    assert splits.record.notes == ["Labels: texts of column 'label' split at ','"]
+    with pytest.raises(DataError, match="10 examples of split 'train' have no label"):
+        load_splits(made(write("b.csv", labelled(["b, a", "c", None])), problem_type=MULTI, label_separator=","))
+
+
+def test_separated_numbers(write, made):
+    path = write("a.csv", labelled(["0;2", "1", "10"]))
+    splits = load_splits(made(path, problem_type=MULTI, label_separator=";"))
+    assert splits.task.label_names == ("0", "1", "2", "10")
+    names = [f"n{i}" for i in range(11)]
+    config = made(path, problem_type=MULTI, label_separator=";", label_names=names, min_examples_per_class=0)
+    assert read_back(load_splits(config))["text 0"] == ["n0", "n2"]
+
+
+def test_a_separator_is_for_texts(write, made):
+    for name, values in (("a.jsonl", [["a"], ["b"]]), ("b.csv", ["['a', 'b']", "['b']"])):
+        with pytest.raises(DataError, match="label_separator: for texts such as 'a,b', but column 'label' holds"):
+            load_splits(made(write(name, labelled(values)), problem_type=MULTI, label_separator=","))
+
+
+def test_a_class_that_looks_like_several(write, made):
+    path = write("a.csv", labelled(["a", "b", "a,b"]))
+    with pytest.warns(UserWarning, match="The class 'a,b' looks like a list of other classes.*label_separator"):
+        splits = load_splits(made(path))
+    assert splits.task.label_names == ("a", "a,b", "b") and "looks like a list" in splits.record.notes[0]
+
+
+def test_equal_texts_under_two_labels_are_said(write, made):
+    rows = labelled(["a", "b"]) + [{"text": "text 0", "label": "b"}]
+    splits = load_splits(made(write("a.csv", rows)))
+    assert splits.record.notes == ["1 examples of train occur again under another label (rows 0 and 30: a and b)"]
+    assert sum(split.rows for split in splits.record.splits.values()) == 31
 
 
 def test_lists_and_single_labels_are_told_apart(write, made):
     with pytest.raises(DataError, match="holds lists of labels .*multi_label_classification"):
         load_splits(made(write("a.jsonl", labelled([["a"], ["b"]]))))
-    with pytest.raises(DataError, match=r"holds single labels \(row 0: 'a'\)"):
+    with pytest.raises(DataError, match=r"holds single labels \('a'\).*data\.label_separator"):
         load_splits(made(write("b.jsonl", labelled(["a", "b"])), problem_type=MULTI))
 
 
@@ -180,8 +303,13 @@ def test_one_split_with_labels_the_model_lacks(write, made):
 
 
 def test_one_split_that_is_not_there(write, made):
+    config = made(write("d/train.csv", labelled(["b", "a"])).removesuffix("/train.csv"))
     with pytest.raises(DataError, match="has no split 'test'; it has train"):
-        load_split(made(write("a.csv", labelled(["b", "a"]))), "test", task("a", "b"))
+        load_split(config, "test", task("a", "b"))
+
+
+def test_a_lone_file_is_the_split_that_is_asked_for(write, made):
+    assert len(load_split(made(write("a.csv", labelled(["b", "a"]))), "test", task("a", "b"))) == 30
 
 
 def test_one_split_for_a_model_of_another_kind(write, made):
@@ -193,6 +321,6 @@ def test_one_split_for_a_model_of_another_kind(write, made):
 
 
 def test_one_split_without_examples(write, made):
-    config = made(write("a.jsonl", labelled([None, -1], 4)), drop_unlabelled=True)
+    config = made(write("a.jsonl", labelled([None, " "], 4)), drop_unlabelled=True)
     with pytest.raises(DataError, match="Split 'train' of .* is empty"):
         load_split(config, "train", task("a", "b"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from hf_fsl.config import DataConfig
 from hf_fsl.data import DataError, load_splits
+from hf_fsl.data.folders import CSV_OPTIONS
 from hf_fsl.data.sources import read_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -59,6 +61,72 @@ def test_only_an_empty_cell_of_a_csv_is_missing(made, tmp_path):
     path.write_text(path.read_text() + "one more,\n")
     with pytest.raises(DataError, match=r"1 examples of split 'train' have no label \(rows 12\)"):
         load_splits(made(path))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_lone_file_needs_no_settings(name, write, rows):
+    splits = load_splits(DataConfig(path=write(name, rows(60)), text_column="text"))
+    assert [len(data) for data in (splits.train, splits.validation, splits.test)] == [42, 6, 12]
+    assert splits.record.splits["test"].name == "20% of train, stratified, seed 0"
+    assert len(splits.record.notes) == 1 and splits.record.notes[0].startswith("validation, test: set aside")
+
+
+def test_a_split_that_is_named_must_be_there(write, rows):
+    with pytest.raises(DataError, match="no split 'dev'; it has train"):
+        load_splits(DataConfig(path=write("a.csv", rows(60)), text_column="text", validation_split="dev"))
+
+
+@pytest.mark.parametrize("name", ["a [1] *.csv", "A.CSV", "what?.jsonl"])
+def test_a_file_of_any_name(name, write, rows, made, tmp_path):
+    Path(write("plain" + Path(name).suffix.lower(), rows(30))).rename(tmp_path / name)
+    assert sum(split.rows for split in load_splits(made(tmp_path / name)).record.splits.values()) == 30
+
+
+@pytest.mark.parametrize(
+    ("separator", "name"), [(";", "a.csv"), ("\t", "a.csv"), (",", "a.tsv"), (";", "d/train.csv")]
+)
+def test_another_separator_is_told(separator, name, made, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    rows = [("text", "label"), ("one, or two, or more", "a"), ("three", "b")]
+    path.write_text("".join(separator.join(row) + "\n" for row in rows))
+    message = f"columns separated by {separator!r}, and a {path.suffix} file is read with"
+    with pytest.raises(DataError, match=re.escape(message)):
+        load_splits(made(path if "/" not in name else path.parent))
+
+
+def test_a_table_whose_name_says_no_split_is_not_left_out(write, rows, made, tmp_path):
+    write("d/train_1.csv", rows(9))
+    write("d/more.csv", rows(9, start=20))
+    with pytest.raises(DataError, match=r"1 of the 2 files in .* would not be read.*\(train\): more.csv.*data_files"):
+        load_splits(made(tmp_path / "d"))
+    both = load_splits(made(tmp_path / "d", data_files={"train": "*.csv"}))
+    assert sum(split.rows for split in both.record.splits.values()) == 18
+    write("e/train.csv", rows(9))
+    write("e/train.jsonl", rows(9, start=20))
+    with pytest.raises(DataError, match="1 of the 2 files in .* would not be read"):
+        load_splits(made(tmp_path / "e"))
+    write("f/train.csv", rows(30))
+    (tmp_path / "f" / "classes.json").write_text("{}")
+    assert load_splits(made(tmp_path / "f")).record.splits["train"].rows
+
+
+def test_a_table_in_two_splits(write, rows, made, tmp_path):
+    write("d/train_test.csv", rows(9))
+    with pytest.raises(DataError, match="names of 1 files in .* put them into two splits: train_test.csv"):
+        load_splits(made(tmp_path / "d"))
+
+
+def test_commas_and_tabs_in_one_folder(write, rows, made, tmp_path):
+    write("d/train_1.csv", rows(9))
+    write("d/train_2.tsv", rows(9, start=20))
+    with pytest.raises(DataError, match="both csv and tsv files"):
+        load_splits(made(tmp_path / "d"))
+
+
+def test_a_folder_of_tab_separated_files(write, rows, made, tmp_path):
+    write("d/train.tsv", rows(30))
+    assert load_splits(made(tmp_path / "d")).task.label_names == ("animal", "food", "time")
 
 
 def test_hub_layout_takes_the_default_configuration(hub_folder):
@@ -182,6 +250,17 @@ def test_offline_a_named_configuration_and_revision(cached):
     for revision in (None, "main", COMMIT, COMMIT[:12]):
         source = read_source(DataConfig(path="user/repo", name="small", revision=revision, text_column="text"))
         assert (source.name, source.revision) == ("small", COMMIT)
+
+
+def test_offline_a_csv_data_set_is_found_as_it_was_read(tmp_path, monkeypatch, write):
+    """On the Hub its words for nothing were read as labels, which is in the name of its folder in the cache."""
+    folder = Path(write("repo/train.csv", [{"text": "a", "label": "NA"}, {"text": "b", "label": "b"}])).parent
+    builder = datasets.load_dataset_builder(str(folder), **CSV_OPTIONS)
+    builder.download_and_prepare()
+    local = Path(builder.cache_dir)
+    shutil.copytree(local, tmp_path / "cache" / "user___repo" / local.parent.parent.name / "0.0.0" / COMMIT)
+    source = read_source(DataConfig(path="user/repo", text_column="text"))
+    assert source.splits["train"]["label"][:] == ["NA", "b"] and source.revision == COMMIT
 
 
 @pytest.mark.parametrize("revision", ["f" * 40, "v2"])
