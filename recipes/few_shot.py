@@ -55,6 +55,8 @@ def main(config: FewShotRecipeConfig) -> None:
         )  # fmt: skip
     say(f"{config.data.path}: {len(pools.names)} classes, {len(pools.support)} possible supports, "
         f"{len(pools.query)} queries, {len(pools.base)} examples of other classes")  # fmt: skip
+    for note in pools.splits.record.notes:
+        say(note)
     trained = meta_trained(config, pools, backbone, accelerator)
     backbones = {False: backbone} | ({True: trained.backbone} if trained is not None else {})
     episodes = evaluate(config, pools, drawn, backbones, accelerator)

@@ -50,6 +50,8 @@ def main(config: FineTuneConfig) -> None:
         splits = load_splits(config.data)
     sizes = ", ".join(f"{name} {split.rows}" for name, split in splits.record.splits.items())
     say(f"{config.data.path}: {splits.task.modality}, {len(splits.task.label_names)} classes, {sizes}")
+    for note in splits.record.notes:
+        say(note)
 
     best: FineTuned | None = None
     outcomes = []

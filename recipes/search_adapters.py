@@ -62,6 +62,8 @@ def main(config: AdapterSearchConfig) -> None:
     space = SearchSpace(config.space, trial.sites)
     say(f"{config.data.path}: {len(splits.task.label_names)} classes, {len(splits.train)} examples to train on, "
         f"{len(splits.validation)} to compare by; {space.size():,} architectures")  # fmt: skip
+    for note in splits.record.notes:
+        say(note)
 
     report = search(config, space, trial, splits, say)
     with only_worker(output, accelerator, say) as mine:

@@ -52,6 +52,8 @@ def main(config: ZeroShotClipConfig) -> None:
         pipe = load_pipeline(ZeroShotImagePipeline, "zero-shot-image-classification", config.model, accelerator.device)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} images of {len(validation.names)} classes, "
         f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
+    for note in splits.record.notes:
+        say(note)
 
     unlabelled = unlabelled_inputs(splits, asked.calibration_samples, config.data.split_seed)
     scorers = {"image-text": spread(pipe.evidence, asked, accelerator)}

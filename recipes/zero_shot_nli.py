@@ -66,6 +66,8 @@ def main(config: ZeroShotNLIConfig) -> None:
             scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} texts of {len(validation.names)} classes, "
         f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
+    for note in splits.record.notes:
+        say(note)
 
     unlabelled = unlabelled_inputs(splits, asked.calibration_samples, config.data.split_seed)
     compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)

@@ -47,7 +47,11 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("--text-column", help="default for text models: text")
     evaluate.add_argument("--text-pair-column")
     evaluate.add_argument("--image-column", help="default for image models: image")
-    evaluate.add_argument("--label-column", default="label")
+    evaluate.add_argument(
+        "--label-column", nargs="+", default=["label"], metavar="COLUMN",
+        help="several, of a multi-label model: one a class, 0 or 1 in each",
+    )  # fmt: skip
+    evaluate.add_argument("--label-separator", help="between the labels of a text column, of a multi-label model")
     evaluate.add_argument(
         "--label-names", nargs="+", metavar="NAME",
         help="names of the labels 0, 1, … of a data set that has numbers only; matched with the model's by name",
@@ -142,7 +146,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         text_column=None if image else options.text_column or "text",
         text_pair_column=options.text_pair_column,
         image_column=(options.image_column or "image") if image else None,
-        label_column=options.label_column,
+        label_column=options.label_column[0] if len(options.label_column) == 1 else options.label_column,
+        label_separator=options.label_separator,
         label_names=options.label_names,
         problem_type=task.problem_type,
     )

@@ -56,7 +56,7 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
             _require_split(source, name, config, role)
     splits, notes = _mapped(source, {role: name for role, name in named.items() if name is not None}, config)
     if aside:
-        notes.append(f"{', '.join(aside)}: set aside from {config.train_split!r}, the only split of {config.path}")
+        notes.append(f"{', '.join(aside)}: set aside from {config.train_split!r}, the only split")
     names = label_names(list(splits.values()) if zero_shot else [splits["train"]], config)
     alike = looks_like_several(names) if config.problem_type == "single_label_classification" else None
     if alike is not None:

@@ -17,6 +17,7 @@ from hf_fsl.data.columns import check_images, row_list
 from hf_fsl.data.errors import DataError, listed
 from hf_fsl.data.overlap import example_keys, find_overlap
 from hf_fsl.data.sources import Source, read_source
+from hf_fsl.label_values import is_missing
 from hf_fsl.records import DataRecord, SplitRecord
 
 
@@ -159,7 +160,7 @@ def _split(
     classes: list[str] = []
     if config.class_column is not None:
         given = columns[config.class_column]
-        if any(not isinstance(value, str) or not value for value in given):
+        if any(not isinstance(value, str) or is_missing(value) for value in given):
             raise DataError(f"data.class_column: {config.class_column!r} of split {name!r} holds no class names.")
         classes = sorted(set(given))
         labels = [classes.index(value) for value in given]

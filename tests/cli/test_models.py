@@ -77,6 +77,17 @@ def test_multi_label_model_is_evaluated_by_the_metrics_that_it_has(multi_label_m
     assert main(command) == 0
     measured = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert measured["accuracy"]["value"] == pytest.approx(len(WORDS) // 2 / len(WORDS)) and "mcc" not in measured
+    (tmp_path / "data.csv").write_text(
+        "text,label,bad,good,plain\n"
+        + "".join(
+            f"{row['text']},{'; '.join(row['label'])},{','.join(str(int(name in row['label'])) for name in NAMES)}\n"
+            for row in rows
+        )
+    )
+    for options in (["--label-separator", ";"], ["--label-column", "plain", "bad", "good"]):
+        other = ["evaluate", str(multi_label_model), str(tmp_path / "data.csv"), "--json", *options]
+        assert main(other) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == measured
     assert main([*command, "--metrics", "mcc"]) == 1
     assert "mcc is not defined for multi-label tasks" in capsys.readouterr().err
 
