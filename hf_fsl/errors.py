@@ -3,3 +3,5 @@
 
 class UserError(Exception):
     """An error whose message states the rule, what was received and the way out; shown without a traceback."""
+
+    exit_code = 1

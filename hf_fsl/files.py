@@ -6,10 +6,13 @@ import contextlib
 import ctypes
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from hf_fsl.errors import UserError
 
 _MARK = "hf_fsl"
 _DEAD_AFTER = 24 * 3600.0
@@ -90,6 +93,23 @@ def put_in_place(new: Path, folder: Path) -> None:
         os.replace(old, folder)
         raise
     os.replace(old, new)
+
+
+def require_writable(name: str, folder: str | Path) -> None:
+    """Makes a folder that is to be written to, if it is not there. Says so before there is anything to write.
+
+    Args:
+        name: of the option that names the folder.
+
+    Raises:
+        UserError: files cannot be made in it.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{name}: nothing can be written to {folder} ({error.strerror}). Choose another.") from error
 
 
 def to_disk(path: Path) -> None:

@@ -9,7 +9,8 @@ import hf_fsl
 
 PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
-    {"errors", "files", "terminal", "__init__"},
+    {"errors", "processes", "terminal", "__init__"},
+    {"files", "exits"},
     {"plain"},
     {"config", "tasks", "records", "environment", "resources", "pictures", "label_values"},
     {"contrastive_record"},

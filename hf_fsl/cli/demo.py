@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.cli.launch import launch_command
 from hf_fsl.errors import UserError
+from hf_fsl.processes import supervised
 from hf_fsl.resources import recipes_folder
 
 MODEL = "demo/supersense-minilm-lora"
@@ -62,6 +64,15 @@ for text in sys.argv[2:]:
 _PREDICT = [sys.executable, "-c", "import sys; from hf_fsl.cli.main import main; sys.exit(main())", "predict"]
 
 
+class StepFailed(UserError):
+    """A process of the demo failed, and has said why."""
+
+    def __init__(self, command: Sequence[str], code: int) -> None:
+        shown = [word if "\n" not in word else "…" for word in command[1:]]
+        super().__init__(f"The demo ends here: {shlex.join(shown)} ended with {code}.")
+        self.exit_code = code
+
+
 def add_commands(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
@@ -95,7 +106,9 @@ def _demo(options: argparse.Namespace) -> int:
         environment.pop("HF_HUB_OFFLINE", None)
 
         def run(*command: str) -> None:
-            subprocess.run(command, env=environment, check=True)
+            code = supervised(command, environment)
+            if code:
+                raise StepFailed(command, code)
 
         _say(f"1. A Hub on this machine: {endpoint}. Put into it:")
         seed(endpoint, token="demo", recipes=recipes_folder(), log=lambda line: print(f"   {line}"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from hf_fsl import environment
 from hf_fsl.config import RECIPES, ConfigError, load_config, read_yaml
 from hf_fsl.errors import UserError
+from hf_fsl.files import require_writable
+from hf_fsl.processes import supervised
 from hf_fsl.resources import find_config, recipes_folder
 
 
@@ -41,11 +42,19 @@ def add_commands(commands: Any) -> None:
 
 
 def launch_command(recipe: str, config: str | None, accelerate_config: str | None, overrides: list[str]) -> list[str]:
-    """The ``accelerate launch`` command that ``hf-fsl run`` stands for."""
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    """The command that ``hf-fsl run`` stands for: that of ``accelerate launch``, through our launcher.
+
+    Raises:
+        UserError: there is no such config.
+    """
+    command = [sys.executable, "-m", "hf_fsl.cli.launcher"]
     if accelerate_config is not None:
-        preset = recipes_folder() / "accelerate_configs" / f"{accelerate_config}.yaml"
-        command += ["--config_file", str(preset if preset.is_file() else accelerate_config)]
+        presets = recipes_folder() / "accelerate_configs"
+        found = [path for path in (presets / f"{accelerate_config}.yaml", Path(accelerate_config)) if path.is_file()]
+        if not found:
+            known = ", ".join(sorted(path.stem for path in presets.glob("*.yaml")))
+            raise UserError(f"--accelerate-config: there is no {accelerate_config}. Give a file, or one of {known}.")
+        command += ["--config_file", str(found[0])]
     command.append(str(recipes_folder() / f"{recipe}.py"))
     if config is not None:
         command += ["--config", str(find_config(config, recipe))]
@@ -55,14 +64,13 @@ def launch_command(recipe: str, config: str | None, accelerate_config: str | Non
 def _run(options: argparse.Namespace) -> int:
     command = launch_command(options.recipe, options.config, options.accelerate_config, options.rest)
     path = Path(command[command.index("--config") + 1]) if options.config else None
-    try:
-        # What is wrong with a config is said here, before torch is loaded and processes are started.
-        load_config(RECIPES[options.recipe], path, options.rest)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(shlex.join(command), flush=True)
-    return 0 if options.dry_run else subprocess.call(command)
+    # What is wrong with a config is said here, before torch is loaded and processes are started.
+    config = load_config(RECIPES[options.recipe], path, options.rest)
+    print(shlex.join([sys.executable, "-m", "accelerate.commands.launch", *command[3:]]), flush=True)
+    if options.dry_run:
+        return 0
+    require_writable("output_dir", config.output_dir)
+    return supervised(command)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -76,7 +84,7 @@ def _validate(options: argparse.Namespace) -> int:
             load_config(RECIPES[recipe], path)
             print(f"{path}: valid")
         except UserError as error:
-            code = max(code, 2 if isinstance(error, ConfigError) else 1)
+            code = max(code, error.exit_code)
             print(error, file=sys.stderr)
     return code
 

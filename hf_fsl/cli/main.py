@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from hf_fsl import __version__
 from hf_fsl.cli import demo, hub, launch, models, publishing, search
-from hf_fsl.errors import UserError
+from hf_fsl.exits import run_plainly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a sub-command. Returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration."""
+    return run_plainly(lambda: _run(arguments), "hf-fsl")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="hf-fsl", description="Transfer, few-shot, one-shot and zero-shot learning with Hub models."
     )
@@ -27,13 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not getattr(options, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
-    try:
-        return int(options.run(options))
-    except UserError as error:
-        print(f"hf-fsl: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return int(options.run(options))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from hf_fsl.config.loading import ConfigError, load_config, section_of
-from hf_fsl.errors import UserError
+from hf_fsl.exits import run_plainly
+from hf_fsl.files import require_writable
+from hf_fsl.processes import end_with_parent
 
 T = TypeVar("T")
 
@@ -44,17 +46,18 @@ def config_from_command_line(kind: type[T], usage: str | None = None, arguments:
 
 def run_recipe(main: Callable[[T], None], kind: type[T], usage: str | None) -> None:
     """What stands under ``if __name__ == "__main__"`` of a recipe: reads the config, runs, shows errors plainly."""
-    config = config_from_command_line(kind, usage)
-    try:
+    end_with_parent()
+
+    def run() -> int:
+        config: Any = config_from_command_line(kind, usage)
+        require_writable("output_dir", config.output_dir)
         main(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 0
+
+    code = run_plainly(run, "error")
+    if code:
         # Other processes of the launch may wait for this one in a collective call: no clean-up, no waiting.
-        os._exit(1)
-    except KeyboardInterrupt as stopped:
-        if str(stopped):  # of a training: where its checkpoint is
-            print(stopped, file=sys.stderr, flush=True)
-        os._exit(getattr(stopped, "exit_code", 130))
+        os._exit(code)
 
 
 def describe_fields(kind: Any, prefix: str = "") -> str:

@@ -23,6 +23,8 @@ _INVALID: Any = object()
 class ConfigError(UserError, ValueError):
     """A configuration that cannot be used; ``problems`` lists all that is wrong with it."""
 
+    exit_code = 2
+
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source, self.problems = source, list(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
