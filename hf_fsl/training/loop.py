@@ -36,7 +36,7 @@ from hf_fsl.training.checkpoints import (
 )
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.precision import fast_attention
-from hf_fsl.training.signals import Signals, TrainingInterrupted
+from hf_fsl.training.signals import TrainingInterrupted, noted_signals
 from hf_fsl.training.update import Batch, make_optimizer, make_scheduler
 
 FEW_STEPS = 50
@@ -213,7 +213,7 @@ def train(
     hidden = not (progress_bar and accelerator.is_main_process)
     bar = tqdm(total=total, initial=progress.step, desc=f"seed {seed}", unit="step", disable=hidden)
     fast = fast_attention(model, accelerator.mixed_precision == "bf16", accelerator.device)
-    with Signals() as signals, bar, fast:
+    with noted_signals() as signals, bar, fast:
         while progress.step < total and not progress.stopped:
             order.start_epoch(progress.epoch)
             if begin_epoch is not None:

@@ -18,7 +18,7 @@ from training.tiny_runs import BASE, assert_same, on_two_processes, weights
 from hf_fsl.losses import ClassificationLoss
 from hf_fsl.training import RunLog, TrainingInterrupted, list_checkpoints, read_log, start_accelerator, train
 from hf_fsl.training import signals as signals_module
-from hf_fsl.training.signals import Signals
+from hf_fsl.training.signals import noted_signals
 
 LATER = dataclasses.replace(BASE, resume_from_checkpoint="auto")
 
@@ -82,7 +82,7 @@ def test_what_ignores_a_signal_goes_on_ignoring_it(make, split, tmp_path):
 
 def _agree():
     accelerator = Accelerator(cpu=True)
-    with Signals() as signals:
+    with noted_signals() as signals:
         if accelerator.process_index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return signals.agreed(accelerator, accelerator.is_main_process)
@@ -102,7 +102,7 @@ def test_a_recipe_ends_with_one_line_and_the_code_of_the_signal(tmp_path):
         "run_recipe(main, ZeroShotNLIConfig, None)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (143, "SIGTERM: saved\n"), done
+    assert (done.returncode, done.stderr) == (143, "error: SIGTERM: saved\n"), done
 
 
 def test_a_checkpoint_is_due_by_time_too(make, split, tmp_path):
