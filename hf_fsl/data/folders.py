@@ -45,11 +45,10 @@ def files_below(folder: Path) -> list[Path]:
 
 def is_picture(path: Path) -> bool:
     """By its name, or where that says nothing, by its first bytes. Pillow may still be unable to read it."""
-    suffix = path.suffix.lower()
-    kind = mimetypes.guess_type(f"a{suffix}", strict=False)[0]
-    if suffix in IMAGE_EXTENSIONS or (kind or "").startswith("image/"):
+    if _named_picture(path):
         return True
-    if suffix in (*TABLES, *_ARCHIVES) or kind is not None:
+    suffix = path.suffix.lower()
+    if suffix in (*TABLES, *_ARCHIVES) or _mime_type(suffix) is not None:
         return False
     try:
         with Image.open(path):
@@ -58,11 +57,21 @@ def is_picture(path: Path) -> bool:
         return False
 
 
+def _named_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in IMAGE_EXTENSIONS or (_mime_type(suffix) or "").startswith("image/")
+
+
+def _mime_type(suffix: str) -> str | None:
+    return mimetypes.guess_type(f"a{suffix}", strict=False)[0]
+
+
 def read_pictures(root: Path, config: DataConfig) -> datasets.DatasetDict | None:
     """The splits of a folder of pictures; None for a folder of something else.
 
     A folder of class folders is one split, unless its first level is the folders train, validation and test, or some
-    of them, under the names that ``datasets`` knows for them: no other part of a name matters. With ``data_files``
+    of them, under the names that ``datasets`` knows for them: no other part of a name matters. (A folder around all
+    others is no level.) With ``data_files``
     the splits are what these match. The class is the folder that a picture lies in; or all columns come from
     ``metadata.csv`` (or .jsonl, .parquet) as ``datasets`` has it, with ``file_name`` relative to it.
 
@@ -95,30 +104,33 @@ def read_pictures(root: Path, config: DataConfig) -> datasets.DatasetDict | None
     return _described(splits, metadata, config) if metadata else _in_class_folders(splits, root, config)
 
 
-def check_read(root: Path, read: dict[str, list[str]], config: DataConfig) -> None:
-    """That every table in a folder is read, by one split.
+def check_read(files: Iterable[Path], read: dict[str, list[Path]], config: DataConfig) -> None:
+    """That of a folder or a repository every picture, or every table, is read, and by one split.
+
+    Args:
+        files: all there are, relative to it.
+        read: split -> those that the loader of ``datasets`` would read.
 
     Raises:
         DataError: some are not, for the loader takes words in names for splits, or reads files of one kind only.
     """
-    found = {file.resolve() for file in files_below(root) if file.suffix.lower() in TABLES}
-    splits = {split: [Path(file).resolve() for file in files] for split, files in read.items()}
-    taken = {file for files in splits.values() for file in files}
-    json = any(file.suffix.lower() == ".json" for file in taken)
-    left = sorted(file for file in found - taken if json or file.suffix.lower() != ".json")  # else settings
-    if left:
-        raise DataError(
-            f"data.path: {len(left)} of the {len(found)} files in {config.path} would not be read, since the names of "
-            f"others say which split they are ({listed(list(read))}): {_shown(left, root.resolve())}. Say in "
-            "data.data_files which files make which split."
-        )
-    counts = Counter(file for files in splits.values() for file in files)
-    twice = sorted(file for file, count in counts.items() if count > 1)
-    if twice:
-        raise DataError(
-            f"data.path: the names of {len(twice)} files in {config.path} put them into two splits: "
-            f"{_shown(twice, root.resolve())}. Say in data.data_files which files make which split."
-        )
+    counts = Counter(file for chosen in read.values() for file in chosen)
+    kinds = {file.suffix.lower() for file in counts if file.name not in METADATA}
+    if kinds & set(IMAGE_EXTENSIONS):
+        found = {file for file in files if _named_picture(file)}
+    else:  # a json file beside other tables holds settings
+        read_here = [suffix for suffix in TABLES if suffix != ".json" or suffix in kinds]
+        found = {file for file in files if kinds & set(TABLES) and file.suffix.lower() in read_here}
+    for wrong, what in (
+        (sorted(found - set(counts)), "would not be read"),
+        (sorted(file for file, count in counts.items() if count > 1), "would be read as two splits"),
+    ):
+        if wrong:
+            raise DataError(
+                f"data.path: {len(wrong)} of the {len(found)} files in {config.path} {what}, since words in names "
+                f"are taken for splits ({listed(list(read))}): {listed(wrong, _SHOWN)}. Say in data.data_files which "
+                "files make which split; train: '**' is all of them."
+            )
 
 
 def _matching(root: Path, pattern: str) -> list[Path]:
@@ -128,7 +140,10 @@ def _matching(root: Path, pattern: str) -> list[Path]:
 
 
 def _by_first_level(root: Path, pictures: list[Path], config: DataConfig) -> dict[str, list[Path]]:
-    places = {file: file.relative_to(root).parts for file in pictures}
+    top = Path(os.path.commonpath([file.parent for file in pictures]))
+    while top != root and any(part.casefold() in _SPLITS for part in top.relative_to(root).parts):
+        top = top.parent
+    places = {file: file.relative_to(top).parts for file in pictures}
     first = {parts[0] if len(parts) > 1 else "" for parts in places.values()}
     named = {name: _SPLITS[name.casefold()] for name in first if name.casefold() in _SPLITS}
     if len(named) == len(first):
@@ -136,7 +151,8 @@ def _by_first_level(root: Path, pictures: list[Path], config: DataConfig) -> dic
         for file, parts in places.items():
             splits[named[parts[0]]].append(file)
         return {split: files for split, files in splits.items() if files}
-    words = [word for name in first for word in re.split(r"[-._ 0-9]+", name.casefold())]
+    above = first.union(*(parts[:-2] for parts in places.values()))
+    words = [word for name in above for word in re.split(r"[-._ 0-9]+", name.casefold())]
     alike = {_SPLITS[word] for word in words if word in _SPLITS}
     if len(set(named.values())) > 1 or (max(map(len, places.values())) > 2 and (named or len(alike) > 1)):
         raise DataError(

@@ -14,11 +14,12 @@ import huggingface_hub
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from hf_fsl.config import DataConfig
 from hf_fsl.data.cards import card_license, default_configuration, has_configurations, hub_card, local_card
 from hf_fsl.data.errors import DataError, listed
-from hf_fsl.data.folders import CSV_OPTIONS, check_read, read_pictures
+from hf_fsl.data.folders import CSV_OPTIONS, check_read, files_below, read_pictures
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SEPARATORS = (";", "\t", "|", ",")
@@ -53,6 +54,14 @@ def read_source(config: DataConfig) -> Source:
         raise DataError(f"data.path: there is no file or folder {config.path}{_beside(path)}.")
     builder = _hub_builder(config)
     revision = builder.hash if builder.hash and _COMMIT.fullmatch(builder.hash) else None
+    described = config.data_files is not None or has_configurations(hub_card(config.path, revision))
+    if isinstance(builder, ImageFolder) and revision is not None and not described:
+        files = huggingface_hub.list_repo_files(config.path, revision=revision, repo_type="dataset")
+        read = {
+            split: [Path(file.partition(f"@{revision}/")[2]) for file in files]
+            for split, files in (builder.config.data_files or {}).items()
+        }
+        check_read([Path(file) for file in files if not file.startswith(".")], read, config)
     splits = _read(builder, config)
     return Source(splits, _name(builder, config), revision, card_license(hub_card(config.path, revision)))
 
@@ -72,7 +81,11 @@ def _read_folder(path: Path, config: DataConfig) -> Source:
     builder = _builder(str(path), config, config.name)
     read = builder.config.data_files or {}
     if not described and config.data_files is None:
-        check_read(path, read, config)
+        top = path.resolve()
+        found = [file.relative_to(path) for file in files_below(path)]
+        check_read(
+            found, {split: [Path(file).relative_to(top) for file in files] for split, files in read.items()}, config
+        )
     if isinstance(builder, Csv):
         files = [Path(file) for files in read.values() for file in files]
         builder = _builder(str(path), config, config.name, **_csv_options(files, config))

@@ -71,12 +71,23 @@ def test_split_folders(validation, place):
     "names",
     [
         ["train/cat/1.png", "train/dog/1.png", "extra/cat/1.png"],
+        ["2019/train/cat/1.png", "2020/test/cat/1.png", "2019/train/dog/1.png"],
         ["train_images/cat/1.png", "test_images/cat/2.png", "train_images/dog/1.png"],
     ],
 )
 def test_folders_that_are_half_splits_are_refused(names, place):
     with pytest.raises(DataError, match="neither train, validation and test, nor classes. Rename or move them"):
         read(place(*names))
+
+
+def test_folders_around_all_are_no_level(place):
+    names = [f"pictures/v2/{split}/{kind}/1.png" for split in ("train", "test") for kind in ("cat", "dog")]
+    found = read(place(*names))
+    assert found == {
+        "train": {name: name.split("/")[3] for name in names[:2]},
+        "test": {name: name.split("/")[3] for name in names[2:]},
+    }
+    assert read(place("only/train/cat/1.png", "only/train/dog/1.png", root="r")).keys() == {"train"}
 
 
 def test_classes_in_groups(place):

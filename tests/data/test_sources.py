@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 from hf_fsl.config import DataConfig
-from hf_fsl.data import DataError, load_splits
+from hf_fsl.data import DataError, load_splits, sources
 from hf_fsl.data.folders import CSV_OPTIONS
 from hf_fsl.data.sources import read_source
 
@@ -113,7 +113,7 @@ def test_a_table_whose_name_says_no_split_is_not_left_out(write, rows, made, tmp
 
 def test_a_table_in_two_splits(write, rows, made, tmp_path):
     write("d/train_test.csv", rows(9))
-    with pytest.raises(DataError, match="names of 1 files in .* put them into two splits: train_test.csv"):
+    with pytest.raises(DataError, match="1 of the 1 files in .* would be read as two splits.*: train_test.csv"):
         load_splits(made(tmp_path / "d"))
 
 
@@ -261,6 +261,25 @@ def test_offline_a_csv_data_set_is_found_as_it_was_read(tmp_path, monkeypatch, w
     shutil.copytree(local, tmp_path / "cache" / "user___repo" / local.parent.parent.name / "0.0.0" / COMMIT)
     source = read_source(DataConfig(path="user/repo", text_column="text"))
     assert source.splits["train"]["label"][:] == ["NA", "b"] and source.revision == COMMIT
+
+
+def test_pictures_of_a_hub_data_set_are_read_or_refused(monkeypatch, tmp_path, image_folder):
+    files = ["README.md", ".gitattributes", "cat/train_1.png", "cat/1.png", "steam-train/1.PNG"]
+
+    def builder(config):
+        made = datasets.load_dataset_builder(str(image_folder))
+        read = [file for file in files if "train" in file] if config.data_files is None else files[2:]
+        made.config.data_files, made.hash = {"train": [f"hf://datasets/u/d@{COMMIT}/{file}" for file in read]}, COMMIT
+        return made
+
+    monkeypatch.setattr(sources, "_hub_builder", builder)
+    monkeypatch.setattr(sources, "_read", lambda builder, config: datasets.DatasetDict())
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *arguments, **options: files)
+    with pytest.raises(
+        DataError, match=r"1 of the 3 files in u/d would not be read.*: cat/1\.png\. Say in data\.data_f"
+    ):
+        read_source(DataConfig(path="u/d", image_column="image"))
+    assert read_source(DataConfig(path="u/d", image_column="image", data_files={"train": "**"})).revision == COMMIT
 
 
 @pytest.mark.parametrize("revision", ["f" * 40, "v2"])
