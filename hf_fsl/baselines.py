@@ -47,7 +47,7 @@ def linear_probe_predictions(splits: Splits, model: ModelConfig, progress: bool 
     )
     column = splits.task.input_columns[0]
     features = {
-        name: backbone.encode(split[column], progress=progress).numpy()
+        name: backbone.encode(split[column], progress=progress, open_files=False).numpy()
         for name, split in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
     }
     best: LogisticRegression | None = None

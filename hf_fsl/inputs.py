@@ -9,7 +9,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from hf_fsl.pictures import as_rgb
+from hf_fsl.pictures import PictureError, as_rgb
 from hf_fsl.tasks import Task
 
 IMAGE_CACHE_BYTES = 2 << 30
@@ -75,7 +75,10 @@ class EncodedSplit(torch.utils.data.Dataset[dict[str, Any]]):
         if index in self._cache:
             return self._cache[index]
         assert self._images is not None
-        picture = as_rgb(self._images[index]["image"])
+        try:
+            picture = as_rgb(self._images[index]["image"])
+        except PictureError as error:
+            raise PictureError(f"Image {index}: {error}.") from error
         pixels: Tensor = self.processor(picture, return_tensors="pt")["pixel_values"][0].to(self.dtype)
         if pixels.nbytes * len(self) <= IMAGE_CACHE_BYTES:
             self._cache[index] = pixels

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_fsl.inputs import EncodedSplit
+from hf_fsl.pictures import PictureError
 from hf_fsl.tasks import Task
 
 PICTURES = Task(modality="image", label_names=("a", "b"))
@@ -20,3 +22,12 @@ def test_pixels_have_the_precision_of_the_weights(dtype, tiny_model):
     split = EncodedSplit(data, PICTURES, ViTImageProcessor(size={"height": 16, "width": 16}), dtype=dtype)
     batch = split.collate([split[0], split[1]])
     assert tiny_model("vit").to(dtype)(pixel_values=batch["pixel_values"]).logits.dtype == dtype
+
+
+def test_a_picture_of_16_bits_is_named_not_clipped(tmp_path):
+    picture = Image.fromarray(np.full((16, 16), 60000, np.uint16))
+    data = datasets.Dataset.from_dict({"image": [Image.new("RGB", (16, 16)), picture]})
+    split = EncodedSplit(data, PICTURES, ViTImageProcessor(size={"height": 16, "width": 16}))
+    assert split[0]["pixel_values"].shape == (3, 16, 16)
+    with pytest.raises(PictureError, match="Image 1: A picture of mode I;16"):
+        split[1]

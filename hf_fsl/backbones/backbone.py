@@ -152,37 +152,59 @@ class Backbone:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def read(self, inputs: Any, *, open_files: bool = True, timeout: float | None = None, first: int = 0) -> list[Any]:
+        """What ``encode`` takes -> a list of texts, or of images.
+
+        Args:
+            inputs: a text (str) or an image (``PIL.Image``), a list or a column of them, or a frame of one column; not
+                mixed. Where the model takes images, the path of one, its http(s) URL or data URI stands for it.
+            open_files: False: strings are texts, and nothing is opened. A server leaves it off: it must not open the
+                path or the URL that a client sent.
+            timeout: seconds to wait for an image from the web.
+            first: number of the first input, in what is said of one.
+
+        Raises:
+            BackboneError: as of :meth:`encode`.
+        """
+        takes_text, takes_images = self.tokenizer is not None, self.image_processor is not None
+        items = read_items(
+            inputs, text=takes_text, image=takes_images, open_files=open_files, timeout=timeout, first=first
+        )
+        if items and not (takes_text if isinstance(items[0], str) else takes_images):
+            raise BackboneError(f"{self.name} encodes {'texts, not images' if takes_text else 'images, not texts'}.")
+        return items
+
     def encode(
         self,
-        inputs: Sequence[Any],
+        inputs: Any,
         *,
         prompt: str | None = None,
         max_tokens: int | None = None,
         progress: bool = False,
         cache: EmbeddingCache | None = None,
+        open_files: bool = True,
     ) -> Tensor:
         """Embeddings ``(N, D)``, float32, on the CPU, in the order of the inputs.
 
         Inputs that occur twice are encoded once; texts are tokenised once, sorted by length, and batched by tokens.
 
         Args:
-            inputs: texts (str) or images (``PIL.Image``), not mixed; a data set's column is fine.
+            inputs: a text or an image, or many, see :meth:`read`.
             prompt: put before each text: a name among the repository's prompts, or the text itself; None: the one
                 that the backbone was loaded with.
             max_tokens: tokens a batch, padding included; None: what suits the device.
             progress: shows a progress bar.
             cache: embeddings found there are not computed again; new ones are added.
+            open_files: see :meth:`read`.
 
         Raises:
             BackboneError: an empty text, something that is neither text nor image, an image that cannot be decoded,
                 a modality that this model does not have, or an embedding that is not finite.
         """
-        items = read_items(inputs)
+        items = self.read(inputs, open_files=open_files)
         if not items:
             return torch.empty(0, self.dimension)
         text = isinstance(items[0], str)
-        if (self.tokenizer if text else self.image_processor) is None:
-            raise BackboneError(f"{self.name} encodes {'images, not texts' if text else 'texts, not images'}.")
         keys = item_keys(items)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         identity: dict[str, Any] = {}

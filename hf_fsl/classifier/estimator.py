@@ -60,6 +60,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             ``Backbone.from_pretrained``. ``pooling="stock"``: the embedding and a head that fold into the stock class
             of the backbone's family.
         cache_dir: embeddings of the backbone as it is are kept there.
+        open_files: where the backbone takes images, a string that is the path of one, or its URL, stands for it.
+            False: nothing is opened; a server must not open the path or URL that a client sent.
         progress: shows a progress bar.
         random_state: of folds and of adapting.
     """
@@ -84,6 +86,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         trust_remote_code: bool = False,
         device: str | None = None,
         cache_dir: str | Path | None = None,
+        open_files: bool = True,
         progress: bool = False,
         random_state: int = 0,
     ) -> None:
@@ -104,6 +107,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.trust_remote_code = trust_remote_code
         self.device = device
         self.cache_dir = cache_dir
+        self.open_files = open_files
         self.progress = progress
         self.random_state = random_state
 
@@ -118,7 +122,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Fits on a support set, from the pristine backbone.
 
         Args:
-            X: texts or images, a data set's column among them; may be empty where ``label_texts`` names the classes.
+            X: texts or images, a column or a frame of one column among them, see ``Backbone.read``; may be empty where
+                ``label_texts`` names the classes. What they are, all later inputs have to be.
             y: their classes, texts or numbers.
             unlabeled: further inputs, whose mean is where ``cl2n`` centres; other heads have no use for them, and they
                 are not encoded then.
@@ -128,11 +133,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             FewShotError, HeadError, BackboneError: what cannot be learned from, and why.
         """
         check_parameters(self.get_params(deep=False))
-        support = read_support(
-            X, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
-            unlabeled=unlabeled,
-        )  # fmt: skip
         backbone = self._loaded_backbone()
+        items = backbone.read(X, open_files=self.open_files)
+        others = None if unlabeled is None else backbone.read(unlabeled, open_files=self.open_files)
+        support = read_support(
+            items, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
+            unlabeled=others,
+        )  # fmt: skip
         if label_texts is not None and backbone.tokenizer is None:
             raise FewShotError(f"label_texts: {backbone.name} encodes no texts. Leave them out.")
         fitted = self._fitted(support, backbone)
@@ -208,9 +215,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _grow(
         self, X: Iterable[Any], y: Iterable[Any], new: bool, label_texts: Mapping[Any, str] | None = None
     ) -> FewShotClassifier:
-        X = list(X)
-        self.state_ = grown(self._state(), self.backbone_, X, y, new=new, label_texts=label_texts)
-        self.sample_ = [*self.sample_, *X][:_SAMPLED]
+        items = self._items(X)
+        self.state_ = grown(self._state(), self.backbone_, items, y, new=new, label_texts=label_texts)
+        self.sample_ = [*self.sample_, *items][:_SAMPLED]
         return self
 
     @property
@@ -243,10 +250,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return state.refusal
 
     def _embeddings(self, X: Iterable[Any]) -> Tensor:
-        return self.backbone_.encode(list(X), progress=self.progress, cache=self._cache())
+        items = self._items(X)
+        return self.backbone_.encode(items, progress=self.progress, cache=self._cache(), open_files=False)
 
     def _logits(self, X: Iterable[Any]) -> Tensor:
-        return self._state().head(self._embeddings(X)) if len(X := list(X)) else torch.empty(0, len(self.classes_))
+        embeddings = self._embeddings(X)
+        return self._state().head(embeddings) if len(embeddings) else torch.empty(0, len(self.classes_))
+
+    def _items(self, X: Iterable[Any]) -> list[Any]:
+        """Inputs of the kind that the classifier was fitted on."""
+        state = self._state()
+        items = self.backbone_.read(X, open_files=self.open_files)
+        if items and sum(state.counts) and isinstance(items[0], str) != (state.modality == "text"):
+            given, taken = ("images", "texts") if state.modality == "text" else ("texts", "images")
+            raise FewShotError(f"This classifier was fitted on {taken}, and was given {given}. Give it {taken}.")
+        return items
 
     def _cache(self) -> EmbeddingCache | None:
         return EmbeddingCache(self.cache_dir) if self.cache_dir is not None else None

@@ -95,12 +95,12 @@ def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: Embe
         HeadError: a support set that the estimator cannot use.
     """
     prior = support.prior(backbone)
-    embeddings = backbone.encode(support.items, cache=cache)
+    embeddings = backbone.encode(support.items, cache=cache, open_files=False)
     if not support.items and prior is not None:
         embeddings = prior[:0]
     base_mean = None
     if support.unlabeled and support.items and kind.estimator in ESTIMATORS and ESTIMATORS[kind.estimator].centre:
-        base_mean = backbone.encode(support.unlabeled, cache=cache).mean(0)
+        base_mean = backbone.encode(support.unlabeled, cache=cache, open_files=False).mean(0)
     choice = _choice(kind, embeddings, support, prior, base_mean)
     return Fitted(backbone, embeddings, prior, choice, reason=choice.reason.removesuffix("."))
 
@@ -143,7 +143,7 @@ def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how:
 
 def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
     backbone = adapted.backbone
-    embeddings, prior = backbone.encode(support.items), support.prior(backbone)
+    embeddings, prior = backbone.encode(support.items, open_files=False), support.prior(backbone)
     head = fit_head(
         "prior", embeddings, support.labels, num_classes=support.num_classes, prior=prior, **ADAPTED_SETTINGS
     )
@@ -187,7 +187,7 @@ def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, se
         aside = set(part)
         rest = support.part([row for row in range(len(support.items)) if row not in aside])
         fitted = fit(rest)
-        queries = fitted.backbone.encode([support.items[row] for row in part])
+        queries = fitted.backbone.encode([support.items[row] for row in part], open_files=False)
         rows += part
         logits.append(fitted.head(queries))
         transform = fitted.head.transform

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.items import read_items
 from hf_fsl.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.classifier.state import FewShotState
 from hf_fsl.classifier.support import FewShotError, Support, read_labels, words_for
@@ -71,7 +70,7 @@ def grown(
             f"{state.estimator} grows from the support embeddings only, and they were not kept. Fit with "
             "keep_support=True."
         )
-    items, given = read_items(X), read_labels(y)
+    items, given = list(X), read_labels(y)
     if not items or len(items) != len(given):
         raise FewShotError(f"Every new example has one label: got {len(items)} examples and {len(given)} labels.")
     known = {name: row for row, name in enumerate(state.classes.tolist())}
@@ -87,7 +86,7 @@ def grown(
         )
     known |= {name: len(state.classes) + row for row, name in enumerate(added.tolist())}
     labels = torch.tensor([known[name] for name in given])
-    embeddings = backbone.encode(items)
+    embeddings = backbone.encode(items, open_files=False)
     words = state.words
     if new:
         prior = None
@@ -101,6 +100,7 @@ def grown(
     counts[: len(state.counts)] += state.counts
     return replace(
         state,
+        modality="text" if isinstance(items[0], str) else "image",
         classes=np.concatenate([state.classes, added]),
         counts=tuple(counts.tolist()),
         head=growing.head(),

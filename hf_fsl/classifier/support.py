@@ -14,7 +14,7 @@ from sklearn.exceptions import DataConversionWarning
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.items import item_keys, read_items
+from hf_fsl.backbones.items import item_keys
 from hf_fsl.errors import UserError
 from hf_fsl.label_values import contradictions, is_label, is_missing, plain_label
 from hf_fsl.zero_shot.bi_encoder import label_prior
@@ -93,6 +93,7 @@ def read_support(
     """Checks examples and labels and puts them in order.
 
     Args:
+        X, unlabeled: as ``Backbone.read`` gives them.
         label_texts: class -> the words for it; a class may be without examples if it has words. None: the names of
             the classes, where they are texts.
         use_words: False: no words, whatever the classes are called.
@@ -102,9 +103,9 @@ def read_support(
     Raises:
         FewShotError: lengths that differ, labels that :func:`read_labels` refuses, fewer than two classes, words for
             some classes only.
-        BackboneError: inputs that are neither texts nor images, or both.
+        BackboneError: an image that cannot be made RGB.
     """
-    items, given = read_items(X), read_labels(y)
+    items, given = list(X), read_labels(y)
     if len(items) != len(given):
         raise FewShotError(f"Every example has one label: got {len(items)} examples and {len(given)} labels.")
     if label_texts is not None and not use_words:
@@ -120,8 +121,7 @@ def read_support(
     numbers = torch.as_tensor(labels[: len(items)], dtype=torch.long)
     keys = tuple(item_keys(items))
     _warn_of_contradictions(items, keys, given)
-    # A column of a data set is no list, and says of itself that it is true or false in its own way.
-    others = read_items([] if unlabeled is None else unlabeled)
+    others = [] if unlabeled is None else list(unlabeled)
     return Support(items, numbers, classes, words, tuple(as_templates(templates)), others, keys)
 
 

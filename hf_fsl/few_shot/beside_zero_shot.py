@@ -45,8 +45,8 @@ def k_shot_rows(
         ZeroShotError: a class with too few examples for k.
     """
     own, given = require_shots(test, pool, shots)
-    queries = backbone.encode(test.inputs, progress=True)
-    supports = queries if own else backbone.encode(given.inputs, progress=True)
+    queries = backbone.encode(test.inputs, progress=True, open_files=False)
+    supports = queries if own else backbone.encode(given.inputs, progress=True, open_files=False)
     prior = label_prior(backbone, test.names, templates, label_words(test.names, descriptions))
     labels = torch.as_tensor(test.labels)
     rows = []

@@ -208,11 +208,11 @@ def _encoded(config: FewShotRecipeConfig, pools: Pools, backbone: Backbone, acce
         words = label_words(pools.names, asked.label_texts)
         value = [
             Encoded(
-                backbone.encode(examples, progress=True),
+                backbone.encode(examples, progress=True, open_files=False),
                 label_prior(backbone, pools.names, asked.templates, words)
                 if asked.prior and backbone.tokenizer is not None
                 else None,
-                backbone.encode(base, progress=True).mean(0) if base else None,
+                backbone.encode(base, progress=True, open_files=False).mean(0) if base else None,
             )
         ]
     broadcast_object_list(value)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from pathlib import Path
-from types import GeneratorType
 from typing import Any, Literal
 
 import torch
@@ -17,7 +15,7 @@ from transformers import Pipeline
 
 from hf_fsl.backbones import Backbone, BackboneError
 from hf_fsl.backbones.encoder import load_encoder
-from hf_fsl.backbones.items import item_keys, read_items
+from hf_fsl.backbones.items import item_keys, rows_of
 from hf_fsl.backbones.weights import loading
 from hf_fsl.modeling.loading import backbone_of, is_published, load_published_model, published_class
 from hf_fsl.pipelines.few_shot_support import (
@@ -25,7 +23,6 @@ from hf_fsl.pipelines.few_shot_support import (
     FittedSupport,
     check_owners,
     choose,
-    read_image,
     read_support,
 )
 from hf_fsl.pipelines.streaming import Answers
@@ -41,7 +38,7 @@ KEPT = 16
 """Classifiers remembered, the latest ones."""
 _OPTIONS = (
     "support", "head", "prior", "hypothesis_template", "label_descriptions", "on_overlap", "top_k", "timeout",
-    "progress",
+    "open_files", "progress",
 )  # fmt: skip
 
 
@@ -97,8 +94,9 @@ class FewShotPipeline(Pipeline):
         """Classifies queries.
 
         Args:
-            queries: a text or an image (PIL; or a path, a URL or base64, where the model embeds images only), a list
-                of them, a generator, or a data set. Generators and data sets are streamed.
+            queries: a text or an image (PIL, or its path or URL where the model embeds images; base64 where it embeds
+                nothing else), a list or column of them, a generator, or a data set. Generators and data sets are
+                streamed.
             support: label -> its examples, of the same kind as the queries. At least two labels.
             head: an estimator of ``hf_fsl.heads``, or ``auto``: chosen from the support set.
             prior: ``auto`` lets label names count where the model embeds texts, as far as the support set bears it
@@ -108,6 +106,7 @@ class FewShotPipeline(Pipeline):
             on_overlap: ``error`` where a query is among the supports, whose answer would say nothing; or ``ignore``.
             top_k: answers a query, the likeliest; None: all.
             timeout: seconds to wait for an image from the web.
+            open_files: False: paths and URLs are not opened. A server must not open those that a client sent.
             progress: shows a progress bar.
 
         Returns:
@@ -116,8 +115,9 @@ class FewShotPipeline(Pipeline):
 
         Raises:
             FewShotError: no support set, one label only, a label without examples, an example of two labels, a query
-                among the supports, or an image that cannot be read.
-            BackboneError: texts given to a model of images, or the reverse.
+                among the supports.
+            BackboneError: texts given to a model of images, or the reverse; what cannot be read, see
+                ``Backbone.read``.
         """
         if support is not None:
             options["support"] = support
@@ -125,11 +125,12 @@ class FewShotPipeline(Pipeline):
         settings = {**self._preprocess_params, **first}
         answering = last if "top_k" in options else {**self._postprocess_params, **last}
         fitted = self.fit(**settings)
-        single = isinstance(queries, (str, Path, Image.Image))
-        answers = self._answers([queries] if single else queries, fitted, settings, answering)
+        single, rows = rows_of(queries)
+        total = len(queries) if isinstance(queries, Sized) and not single else None
+        answers = self._answers(rows, total, fitted, settings, answering)
         if single:
             return next(answers)
-        streamed = isinstance(queries, (GeneratorType, Dataset, Iterator))
+        streamed = isinstance(queries, (Dataset, Iterator))
         return Answers(answers, queries) if streamed else list(answers)
 
     def fit(
@@ -155,7 +156,7 @@ class FewShotPipeline(Pipeline):
         named = prior is not None and self.backbone.tokenizer is not None
         key = (tuple(zip(owners, keys, strict=True)), question, head, named, weights_state(self.model))
         if key not in self._fitted:
-            embeddings = self.backbone.encode(items)
+            embeddings = self.backbone.encode(items, open_files=False)
             names = LabelEncoder(self.backbone).label_embeddings(question) if named else None
             chosen, reason = choose(embeddings, torch.tensor(owners), len(labels), names, head)
             kind = str if isinstance(items[0], str) else Image.Image
@@ -184,7 +185,7 @@ class FewShotPipeline(Pipeline):
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:
         items, fitted = input_tensors["items"], input_tensors["fitted"]
-        return {"logits": fitted.head(self.backbone.encode(items)), "fitted": fitted}
+        return {"logits": fitted.head(self.backbone.encode(items, open_files=False)), "fitted": fitted}
 
     def postprocess(self, model_outputs: Any, **answering: Any) -> list[dict[str, Any]]:
         """Labels and their logits ``(C,)`` -> the answer."""
@@ -208,28 +209,28 @@ class FewShotPipeline(Pipeline):
         return kwargs, {}, {} if top_k is None else {"top_k": top_k}
 
     def _answers(
-        self, queries: Any, fitted: FittedSupport, settings: dict[str, Any], answering: dict[str, Any]
+        self,
+        queries: Iterable[Any],
+        total: int | None,
+        fitted: FittedSupport,
+        settings: dict[str, Any],
+        answering: dict[str, Any],
     ) -> Iterator[list[dict[str, Any]]]:
-        total = len(queries) if isinstance(queries, Sized) else None
-        if isinstance(queries, Dataset) and not isinstance(queries, Iterable):
-            queries = map(queries.__getitem__, range(total or 0))
         size = WINDOW["text" if self.backbone.image_processor is None else "image"]
         rows = iter(queries)
         with tqdm(total=total, unit="query", disable=not settings.get("progress"), leave=False) as bar:
+            read = 0
             while window := list(itertools.islice(rows, size)):
-                items = self.preprocess((window, fitted), **settings)
+                items = self.preprocess((window, fitted), **settings, first=read)
+                read += len(window)
                 for logits in self.forward({"items": items, "fitted": fitted})["logits"]:
                     yield self.postprocess((fitted.labels, logits), **answering)
                 bar.update(len(window))
 
     def _loaded(self, values: Sequence[Any], settings: Mapping[str, Any]) -> list[Any]:
-        """Texts as they are; images read from what names them, where the model embeds images only."""
-        if self.backbone.tokenizer is None:
-            values = [read_image(number, value, settings.get("timeout")) for number, value in enumerate(values)]
-        items = read_items(values)
-        if items and self.backbone.image_processor is None and not isinstance(items[0], str):
-            raise BackboneError(f"{self.backbone.name} encodes texts, not images.")
-        return items
+        """Texts, or images read from what names them."""
+        reading = {name: settings[name] for name in ("open_files", "timeout", "first") if name in settings}
+        return self.backbone.read(values, **reading)
 
 
 def _backbone(model: Any, tokenizer: Any, image_processor: Any) -> Backbone:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
-from transformers.image_utils import load_image
 
+from hf_fsl.backbones import BackboneError
+from hf_fsl.backbones.items import rows_of
 from hf_fsl.errors import UserError
 from hf_fsl.heads import choose_head, fit_head
 from hf_fsl.modeling import CacheHead, LinearHead
@@ -59,7 +58,7 @@ def read_support(support: Any) -> tuple[list[str], list[list[Any]]]:
     """Labels, and the examples of each.
 
     Raises:
-        FewShotError: no mapping, one label only, a label without examples, or examples that are no list.
+        FewShotError: no mapping, one label only, a label without examples, or examples that are none.
     """
     if not isinstance(support, Mapping):
         raise FewShotError(
@@ -71,10 +70,10 @@ def read_support(support: Any) -> tuple[list[str], list[list[Any]]]:
         raise FewShotError(f"A support set has at least two labels, got {labels or 'none'}.")
     examples = []
     for label in labels:
-        rows = support[label]
-        if isinstance(rows, (str, Path, Image.Image)) or not isinstance(rows, Iterable):
-            raise FewShotError(f"support[{label!r}]: a list of examples, got {type(rows).__name__}. Put it in a list.")
-        examples.append(list(rows))
+        try:
+            examples.append(list(rows_of(support[label])[1]))
+        except BackboneError as error:
+            raise FewShotError(f"support[{label!r}]: {error}") from error
     empty = [label for label, rows in zip(labels, examples, strict=True) if not rows]
     if empty:
         raise FewShotError(
@@ -96,17 +95,3 @@ def check_owners(labels: Sequence[str], owners: Sequence[int], keys: Sequence[st
             raise FewShotError(
                 f"An example is given for {labels[owner[key]]!r} and for {labels[row]!r}. Take it out of one of them."
             )
-
-
-def read_image(number: int, value: Any, timeout: float | None) -> Image.Image:
-    """The image that a path, a URL or a base64 string names. Raises FewShotError where it is none."""
-    if isinstance(value, Image.Image):
-        return value
-    try:
-        return load_image(str(value) if isinstance(value, Path) else value, timeout=timeout)
-    except Exception as error:  # of whatever kind: among thousands of images it must be said which
-        shown = repr(value[:100]) if isinstance(value, str) else type(value).__name__
-        raise FewShotError(
-            f"Image {number} ({shown}) cannot be read as an image; this model embeds images only. Give a PIL image, a "
-            f"path, a URL or a base64 string. {error}"
-        ) from error

@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import Pipeline
 
+from hf_fsl.backbones import BackboneError
+from hf_fsl.backbones.items import check_text, rows_of
+from hf_fsl.pictures import is_picture_file
 from hf_fsl.pipelines.questions import Questions
 from hf_fsl.zero_shot.scores import LabelPrior, Question, estimate_prior, ranked, scores_of
 from hf_fsl.zero_shot.templates import ZeroShotError
@@ -75,7 +78,7 @@ class StreamedZeroShot(Pipeline):
         """Scores candidate labels.
 
         Args:
-            sequences: a text, a list of texts, a generator, or a data set of texts.
+            sequences: a text, a list or column of texts, a generator, or a data set of texts.
             candidate_labels: a list (or array), a string with commas, or one of them for each text.
             hypothesis_template: with one place ``{}`` for the label; several are ensembled (their evidence averaged).
             multi_label: each label on its own, rather than one of them.
@@ -90,13 +93,13 @@ class StreamedZeroShot(Pipeline):
         Raises:
             ZeroShotError: no labels, the same label twice, a description of no candidate label, a template without a
                 place, a shortlist of none: at once.
-                An empty text: when it is its turn.
+                An empty text, or the path of a picture: when it is its turn.
         """
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens
             options.pop(compatible, None)
         settings = self._settings(candidate_labels, options)
         questions = self._questions(settings)
-        answers = self._answers(_texts(sequences), questions, settings)
+        answers = self._answers(texts_of(sequences), questions, settings)
         if isinstance(sequences, str):
             return next(answers)
         streamed = isinstance(sequences, (Iterator, Dataset)) or not isinstance(sequences, Sized)
@@ -140,6 +143,15 @@ class StreamedZeroShot(Pipeline):
                 else "remove or fill it"
             )
             raise ZeroShotError(f"A text must be a string that is not empty, got {text!r}; {way_out}.")
+        if is_picture_file(text, look_inside=False):
+            raise ZeroShotError(
+                f"{text!r} is the path of a picture, and the model takes texts. Give texts, or choose an image-text "
+                "model such as CLIP."
+            )
+        try:
+            check_text(text, f"The text {text[:60]!r}")
+        except BackboneError as error:
+            raise ZeroShotError(str(error)) from error
         self._check(question)
         return Asked(text, question)
 
@@ -200,7 +212,7 @@ class StreamedZeroShot(Pipeline):
         questions = self._questions(settings)
         if questions.shared is None:
             raise ZeroShotError("candidate_labels: the same for all texts here; got a list of labels for each.")
-        rows = [evidence.values for _, evidence in self._examined(_texts(texts), questions, settings)]
+        rows = [evidence.values for _, evidence in self._examined(texts_of(texts), questions, settings)]
         return questions.shared, np.stack(rows) if rows else np.empty((0, len(questions.shared.labels)))
 
     def _answers(self, texts: Any, questions: Questions, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -236,9 +248,12 @@ class StreamedZeroShot(Pipeline):
             yield window
 
 
-def _texts(given: Any) -> Any:
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given, Mapping) or not isinstance(given, (Iterable, Dataset)):
-        raise ZeroShotError(f"A text, a list of texts, a generator or a data set is needed; got {given!r}.")
-    return given
+def texts_of(given: Any) -> Any:
+    """Texts one after the other, with a length where it is known."""
+    try:
+        _, rows = rows_of(given)
+    except BackboneError as error:
+        raise ZeroShotError(f"A text, a list of texts, a generator or a data set is needed. {error}") from error
+    if isinstance(given, Dataset):
+        return given
+    return list(rows) if isinstance(given, Sized) and not isinstance(rows, Sized) else rows

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import Pipeline
-from transformers.image_utils import load_image
 
+from hf_fsl.backbones import BackboneError
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
-from hf_fsl.pipelines.questions import each
+from hf_fsl.backbones.items import read_items, rows_of
+from hf_fsl.pictures import PictureError
 from hf_fsl.pipelines.streaming import Answers
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer
 from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates, fill_templates
 
 _OPTIONS = (
-    "candidate_labels", "hypothesis_template", "label_descriptions", "timeout", "tokenizer_kwargs", "progress",
+    "candidate_labels", "hypothesis_template", "label_descriptions", "timeout", "open_files", "tokenizer_kwargs",
+    "progress",
 )  # fmt: skip
 
 
@@ -69,12 +70,13 @@ class ZeroShotImagePipeline(Pipeline):
         """Scores candidate labels.
 
         Args:
-            image: an image (PIL, path, URL or base64), a list of them, a generator, or a data set of them.
+            image: an image (PIL, path, URL or base64), a list or column of them, a generator, or a data set of them.
             candidate_labels: a list, or one string with commas.
             hypothesis_template: with one place ``{}`` for the label; several are averaged (their embeddings).
             label_descriptions: label -> the words that stand for it in the template.
             batch_size, num_workers: as for the pipeline.
             timeout: seconds to wait for an image from the web.
+            open_files: False: paths and URLs are not opened. A server must not open those that a client sent.
             tokenizer_kwargs: passed to the tokenizer.
             progress: shows a progress bar.
 
@@ -86,7 +88,7 @@ class ZeroShotImagePipeline(Pipeline):
             ZeroShotError: no labels, the same label twice, a template without a place, an image that cannot be read.
         """
         image = options.pop("images", image)
-        single, images = _images(image)
+        single, images, total = _images(image)
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
         settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
@@ -95,7 +97,7 @@ class ZeroShotImagePipeline(Pipeline):
         if size < 1:
             raise ZeroShotError(f"batch_size: at least 1, got {size}.")
         labels, embeddings = self._ask(settings)
-        answers = self._answers(images, labels, embeddings, size, workers, settings)
+        answers = self._answers(images, total, labels, embeddings, size, workers, settings)
         if single:
             return next(answers)
         return list(answers) if isinstance(image, (list, tuple)) else Answers(answers, image)
@@ -105,26 +107,28 @@ class ZeroShotImagePipeline(Pipeline):
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
         settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
-        _, images = _images(images)
+        _, images, total = _images(images)
         labels, embeddings = self._ask(settings)
         size = _first(self._batch_size, IMAGES_PER_BATCH)
-        rows = [rows.cpu() for rows in self._logits(images, embeddings, size, _first(self._num_workers, 0), settings)]
+        workers = _first(self._num_workers, 0)
+        rows = [rows.cpu() for rows in self._logits(images, total, embeddings, size, workers, settings)]
         return torch.cat(rows).numpy() if rows else np.empty((0, len(labels)), np.float32)
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
         """An image with its number -> what the image tower takes."""
         number, image = input_
+        reading = {"open_files": settings.get("open_files", True), "timeout": settings.get("timeout")}
         try:
-            loaded = load_image(str(image) if isinstance(image, Path) else image, timeout=settings.get("timeout"))
-        except Exception as error:  # of whatever kind: among thousands of images it must be said which
-            shown = repr(image[:100]) if isinstance(image, str) else type(image).__name__
-            way_out = (
-                "of a data set's rows give one column: KeyDataset(rows, 'image')"
-                if isinstance(image, Mapping)
-                else "give a PIL image, a path, a URL or a base64 string"
-            )
-            raise ZeroShotError(f"Image {number} ({shown}) cannot be read as an image; {way_out}. {error}") from error
-        return self.scorer.image_inputs(loaded)
+            (loaded,) = read_items([image], text=False, first=number, **reading)
+            if isinstance(loaded, str):
+                raise BackboneError(
+                    f"Input {number} is a text, and with open_files=False what it names is not opened."
+                )
+            return self.scorer.image_inputs(loaded)
+        except BackboneError as error:
+            raise ZeroShotError(str(error)) from error
+        except PictureError as error:
+            raise ZeroShotError(f"Input {number}: {error}.") from error
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:
         embeddings = self.scorer.embed_images(input_tensors["images"])
@@ -153,18 +157,30 @@ class ZeroShotImagePipeline(Pipeline):
         return labels, self.scorer.embeddings_of(filled, settings.get("tokenizer_kwargs")).to(self.model.device)
 
     def _answers(
-        self, images: Any, labels: list[str], embeddings: Tensor, size: int, workers: int, settings: dict[str, Any]
+        self,
+        images: Iterable[Any],
+        total: int | None,
+        labels: list[str],
+        embeddings: Tensor,
+        size: int,
+        workers: int,
+        settings: dict[str, Any],
     ) -> Iterator[list[dict[str, Any]]]:
-        for logits in self._logits(images, embeddings, size, workers, settings):
+        for logits in self._logits(images, total, embeddings, size, workers, settings):
             for row in self.scorer.scores(logits):
                 yield self.postprocess((labels, row))
 
     def _logits(
-        self, images: Any, embeddings: Tensor, size: int, workers: int, settings: dict[str, Any]
+        self,
+        images: Iterable[Any],
+        total: int | None,
+        embeddings: Tensor,
+        size: int,
+        workers: int,
+        settings: dict[str, Any],
     ) -> Iterator[Tensor]:
         """Logits ``(B, C)`` of one batch after the other."""
-        total = len(images) if isinstance(images, Sized) else None
-        numbered = enumerate(each(images))
+        numbered = enumerate(images)
         with ExitStack() as stack:
             bar = stack.enter_context(
                 tqdm(total=total, unit="image", disable=not settings.get("progress"), leave=False)
@@ -176,19 +192,15 @@ class ZeroShotImagePipeline(Pipeline):
                 bar.update(len(window))
 
 
-def _images(given: Any) -> tuple[bool, Any]:
-    """Whether it is one image, and the images."""
+def _images(given: Any) -> tuple[bool, Iterable[Any], int | None]:
+    """Whether it is one image, the images, and how many, where that is known."""
     if given is None:
         raise ZeroShotError("Zero-shot image classification needs an image, got None.")
-    single = not _holds_images(given)
-    return single, [given] if single else given
-
-
-def _holds_images(inputs: Any) -> bool:
-    """Whether there are images in it, rather than it being one (or something that is none)."""
-    if isinstance(inputs, (str, Mapping)) or hasattr(inputs, "__array__") or hasattr(inputs, "__array_interface__"):
-        return False
-    return isinstance(inputs, (Iterable, Dataset))
+    try:
+        single, images = rows_of(given)
+    except BackboneError as error:
+        raise ZeroShotError(str(error)) from error
+    return single, images, 1 if single else len(given) if isinstance(given, Sized) else None
 
 
 def _first(*values: int | None) -> int:

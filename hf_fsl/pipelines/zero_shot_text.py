@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.pipelines.streaming import Asked, Evidence, StreamedZeroShot
+from hf_fsl.pipelines.streaming import Asked, Evidence, StreamedZeroShot, texts_of
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.nli import EntailmentScorer
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
@@ -130,7 +130,7 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         Raises:
             ZeroShotError: fewer than two texts.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = list(texts_of(texts))
         question, evidence = self._evidence_of(texts, self._settings(candidate_labels, {**options, "shortlist": None}))
         if not texts:
             raise ZeroShotError("A shortlist is learned from unlabelled texts; got no text.")

@@ -30,7 +30,7 @@ def label_prior(
     The head's transform does to them what it does to the examples.
     """
     filled = fill_templates(labels, templates, descriptions)
-    return torch.stack([backbone.encode(texts) for texts in filled]).mean(0)
+    return torch.stack([backbone.encode(texts, open_files=False) for texts in filled]).mean(0)
 
 
 class LabelEncoder:
@@ -53,7 +53,8 @@ class LabelEncoder:
     def text_embeddings(self, texts: Sequence[str]) -> Tensor:
         """Embeddings ``(N, D)`` of length 1. Each text is encoded once."""
         unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        return normalize(self.backbone.encode(list(unique)), dim=-1)[[unique[text] for text in texts]]
+        embeddings = normalize(self.backbone.encode(list(unique), open_files=False), dim=-1)
+        return embeddings[[unique[text] for text in texts]]
 
     def cosines(self, embeddings: Tensor, questions: Sequence[Question]) -> list[np.ndarray]:
         """Of texts, by their :meth:`text_embeddings`, with the labels of the question of each."""
@@ -96,6 +97,8 @@ class LabelEncoder:
         kept = {text: self._texts.find(text) for text in texts}
         missing = [text for text, vector in kept.items() if vector is None]
         if missing:
-            for text, vector in zip(missing, normalize(self.backbone.encode(missing), dim=-1), strict=True):
+            for text, vector in zip(
+                missing, normalize(self.backbone.encode(missing, open_files=False), dim=-1), strict=True
+            ):
                 kept[text] = self._texts.keep(text, vector.clone())  # a view would hold on to all of them
         return {text: vector for text, vector in kept.items() if vector is not None}

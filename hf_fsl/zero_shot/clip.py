@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModel
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
 from hf_fsl.backbones.batching import token_budget
 from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
+from hf_fsl.backbones.items import read_items, rows_of
 from hf_fsl.backbones.texts import position_limit, tokenised
 from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.backbones.weights import load_whole, loading
@@ -126,14 +127,18 @@ class ImageTextScorer:
         key = (tuple(map(tuple, filled)), repr(sorted(options.items())), weights_state(self.model))
         return self.labels_in_memory.get(key, lambda: self._stored_or_computed(filled, options))
 
-    def image_embeddings(self, images: Iterable[Image.Image], *, batch_size: int = IMAGES_PER_BATCH) -> Tensor:
-        """Embeddings ``(N, D)`` of length 1, float32, on the CPU."""
+    def image_embeddings(self, images: Any, *, batch_size: int = IMAGES_PER_BATCH) -> Tensor:
+        """Embeddings ``(N, D)`` of length 1, float32, on the CPU.
+
+        Args:
+            images: one, a list or a column of them, as images (PIL), paths or URLs.
+        """
         rows = [self.embed_images(batch).cpu() for batch in self._image_batches(images, batch_size)]
         return torch.cat(rows) if rows else torch.empty(0, self.dimension)
 
     def logits(
         self,
-        images: Iterable[Image.Image],
+        images: Any,
         labels: str | Sequence[str],
         templates: str | Sequence[str] = IMAGE_TEMPLATE,
         *,
@@ -177,8 +182,12 @@ class ImageTextScorer:
         bias = getattr(self.model, "logit_bias", None)
         return logits if bias is None else logits + bias.float().to(device)
 
-    def _image_batches(self, images: Iterable[Image.Image], size: int) -> Iterator[list[dict[str, Tensor]]]:
-        inputs = map(self.image_inputs, images)
+    def _image_batches(self, images: Any, size: int) -> Iterator[list[dict[str, Tensor]]]:
+        read = (
+            read_items([image], text=False, open_files=True, first=row)[0]
+            for row, image in enumerate(rows_of(images)[1])
+        )
+        inputs = map(self.image_inputs, read)
         while batch := list(islice(inputs, size)):
             yield batch
 

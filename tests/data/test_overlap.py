@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -107,6 +108,13 @@ def test_pictures_are_compared_by_content(image_folder, picture):
         load_splits(DataConfig(**options))
     splits = load_splits(DataConfig(**options, on_overlap="drop_train"))
     assert len(splits.train) == 11 and splits.record.dropped == 1
+
+
+def test_scans_of_16_bits_are_refused_not_made_one_white(image_folder):
+    for number, level in enumerate((40000, 60000)):
+        Image.fromarray(np.full((8, 8), level, np.uint16)).save(image_folder / "train" / "cat" / f"scan{number}.png")
+    with pytest.raises(DataError, match=r"scan0.png\) cannot be read: A picture of mode I;16 has more than 8 bits"):
+        load_splits(DataConfig(path=str(image_folder), image_column="image"))
 
 
 def test_the_same_pixels_in_another_shape_are_another_picture(image_folder, picture):

@@ -144,7 +144,7 @@ def test_options_of_the_pipeline_hold_until_a_call_says_otherwise(repository):
         ({}, "at least two labels, got none"),
         ({"one": ["a cat"]}, r"at least two labels, got \['one'\]"),
         ({"one": ["a cat"], "two": []}, "without any: two"),
-        ({"one": ["a cat"], "two": "a dog"}, "Put it in a list"),
+        ({"one": ["a cat"], "two": 5}, r"support\['two'\]: .*got int. Give a list"),
         ({"one": ["a cat", "a dog"], "two": ["a dog"]}, "for 'one' and for 'two'"),
         ({"one": ["a cat"], "two": [""]}, "empty text"),
         ({"one": ["a cat"], "two": [Image.new("RGB", (8, 8))]}, "not mixed"),
@@ -210,7 +210,7 @@ def test_images_by_an_encoder_of_images(image_repository, tmp_path):
     queries[0].save(tmp_path / "query.png")
     again = pipe(str(tmp_path / "query.png"), support=paths)
     assert again[0]["label"] == "red" and scores(again) == pytest.approx(scores(answers[0]), abs=1e-5)
-    with pytest.raises(FewShotError, match="this model embeds images only"):
+    with pytest.raises(BackboneError, match="Input 0: 'a text' cannot be read as an image.*takes images"):
         pipe("a text", support=support)
 
 

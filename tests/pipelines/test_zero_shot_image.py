@@ -6,9 +6,11 @@ import weakref
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from image_text import KINDS, count_calls, image_text_model, images, label_names, processors
+from PIL import Image
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -67,12 +69,25 @@ def test_texts_that_stand_for_images_and_the_timeout_reach_the_loader(ours, tmp_
     encoded = base64.b64encode((tmp_path / "picture.png").read_bytes()).decode()
     assert ours(f"data:image/png;base64,{encoded}", LABELS) == ours(picture, LABELS)
     asked = []
-    monkeypatch.setattr(
-        "hf_fsl.pipelines.zero_shot_image.load_image",
-        lambda *args, **options: asked.append((args, options)) or picture,
-    )
+    monkeypatch.setattr("hf_fsl.backbones.items.open_picture", lambda *given: asked.append(given) or picture)
     assert ours("http://127.0.0.1:9/cat.png", LABELS, timeout=3.0) == ours(picture, LABELS)
-    assert asked[0] == (("http://127.0.0.1:9/cat.png",), {"timeout": 3.0})
+    assert asked[0] == ("http://127.0.0.1:9/cat.png", 3.0)
+    with pytest.raises(ZeroShotError, match="Input 0 is a text"):
+        ours("http://127.0.0.1:9/cat.png", LABELS, open_files=False)
+
+
+def test_frames_are_columns_and_16_bits_are_not_clipped(ours, tmp_path):
+    pictures = images(2)
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = ours(pictures, LABELS)
+    assert_same(list(ours(pandas.DataFrame({"path": paths}), LABELS)), expected)
+    assert_same(list(ours(pandas.Series(paths), LABELS)), expected)
+    assert np.allclose(ours.evidence(pandas.Series(paths), LABELS), ours.evidence(pictures, LABELS))
+    Image.fromarray(np.full((16, 16), 60000, np.uint16)).save(paths[0])
+    with pytest.raises(ZeroShotError, match="Input 0: .*mode I;16"):
+        ours(paths, LABELS)
 
 
 def test_templates_and_label_counts_as_in_the_stock_pipeline(pipes):
@@ -172,20 +187,20 @@ def test_a_generator_is_read_a_batch_ahead_and_not_kept(ours):
     [("no/such/file.png", "'no/such/file.png'"), (None, "NoneType"), (3, "int"), ({"image": 1}, "KeyDataset")],
 )
 def test_an_input_that_is_no_image_is_named(ours, wrong, shown):
-    with pytest.raises(ZeroShotError, match=rf"Image 2 .*{shown}"):
+    with pytest.raises(ZeroShotError, match=rf"(?i)Input 2.*{shown}"):
         ours([*images(2), wrong], LABELS)
     answers = ours(iter([*images(2), wrong]), LABELS, batch_size=1)
     assert len(list(itertools.islice(answers, 2))) == 2
-    with pytest.raises(ZeroShotError, match="Image 2"):
+    with pytest.raises(ZeroShotError, match="(?i)input 2"):
         next(answers)
 
 
 def test_a_file_that_is_no_image_is_named(ours, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand nothing more")
-    with pytest.raises(ZeroShotError, match=r"Image 0 .*broken\.png"):
+    with pytest.raises(ZeroShotError, match=r"Input 0.*broken\.png"):
         ours(str(tmp_path / "broken.png"), LABELS)
     for wrong in (np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), {"image": images(1)[0]}, 3):
-        with pytest.raises(ZeroShotError, match="Image 0"):
+        with pytest.raises(ZeroShotError, match="(?i)image"):
             ours(wrong, LABELS)
 
 

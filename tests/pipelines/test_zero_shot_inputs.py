@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datasets
 import numpy as np
+import pandas
 import pytest
+from PIL import Image
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -130,7 +132,28 @@ def test_what_holds_no_texts_is_refused(texts, embedding):
     with pytest.raises(ZeroShotError, match="A text, a list of texts, a generator or a data set"):
         embedding(texts, LABELS)
     with pytest.raises(ZeroShotError, match="KeyDataset"):
-        embedding(datasets.Dataset.from_dict({"text": TEXTS}), LABELS)
+        embedding([{"text": "a cat"}], LABELS)
+    with pytest.raises(ZeroShotError, match="2 columns"):
+        embedding(datasets.Dataset.from_dict({"text": TEXTS, "label": TEXTS}), LABELS)
+
+
+def test_frames_and_columns_are_texts(pipe):
+    expected = pipe(TEXTS, LABELS)
+    for column in (pandas.DataFrame({"text": TEXTS}), pandas.Series(TEXTS), np.array(TEXTS)):
+        assert pipe(column, LABELS) == expected
+    with pytest.raises(ZeroShotError, match="got bytes"):
+        pipe(b"the cat", LABELS)
+
+
+def test_what_is_no_text_is_refused_in_its_turn(pipe, tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    for wrong, why in (
+        (str(tmp_path / "a.png"), "the path of a picture"), ("half \ud83d", "half of a surrogate pair"),
+        (pandas.NA, "got <NA>"), (b"cat", "got b'cat'"),
+    ):  # fmt: skip
+        with pytest.raises(ZeroShotError, match=why):
+            pipe(["the cat", wrong], LABELS)
+    assert pipe("http://127.0.0.1:9/a.png", LABELS)["sequence"] == "http://127.0.0.1:9/a.png"
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "2", True])

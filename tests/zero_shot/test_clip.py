@@ -7,6 +7,7 @@ import pytest
 import torch
 from image_text import KINDS, count_calls, image_text_model, images, label_names, processors
 
+from hf_fsl.backbones import BackboneError
 from hf_fsl.zero_shot.clip import ImageTextScorer
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
 from hf_fsl.zero_shot.templates import ZeroShotError
@@ -202,3 +203,16 @@ def test_what_cannot_be_scored_is_refused(scorer_of, tmp_path):
 def test_no_images_give_no_rows(scorer_of):
     assert scorer_of("clip").logits([], LABELS).shape == (0, 3)
     assert scorer_of("siglip").image_embeddings([]).shape == (0, 32)
+
+
+def test_images_are_read_like_everywhere(scorer_of, tmp_path):
+    scorer, pictures = scorer_of("clip"), images(2)
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = scorer.image_embeddings(pictures)
+    assert torch.equal(scorer.image_embeddings(paths), expected)
+    assert torch.equal(scorer.image_embeddings(str(paths[0])), expected[:1])
+    assert torch.equal(scorer.logits(pictures[0], LABELS), scorer.logits(pictures[:1], LABELS))
+    with pytest.raises(BackboneError, match="Input 1: 'a cat' cannot be read as an image"):
+        scorer.image_embeddings([pictures[0], "a cat"])
