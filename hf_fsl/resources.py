@@ -33,12 +33,13 @@ def find_config(name: str, recipe: str | None = None) -> Path:
     wanted = [Path(name), recipes_folder() / name, folder / name]
     found = next((path for path in wanted if path.is_file()), None)
     if found is None:
-        matches = sorted((folder / recipe if recipe else folder).rglob(f"{name}.yaml")) or sorted(
-            folder.glob(f"{recipe or '*'}/{name}")
-        )
+        # Compared, not globbed: a glob takes no absolute path, and "*" and "[" for patterns.
+        there = sorted(folder.rglob("*.yaml"))
+        own = [path.as_posix() for path in there if recipe is None or path.is_relative_to(folder / recipe)]
+        matches = [Path(path) for path in own if path.endswith((f"/{name}.yaml", f"/{name}"))]
         if len(matches) == 1:
             return matches[0]
-        known = ", ".join(str(path.relative_to(folder)) for path in matches or sorted(folder.rglob("*.yaml")))
+        known = ", ".join(str(path.relative_to(folder)) for path in matches or there)
         found_some = f"Several recipes have a config {name!r}" if matches else f"There is no config {name!r}"
         raise UserError(f"{found_some}. Give a file, or one that comes with hf_fsl: {known}.")
     return found

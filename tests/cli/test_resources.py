@@ -29,3 +29,10 @@ def test_published_paths_say_nothing_of_the_machine():
     assert portable(str(Path.cwd() / "outputs" / "run")) == "outputs/run"
     assert portable("/home/somebody/secret/run") == "run"
     assert portable("outputs/run") == "outputs/run" and portable("--training.max_steps") == "--training.max_steps"
+
+
+@pytest.mark.parametrize("name", ["/no/such/config.yaml", "/no/such/config", "", "..", "*", "[", "dig*"])
+def test_a_name_is_no_pattern(name):
+    for recipe in (None, "fine_tune"):
+        with pytest.raises(UserError, match="There is no config"):
+            find_config(name, recipe)
