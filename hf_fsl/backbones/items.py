@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.label_values import is_missing
 from hf_fsl.pictures import PictureError, content_digest, has_picture_suffix, is_picture_file, is_url, open_picture
 
 _UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow raises for damaged files of one format or another
@@ -166,7 +167,7 @@ def _no_input(row: int, value: Any) -> BackboneError:
     way_out = "Give a list or a column of texts or images."
     if isinstance(value, Mapping):
         way_out = "Of a data set's rows give one column: rows['text'], or KeyDataset(rows, 'text')."
-    elif value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value)):
+    elif is_missing(value):
         way_out = "It is missing: fill it, or take it out."
     kind = type(value).__name__
     return BackboneError(f"Inputs are texts (str) or images (PIL.Image); input {row} is {kind}. {way_out}")

@@ -24,7 +24,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     for module in (demo, launch, models, publishing, search, hub):
         module.add_commands(commands)
     options, rest = parser.parse_known_args(arguments)
-    if getattr(options, "takes_inputs", False) and not any(word.startswith("-") for word in rest):
+    if getattr(options, "takes_inputs", False) and all(word == "-" or not word.startswith("-") for word in rest):
         # argparse is done with the inputs where the first option stands: those behind it are left over.
         options.inputs, rest = [*options.inputs, *rest], []
     if rest and not getattr(options, "takes_overrides", False):

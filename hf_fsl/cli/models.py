@@ -5,34 +5,52 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hf_fsl.cli.zero_shot import zero_shot_answers
+from tqdm import tqdm
+
+from hf_fsl.cli.inputs import Given, read_inputs
+from hf_fsl.cli.zero_shot import likely, zero_shot_answers, zero_shot_task
 from hf_fsl.errors import UserError
+from hf_fsl.pictures import as_rgb
+from hf_fsl.terminal import printable
+
+AT_ONCE = 32
+"""Inputs at a time."""
 
 
 def add_commands(commands: Any) -> None:
     predict = commands.add_parser(
         "predict",
         help="labels for texts or images by a published model",
-        description="Texts, or paths or URLs of images, by a local or Hub model. Without INPUT, or with -, every line "
-        'of the standard input is one. A pair of texts is given as one JSON list: \'["premise", "hypothesis"]\'.',
+        description="Texts, or paths or URLs of images, by a local or Hub model. A file is its inputs: each line of a "
+        ".txt, or a column of a .csv, .tsv, .jsonl or .parquet; so is every line of the standard input, without INPUT "
+        "or with -. Each line or row gives one answer, blank ones an empty one. A pair of texts is given as one JSON "
+        'list: \'["premise", "hypothesis"]\'.',
     )
     predict.add_argument("model", metavar="MODEL", help="Hub id or folder")
     predict.add_argument("inputs", nargs="*", metavar="INPUT")
     predict.add_argument("--revision")
+    predict.add_argument("--text-column", help="of a data file (default: text, or the only one)")
+    predict.add_argument("--text-pair-column", help="of a data file: the second texts of pairs")
     predict.add_argument(
-        "--labels", metavar="A,B,C", help="zero-shot: candidate labels, by an NLI model, a text encoder, or CLIP's kin"
+        "--image-column", help="of a data file: paths, URLs or pictures (default: image, or the only one)"
     )
+    predict.add_argument(
+        "--labels", metavar="A,B,C|FILE.txt",
+        help="zero-shot: candidate labels, or a file of one a line; by an NLI model, a text encoder, or CLIP's kin",
+    )  # fmt: skip
     predict.add_argument(
         "--template", action="append", help="zero-shot: with a place {} for the label; may be repeated"
     )
     predict.add_argument("--multi-label", action="store_true", help="zero-shot: each label on its own")
     predict.add_argument(
-        "--top-k", type=int,
-        help="labels shown an input (default 1; of a multi-label model, those from 0.5 on, or the best)",
+        "--top-k", type=_positive,
+        help="labels shown an input (default 1; with --multi-label, or of a multi-label model, those from 0.5 on, or "
+        "the best)",
     )  # fmt: skip
-    predict.add_argument("--batch-size", type=int, help="inputs at once (default 32)")
+    predict.add_argument("--batch-size", type=_positive, help=f"inputs at once (default {AT_ONCE})")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--trust-remote-code", action="store_true")
     predict.set_defaults(run=_predict, takes_inputs=True)
@@ -57,61 +75,82 @@ def add_commands(commands: Any) -> None:
         help="names of the labels 0, 1, … of a data set that has numbers only; matched with the model's by name",
     )  # fmt: skip
     evaluate.add_argument("--metrics", nargs="+", metavar="NAME", help="default: those defined for the kind of task")
-    evaluate.add_argument("--batch-size", type=int, default=64)
+    evaluate.add_argument("--batch-size", type=_positive, default=64)
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=_evaluate)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    inputs = options.inputs if options.inputs and options.inputs != ["-"] else _lines()
-    if not inputs:
-        raise UserError("Nothing to predict: give texts or images as arguments, or one a line on the standard input.")
     if options.labels is None and (options.template or options.multi_label):
         raise UserError("--template and --multi-label go with --labels, the candidate labels of zero-shot use.")
-    answers = zero_shot_answers(options, inputs) if options.labels is not None else _answers(options, inputs)
-    width = min(60, max(len(text) for text in inputs))
-    for text, answer in zip(inputs, answers, strict=True):
-        scores = answer if options.labels is None else answer[: options.top_k or 1]
+    source = (options.model, options.revision, options.trust_remote_code)
+    task = _pipeline_task(*source) if options.labels is None else zero_shot_task(*source)
+    given = read_inputs(options, image="image" in task)
+    if not given:
+        raise UserError("Nothing to predict: give texts or images as arguments, or one a line on the standard input.")
+    items = [one for one in given if one.value is not None]
+    answers = (_answers if options.labels is None else zero_shot_answers)(options, task, items)
+    shown = [printable(one.shown) for one in given]
+    width = min(60, max(map(len, shown)))
+    # Where the answers are seen as they come, they are the progress.
+    quiet = sys.stdout.isatty() or not sys.stderr.isatty()
+    for one, text in tqdm(zip(given, shown, strict=True), total=len(given), disable=quiet, delay=2, leave=False):
+        scores = [] if one.value is None else next(answers)
         if options.json:
-            print(json.dumps({"input": text, "labels": scores}, ensure_ascii=False), flush=True)
+            print(_json_line({"input": one.shown, "labels": scores}), flush=True)
         else:
-            shown = text if len(text) <= width else text[: width - 1] + "…"
-            scored = "  ".join(f"{row['label']} {row['score']:.3f}" for row in scores)
-            print(f"{shown:<{width}}  {scored}", flush=True)
+            text = text if len(text) <= width else text[: width - 1] + "…"
+            scored = "  ".join(f"{printable(row['label'])} {row['score']:.3f}" for row in scores)
+            print(f"{text:<{width}}  {scored}".rstrip(), flush=True)
     return 0
 
 
-def _answers(options: argparse.Namespace, inputs: list[str]) -> list[list[dict[str, Any]]]:
+def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> Iterator[list[dict[str, Any]]]:
     """For each input the labels to show by falling score, by a model that was trained for them."""
     import transformers
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
+    from hf_fsl.backbones.items import read_items
     from hf_fsl.backbones.texts import longest_input
     from hf_fsl.backbones.weights import loading, require_class_names
     from hf_fsl.pipelines.loading import whole_pipeline
 
-    source = (options.model, options.revision, options.trust_remote_code)
-    task = _pipeline_task(*source)
     image = task == "image-classification"
     kind = transformers.ImageClassificationPipeline if image else transformers.TextClassificationPipeline
     with loading(UserError, options.model, options.revision, f"as a model for {task}"):
-        pipe = whole_pipeline(task, kind, *source)
+        pipe = whole_pipeline(task, kind, options.model, options.revision, options.trust_remote_code)
         require_class_names(pipe.model.config)
-    is_text = pipe.task == "text-classification"
-    given = [_pair(text) for text in inputs] if is_text else inputs
-    settings: dict[str, Any] = {}
-    if is_text:
-        settings = {"truncation": True, "max_length": longest_input(pipe.model, pipe.tokenizer, None)}
+    settings: dict[str, Any] = {"batch_size": options.batch_size or AT_ONCE}
+    if not image:
+        settings |= {"truncation": True, "max_length": longest_input(pipe.model, pipe.tokenizer, None)}
     several = options.top_k is None and pipe.model.config.problem_type == "multi_label_classification"
     top_k = pipe.model.config.num_labels if several else options.top_k or 1
-    try:
-        answers = pipe(given, top_k=top_k, batch_size=options.batch_size or 32, **settings)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{options.model} cannot read the input: {error}") from error
-    answers = [answer if isinstance(answer, list) else [answer] for answer in answers]
-    if several:
-        answers = [[row for row in answer if row["score"] >= 0.5] or answer[:1] for answer in answers]
-    return answers
+    for start in range(0, len(items), settings["batch_size"]):
+        given = [one.value for one in items[start : start + settings["batch_size"]]]
+        # The pipeline's own reader would clip 16 bits, and take the path of a picture for a text.
+        for number, value in enumerate(given, start):
+            for part in value.values() if isinstance(value, dict) else [value]:
+                (read,) = read_items([part], text=not image, image=image, open_files=True, first=number)
+                given[number - start] = as_rgb(read) if image else value
+        try:
+            answers = pipe(given, top_k=top_k, **settings)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{options.model} cannot read the input: {error}") from error
+        for answer in answers:
+            rows = answer if isinstance(answer, list) else [answer]
+            yield likely(rows) if several else rows
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    """As it may be sent to a terminal: where it could act on one, all but ASCII is escaped."""
+    line = json.dumps(row, ensure_ascii=False)
+    return line if printable(line) == line else json.dumps(row).replace("\x7f", "\\u007f")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of 1 or more, got {text!r}")
+    return int(text)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -185,19 +224,3 @@ def _pipeline_task(model: str, revision: str | None, trust_remote_code: bool) ->
         f"{model} holds {', '.join(names) or 'no architecture'}: neither a sequence nor an image classification "
         "model. Publish one with hf-fsl run fine_tune."
     )
-
-
-def _pair(text: str) -> Any:
-    try:
-        values = json.loads(text) if text.startswith("[") else None
-    except json.JSONDecodeError:
-        return text
-    if isinstance(values, list) and len(values) == 2 and all(isinstance(value, str) for value in values):
-        return {"text": values[0], "text_pair": values[1]}
-    return text
-
-
-def _lines() -> list[str]:
-    if sys.stdin is None or sys.stdin.isatty():
-        return []
-    return [line.strip() for line in sys.stdin if line.strip()]

@@ -156,7 +156,7 @@ def test_an_image_model_predicts_and_is_evaluated(image_model, tmp_path, capsys)
     assert main(evaluate) == 0
     assert read(capsys)[0]["accuracy"]["value"] == pytest.approx(8 / 9)
     assert main(["predict", folder, str(tmp_path / "none.png")]) == 1
-    assert "cannot read the input" in capsys.readouterr().err
+    assert "none.png: there is no such file" in capsys.readouterr().err
 
 
 def test_a_text_pair_model_predicts_and_is_evaluated(model, tmp_path, capsys):

@@ -24,9 +24,9 @@ def test_candidate_labels_by_a_bi_encoder_or_an_nli_model(model, request, capsys
     assert [row["input"] for row in given] == ["the cat sleeps", "good food"]
     assert all({label["label"] for label in row["labels"]} == {"cat", "food", "sun"} for row in given)
     assert sum(label["score"] for label in given[0]["labels"]) == pytest.approx(1, abs=1e-5)
-    monkeypatch.setattr("sys.stdin", io.StringIO("the cat sleeps\n\ngood food\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the cat sleeps\n\ngood food\n")))
     assert main(["predict", folder, *options]) == 0
-    assert answers(capsys) == given
+    assert answers(capsys) == [given[0], {"input": "", "labels": []}, given[1]]
     assert main(["predict", folder, *options, "--multi-label", "the cat sleeps"]) == 0
     assert sum(label["score"] for label in answers(capsys)[0]["labels"]) != pytest.approx(1, abs=1e-3)
 
