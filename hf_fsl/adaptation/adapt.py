@@ -96,7 +96,7 @@ def adapt(
 
     Args:
         backbone: left as it is.
-        inputs: texts or images.
+        inputs: texts or images (PIL), see ``Backbone.read`` for those that files hold.
         labels: the class of each, integers.
         config: None: the defaults.
         adapter: what is trained: None is LoRA with its defaults on all linear layers, ``AdapterConfig(method="none")``

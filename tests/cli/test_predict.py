@@ -228,3 +228,13 @@ def test_nothing_that_is_shown_acts_on_a_terminal(predict, text_model, tmp_path,
     assert main(["predict", text_model, "\x1b[2J.txt"]) == 1
     shown = capsys.readouterr().err
     assert r"\x1b[2J.txt: there is no such file" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize(("out", "err", "shown"), [(False, True, True), (True, True, False), (False, False, False)])
+def test_progress_is_shown_where_the_answers_are_not_seen(out, err, shown, text_model, capsys, monkeypatch):
+    bars = []
+    monkeypatch.setattr("hf_fsl.cli.models.tqdm", lambda rows, **how: bars.append(not how["disable"]) or rows)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: out)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: err)
+    assert main(["predict", text_model, "the cat"]) == 0
+    assert bars == [shown]
