@@ -52,7 +52,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, task: Task, config: Evaluati
                 name, logits, labels, config.bootstrap_resamples, seed=0, multi_label=task.multi_label
             )
         else:
-            values = compute_metrics([name], logits, labels, task.multi_label)
+            values = compute_metrics([name], logits, labels, task.multi_label, config.trust_remote_code)
             measured |= {key: Measurement(value=value, n=len(labels)) for key, value in values.items()}
     return measured
 

@@ -93,13 +93,15 @@ def fine_tune_seed(
     names = [*config.evaluation.metrics_of(task.multi_label), "loss"]
     # A metric that cannot be had is found out now, not after an epoch.
     every_class = np.eye(len(task.label_names))
-    compute_metrics(names, every_class, every_class if task.multi_label else every_class.argmax(-1), task.multi_label)
+    trusts = config.evaluation.trust_remote_code
+    one_each = every_class if task.multi_label else every_class.argmax(-1)
+    compute_metrics(names, every_class, one_each, task.multi_label, trusts)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
         logits = predict_logits(
             current, validation_split, accelerator, training.per_device_eval_batch_size, "validation"
         )
-        return compute_metrics(names, logits, validation_labels, task.multi_label)
+        return compute_metrics(names, logits, validation_labels, task.multi_label, trusts)
 
     loss = ClassificationLoss(task.multi_label, weights, training.label_smoothing_factor)
     if config.adapter.initialization == "gradient":

@@ -58,7 +58,10 @@ def main(config: AdapterSearchConfig) -> None:
 
     with accelerator.main_process_first():
         splits = few_shot_splits(with_all_labels(load_splits(config.data), config.data), config.few_shot)
-    trial = AdapterTrial(config.model, splits, config.few_shot, config.search, accelerator, config.search.seed)
+    trial = AdapterTrial(
+        config.model, splits, config.few_shot, config.search, accelerator, config.search.seed,
+        config.evaluation.trust_remote_code,
+    )  # fmt: skip
     space = SearchSpace(config.space, trial.sites)
     say(f"{config.data.path}: {len(splits.task.label_names)} classes, {len(splits.train)} examples to train on, "
         f"{len(splits.validation)} to compare by; {space.size():,} architectures")  # fmt: skip

@@ -77,6 +77,9 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("--metrics", nargs="+", metavar="NAME", help="default: those defined for the kind of task")
     evaluate.add_argument("--batch-size", type=_positive, default=64)
     evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument(
+        "--trust-remote-code", action="store_true", help="run code of the model's repository, and scripts of --metrics"
+    )
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -168,16 +171,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from hf_fsl.tasks import Modality, ProblemType, Task
     from hf_fsl.training import predict_logits
 
-    image = _pipeline_task(options.model, options.revision, False) == "image-classification"
+    evaluation = EvaluationConfig(metrics=options.metrics, trust_remote_code=options.trust_remote_code)
+    for problem in evaluation.problems():
+        raise UserError(f"--{problem}.")
+    image = _pipeline_task(options.model, options.revision, options.trust_remote_code) == "image-classification"
     modality: Modality = "image" if image else "text-pair" if options.text_pair_column else "text"
+    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     auto = transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
     with loading(UserError, options.model, options.revision, f"as a model for {modality} classification"):
-        model = load_whole(auto, options.model, revision=options.revision).eval()
+        model = load_whole(auto, options.model, **source).eval()
         require_class_names(model.config)
         names = tuple(name for _, name in sorted(model.config.id2label.items()))
         problem_type: ProblemType = model.config.problem_type or "single_label_classification"
         task = Task(modality=modality, label_names=names, problem_type=problem_type)
-        processor = load_processor(ModelConfig(model_name_or_path=options.model, revision=options.revision), task)
+        processor = load_processor(ModelConfig(model_name_or_path=options.model, **source), task)
     data = DataConfig(
         path=options.dataset,
         name=options.name,
@@ -196,7 +203,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     encoded = EncodedSplit(split, task, processor, longest_input(model, processor, None), model.dtype)
     logits = predict_logits(model, encoded, accelerator, options.batch_size, options.split)
     labels = label_tensor(split["label"], task).numpy()
-    measured = measure(logits, labels, task, EvaluationConfig(metrics=options.metrics))
+    measured = measure(logits, labels, task, evaluation)
     if options.json:
         print(json.dumps({name: vars(value) for name, value in measured.items()}))
         return 0

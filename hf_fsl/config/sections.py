@@ -264,6 +264,10 @@ class TrainingConfig:
             yield "early_stopping_patience: needs an eval_strategy other than no"
 
 
+METRICS = ("accuracy", "macro_f1", "mcc", "ece", "loss")
+"""What is computed here; any other metric is a script of somebody's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured on validation and, once, on test."""
@@ -271,6 +275,8 @@ class EvaluationConfig:
     metrics: list[str] | None = None
     """Ours by name (accuracy, macro_f1, mcc, ece); anything else goes to ``evaluate.load``. ``null``: all of ours,
     without mcc where an example has several labels, for which it is not defined."""
+    trust_remote_code: bool = False
+    """Whether ``evaluate`` may run the scripts of metrics that are not ours, from a folder or the Hub."""
     bootstrap_resamples: int = 2000
     baselines: list[Literal["majority", "linear_probe"]] = field(default_factory=lambda: ["majority"])
     """Compared on the same test examples, paired. The linear probe is tuned on validation."""
@@ -279,6 +285,13 @@ class EvaluationConfig:
         yield from _at_least(self, 100, "bootstrap_resamples")
         if self.metrics is not None and not self.metrics:
             yield "metrics: at least one, or null for all of ours"
+        strange = [name for name in self.metrics or () if name not in METRICS]
+        if strange and not self.trust_remote_code:
+            yield (
+                f"metrics: {', '.join(strange)} would be run as scripts by evaluate, and ours are "
+                f"{', '.join(METRICS)}. If you trust them, set evaluation.trust_remote_code: true (hf-fsl evaluate: "
+                "--trust-remote-code)"
+            )
 
     def metrics_of(self, multi_label: bool) -> list[str]:
         """What is measured on a task of this kind."""

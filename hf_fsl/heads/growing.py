@@ -17,6 +17,10 @@ from hf_fsl.heads.moments import FROM_MOMENTS, Moments
 from hf_fsl.heads.support import Support, centred_prior, read_support
 from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
 
+_DTYPES = {
+    str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
+
 
 @dataclass(frozen=True)
 class GrowingHead:
@@ -217,7 +221,7 @@ class GrowingHead:
                 settings["hyperparameters"],
                 settings["temperature"],
                 FeatureTransform(tensors.get("centre"), tensors.get("projection"), settings["normalize"]),
-                getattr(torch, settings["dtype"]),
+                _DTYPES[settings["dtype"]],
                 tensors.get("prior"),
                 moments,
                 tensors.get("embeddings"),

@@ -18,9 +18,9 @@ def main(bundle: str, work: Path) -> None:
 
     given = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
     pictures = [Image.open(work / name).convert("RGB") for name in given["images"]]
-    model = transformers.AutoModel.from_pretrained(bundle).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(bundle)
-    processor = transformers.AutoImageProcessor.from_pretrained(bundle)
+    model = transformers.AutoModel.from_pretrained(bundle, use_safetensors=True, trust_remote_code=False).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bundle, trust_remote_code=False)
+    processor = transformers.AutoImageProcessor.from_pretrained(bundle, trust_remote_code=False)
     siglip = "siglip" in model.config.model_type
     padding = {"padding": "max_length", "max_length": 64} if siglip else {"padding": True}
     tokens = tokenizer(given["texts"], truncation=True, return_tensors="pt", **padding)
@@ -29,7 +29,7 @@ def main(bundle: str, work: Path) -> None:
         out = model(**tokens, **pixels)
     embeddings = {"images": out.image_embeds.float().contiguous(), "texts": out.text_embeds.float().contiguous()}
     save_file(embeddings, work / "embeddings.safetensors")
-    pipe = transformers.pipeline("zero-shot-image-classification", model=bundle)
+    pipe = transformers.pipeline("zero-shot-image-classification", model=bundle, trust_remote_code=False)
     labels = given["candidate_labels"]
     answers = [pipe(one, candidate_labels=labels, hypothesis_template=given["template"]) for one in pictures[:2]]
     foreign = sorted(name for name in sys.modules if name.partition(".")[0] in ("hf_fsl", "peft"))

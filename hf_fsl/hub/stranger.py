@@ -46,15 +46,15 @@ def main(bundle: str, work: Path, trust: bool = False, package: str | None = Non
     given = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
     image = given["task"] == "image-classification"
     kind = "AutoModelForImageClassification" if image else "AutoModelForSequenceClassification"
-    model = getattr(transformers, kind).from_pretrained(bundle, trust_remote_code=trust)
+    model = getattr(transformers, kind).from_pretrained(bundle, trust_remote_code=trust, use_safetensors=True)
     inputs: list[Any] = given["inputs"]
     questions: list[Any]
     if image:
-        processor = transformers.AutoImageProcessor.from_pretrained(bundle)
+        processor = transformers.AutoImageProcessor.from_pretrained(bundle, trust_remote_code=False)
         inputs = [Image.open(work / name).convert("RGB") for name in inputs]
         questions = inputs[:2]
     else:
-        processor = transformers.AutoTokenizer.from_pretrained(bundle)
+        processor = transformers.AutoTokenizer.from_pretrained(bundle, trust_remote_code=False)
         pairs = [text if isinstance(text, list) else [text] for text in inputs]
         questions = [{"text": pair[0], "text_pair": pair[1]} if len(pair) == 2 else pair[0] for pair in pairs[:2]]
     save_file({"logits": logits_one_by_one(model, processor, inputs)}, work / "logits.safetensors")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse, stats
 
+from hf_fsl.config.sections import METRICS
 from hf_fsl.errors import UserError
 from hf_fsl.metrics import functions as f
 from hf_fsl.records import Measurement
 
-OURS = ("accuracy", "macro_f1", "mcc", "ece", "loss")
+OURS = METRICS
 _CHUNK = 200
 """Bootstrap resamples computed at a time,"""
 _DRAWS = 1 << 24
@@ -24,7 +25,11 @@ class MetricError(UserError, ValueError):
 
 
 def compute_metrics(
-    names: Sequence[str], logits: np.ndarray, labels: np.ndarray, multi_label: bool = False
+    names: Sequence[str],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    multi_label: bool = False,
+    trust_remote_code: bool = False,
 ) -> dict[str, float]:
     """Metrics of a split.
 
@@ -32,6 +37,7 @@ def compute_metrics(
         names: ours (accuracy, macro_f1, mcc, ece, loss), or whatever ``evaluate.load`` knows.
         logits: ``(N, C)``.
         labels: ``(N,)`` indices, or ``(N, C)`` multi-hot.
+        trust_remote_code: lets ``evaluate.load`` run a metric's script, from a folder or the Hub.
 
     Raises:
         MetricError: no examples, shapes or labels that do not fit, NaN among the logits, or a metric that cannot be
@@ -52,6 +58,11 @@ def compute_metrics(
             except ValueError as error:
                 raise MetricError(str(error)) from error
         else:
+            if not trust_remote_code:
+                raise MetricError(
+                    f"evaluation.metrics: {name!r} is none of {', '.join(OURS)}, so that evaluate would run a script "
+                    "for it. Choose one of them or, if you trust it, set evaluation.trust_remote_code: true."
+                )
             values |= _from_evaluate(name, predictions, labels, logits.shape[1])
     return values
 

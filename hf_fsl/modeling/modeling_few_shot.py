@@ -17,6 +17,8 @@ from .cache_head import CacheHead
 from .configuration_few_shot import FewShotConfig
 from .linear_head import FeatureTransform, LinearHead
 
+ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)}
+
 
 class FewShotHead(nn.Module):
     """The tensors of a :class:`LinearHead` or :class:`CacheHead`, by the names that these have."""
@@ -66,14 +68,14 @@ class FewShotPreTrainedModel(PreTrainedModel):
     def __init__(self, config: FewShotConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.backbone = AutoModel.from_config(config.backbone_config)
+        self.backbone = AutoModel.from_config(config.backbone_config, trust_remote_code=False)
         pooler = getattr(self.backbone, "pooler", None)
         if config.pooling != "pooler" and pooler is not None and any(True for _ in pooler.parameters()):
             self.backbone.pooler = None  # published without it: nothing reads what it gives
         self.dense = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(layer["in_features"], layer["out_features"], bias=layer["bias"]),
-                getattr(nn, layer["activation"])(),
+                ACTIVATIONS[layer["activation"]](),
             )
             for layer in config.dense
         )

@@ -14,7 +14,11 @@ from hf_fsl.backbones.texts import prompt_tokens, tokenise
 from hf_fsl.modeling.cache_head import CacheHead
 from hf_fsl.modeling.configuration_few_shot import FewShotConfig
 from hf_fsl.modeling.linear_head import LinearHead
-from hf_fsl.modeling.modeling_few_shot import FewShotForImageClassification, FewShotForSequenceClassification
+from hf_fsl.modeling.modeling_few_shot import (
+    ACTIVATIONS,
+    FewShotForImageClassification,
+    FewShotForSequenceClassification,
+)
 from hf_fsl.modeling.towers import ExportError, Tower
 
 
@@ -35,7 +39,7 @@ def build_ours(backbone: Backbone, tower: Tower, head: LinearHead | CacheHead, *
         )
     encoder_config = type(encoder.config).from_dict(encoder.config.to_dict())
     with torch.device("meta"):
-        again = type(AutoModel.from_config(encoder_config))
+        again = type(AutoModel.from_config(encoder_config, trust_remote_code=False))
     if again is not type(encoder):
         raise ExportError(f"AutoModel makes a {again.__name__} of this config, and the encoder is a {type(encoder)}.")
     transform = head.transform
@@ -100,8 +104,8 @@ def _linear_of(layer: nn.Module) -> nn.Linear:
 def _described(layer: nn.Module) -> dict[str, Any]:
     linear = _linear_of(layer)
     activation = type(layer[1]).__name__ if isinstance(layer, nn.Sequential) and len(layer) > 1 else "Identity"
-    if getattr(nn, activation, None) is None:
-        raise ExportError(f"The activation {activation} of a dense layer is not one of torch.nn.")
+    if activation not in ACTIVATIONS:
+        raise ExportError(f"The activation {activation} of a dense layer is not one of {', '.join(ACTIVATIONS)}.")
     return {
         "in_features": linear.in_features,
         "out_features": linear.out_features,

@@ -19,6 +19,7 @@ from hf_fsl.backbones.items import item_keys, rows_of
 from hf_fsl.backbones.weights import loading
 from hf_fsl.modeling.loading import backbone_of, is_published, load_published_model, published_class
 from hf_fsl.pipelines.few_shot_support import (
+    EncoderError,
     FewShotError,
     FittedSupport,
     check_owners,
@@ -47,12 +48,16 @@ class EncoderLoader:
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str, **options: Any) -> Any:
-        """The model of a repository. Raises BackboneError where its embeddings would be random."""
-        with loading(BackboneError, model_name_or_path, options.get("revision"), "as an encoder or a few-shot model"):
-            kind = published_class(model_name_or_path, options.get("revision"))
-            if kind is None:
-                return load_encoder(model_name_or_path, **options)
-            return load_published_model(kind, model_name_or_path, **options)
+        """The model of a repository. Raises EncoderError where its embeddings would be random, or it does not load."""
+        revision = options.get("revision")
+        try:
+            with loading(EncoderError, model_name_or_path, revision, "as an encoder or a few-shot model"):
+                kind = published_class(model_name_or_path, revision)
+                if kind is None:
+                    return load_encoder(model_name_or_path, **options)
+                return load_published_model(kind, model_name_or_path, **options)
+        except BackboneError as error:
+            raise EncoderError(str(error)) from error
 
 
 class FewShotPipeline(Pipeline):

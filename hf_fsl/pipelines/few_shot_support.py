@@ -20,6 +20,13 @@ class FewShotError(UserError, ValueError):
     """A support set or queries that few-shot classification cannot work with."""
 
 
+class EncoderError(UserError):
+    """A repository that does not load as an encoder.
+
+    No ValueError: of those, ``pipeline()`` would try the class that the repository names, whatever it is.
+    """
+
+
 @dataclass(frozen=True)
 class FittedSupport:
     """The classifier that a support set gave."""

@@ -54,6 +54,7 @@ class AdapterTrial:
         search: what is measured.
         accelerator: of the run.
         seed: of the head's and the adapter's first weights, of the order of examples and of dropout.
+        trust_remote_code: lets scripts of metrics run.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class AdapterTrial:
         search: StudyConfig,
         accelerator: Accelerator,
         seed: int = 0,
+        trust_remote_code: bool = False,
     ) -> None:
         self.few_shot, self.search, self.accelerator, self.seed = few_shot, search, accelerator, seed
+        self.trusts = trust_remote_code
         set_seed(seed)
         classifier = load_classifier(model, splits.task)
         self._random_state = torch.get_rng_state()
@@ -98,7 +101,8 @@ class AdapterTrial:
         self.labels = self.validation.labels.numpy()
         self.metrics = [name for name in dict.fromkeys([*search.objectives, "loss", "accuracy"]) if name not in COSTS]
         # A metric that cannot be had is found out now, not after a training.
-        compute_metrics(self.metrics, np.eye(len(self.label_names)), np.arange(len(self.label_names)))
+        every_class = np.eye(len(self.label_names))
+        compute_metrics(self.metrics, every_class, every_class.argmax(-1), trust_remote_code=self.trusts)
         self.recorded = _recorded_latencies(search.latencies)
         self.model.to(accelerator.device)
         self.meter = Meter.of(self.model, self.sites, self._timed_batch(accelerator))
@@ -130,7 +134,7 @@ class AdapterTrial:
         def measure(current: nn.Module) -> dict[str, float]:
             logits = predict_logits(current, self.validation, accelerator, self.few_shot.per_device_eval_batch_size)
             _require_finite(logits, architecture)  # of every process alike: all have all logits
-            values = compute_metrics(self.metrics, logits, self.labels)
+            values = compute_metrics(self.metrics, logits, self.labels, trust_remote_code=self.trusts)
             count()
             measured = {**values, **costs, "seconds": context.seconds, "token_flops": context.token_flops}
             self._last_logits = logits

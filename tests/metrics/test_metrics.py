@@ -155,7 +155,7 @@ def test_bad_input_is_named():
     with pytest.raises(MetricError, match="N above 0"):
         compute_metrics(["accuracy"], logits[:0], labels[:0])
     with pytest.raises(MetricError, match="'no_such_metric' is neither one of accuracy"):
-        compute_metrics(["no_such_metric"], logits, labels)
+        compute_metrics(["no_such_metric"], logits, labels, trust_remote_code=True)
 
 
 @pytest.mark.parametrize(
@@ -221,11 +221,11 @@ def test_a_metric_of_evaluate_is_right_for_multi_label_tasks_or_refused(takes_ro
     generator = np.random.default_rng(0)
     labels, logits = generator.integers(2, size=(50, 4)), generator.normal(size=(50, 4))
     if takes_rows:
-        values = compute_metrics(["f1"], logits, labels, multi_label=True)
+        values = compute_metrics(["f1"], logits, labels, multi_label=True, trust_remote_code=True)
         assert values["f1"] == pytest.approx(sk.f1_score(labels, logits > 0, average="macro"))
     else:
         with pytest.raises(MetricError, match="'f1' of evaluate does not take the multi-hot predictions"):
-            compute_metrics(["f1"], logits, labels, multi_label=True)
+            compute_metrics(["f1"], logits, labels, multi_label=True, trust_remote_code=True)
 
 
 def test_f1_of_evaluate_is_macro_even_where_only_two_of_three_classes_occur(monkeypatch):
@@ -233,4 +233,4 @@ def test_f1_of_evaluate_is_macro_even_where_only_two_of_three_classes_occur(monk
     monkeypatch.setattr(evaluate, "load", lambda name, config=None: OfEvaluate(config_name=config))
     labels, logits = np.array([0, 1, 1]), np.eye(3)
     expected = sk.f1_score(labels, [0, 1, 2], average="macro", zero_division=0)
-    assert compute_metrics(["f1"], logits, labels)["f1"] == pytest.approx(expected)
+    assert compute_metrics(["f1"], logits, labels, trust_remote_code=True)["f1"] == pytest.approx(expected)
