@@ -5,12 +5,11 @@ Its card renders from it alone. ``None`` means unknown.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hf_fsl.errors import UserError
-from hf_fsl.plain import Plain, from_plain
+from hf_fsl.plain import Plain, from_plain, json_object
 from hf_fsl.records import CostRecord, DataRecord, Measurement
 
 SCHEMA_VERSION = 1
@@ -70,8 +69,8 @@ class ContrastiveRecord(Plain):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises UserError for a record of another recipe or schema."""
-        values = json.loads(text)
+        """Raises UserError for a record of another recipe or schema, and PlainError for one that is damaged."""
+        values = json_object(text)
         found = (values.get("recipe"), values.get("schema_version"))
         if found != ("train_contrastive", SCHEMA_VERSION):
             raise UserError(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
+from hf_fsl.errors import UserError
 from hf_fsl.files import write_text
 
 T = TypeVar("T")
+_JSON: dict[Any, Any] = {str: str, int: int, float: (int, float), bool: bool}
+
+
+class PlainError(UserError, TypeError, ValueError):
+    """A file, or what was read of it, that is not what was saved."""
 
 
 class Plain:
@@ -28,21 +36,50 @@ class Plain:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return from_plain(cls, json.loads(text))
+        return from_plain(cls, json_object(text))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """What :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """What :meth:`save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            PlainError: it is damaged.
+        """
+        with damage_told(path):
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def damage_told(path: str | Path) -> Iterator[None]:
+    """Names the file in the error about what was read from it."""
+    try:
+        yield
+    except (PlainError, UnicodeDecodeError) as error:
+        raise PlainError(f"{path} is damaged: {error} Write it anew, or take another copy.") from error
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object in a JSON text. Raises PlainError where there is none."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlainError(f"it is not JSON, or cut off ({error}).") from error
+    if not isinstance(values, dict):
+        raise PlainError(f"it holds a {type(values).__name__}, not fields.")
+    return values
 
 
 def from_plain(kind: type[T], values: Any) -> T:
     """What ``dataclasses.asdict`` and JSON made of a ``kind``, as it was: dataclasses inside, and tuples, too.
 
     Raises:
-        TypeError: a field is missing or unknown.
+        PlainError: a field is missing, unknown or of another type.
     """
-    read: T = _read(kind, values)
+    try:
+        read: T = _read(kind, values)
+    except (TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise PlainError(f"it is no {kind.__name__}: {error}.") from error
     return read
 
 
@@ -59,6 +96,8 @@ def _read(kind: Any, value: Any) -> Any:
         return tuple(value)
     if origin is dict:
         return {name: _read(inner[1], item) for name, item in value.items()}
+    if kind in _JSON and not isinstance(value, _JSON[kind]):
+        raise TypeError(f"expected {kind.__name__}, found {value!r:.100}")
     # X | None; anything else is what JSON has already made of it.
     return _read(inner[0], value) if len(inner) == 1 else value
 

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hf_fsl.errors import UserError
-from hf_fsl.plain import Plain, from_plain
+from hf_fsl.plain import Plain, from_plain, json_object
 
 SCHEMA_VERSION = 1
 
@@ -259,8 +258,8 @@ class RunRecord(Plain):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises UserError for a record of another schema."""
-        values = json.loads(text)
+        """Raises UserError for a record of another schema, and PlainError for one that is damaged."""
+        values = json_object(text)
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_fsl.plain import Plain, from_plain
+from hf_fsl.plain import Plain, PlainError, from_plain
 
 
 @dataclass
@@ -37,7 +37,34 @@ def test_what_is_saved_comes_back_as_it_was(tmp_path):
     assert from_plain(Outer, {"name": "a", "inner": {}}) == Outer("a", Inner())
 
 
-@pytest.mark.parametrize("values", [{"name": "a"}, {"name": "a", "inner": {}, "another": 1}])
-def test_fields_that_are_missing_or_unknown_are_an_error(values):
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": "a"},
+        {"name": "a", "inner": {}, "another": 1},
+        {"name": 1, "inner": {}},
+        {"name": "a", "inner": []},
+        {"name": "a", "inner": {"ends": 3}},
+        {"name": "a", "inner": {}, "rows": 5},
+        {"name": "a", "inner": {}, "by_name": [1]},
+        {"name": "a", "inner": {}, "tables": [["x"]]},
+        [],
+    ],
+)
+def test_fields_that_are_missing_unknown_or_of_other_types_are_an_error(values):
+    with pytest.raises(PlainError, match="it is no Outer"):
         from_plain(Outer, values)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"name": "a", "inn', b"[]", b"null", b"\xff\xfe", b"[" * 50_000, b'{"name": "a", "inner": 1}',
+     b'{"name": ' + b"1" * 5_000 + b"}"],
+)  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "kept.json"
+    path.write_bytes(content)
+    with pytest.raises(PlainError, match=r"kept.json is damaged: (it|'utf-8' codec) .* Write it anew"):
+        Outer.load(path)
+    with pytest.raises(FileNotFoundError):
+        Outer.load(tmp_path / "nowhere.json")

@@ -13,6 +13,7 @@ from transformers.utils.hub import cached_file
 
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.pooling import Pooling
+from hf_fsl.backbones.weights import loading, require_finite
 
 _MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -68,8 +69,13 @@ def read_modules(source: str, revision: str | None, pooling: Pooling | None = No
         pooling: used instead of the repository's; everything else stays as the repository says.
 
     Raises:
-        BackboneError: a module that is not supported here.
+        BackboneError: a module that is not supported here, or a file that cannot be read.
     """
+    with loading(BackboneError, source, revision, "as an encoder"):
+        return _modules(source, revision, pooling)
+
+
+def _modules(source: str, revision: str | None, pooling: Pooling | None) -> EmbeddingModules | None:
     listing = _read_json(source, "modules.json", revision)
     if listing is None:
         return None
@@ -143,7 +149,9 @@ def _dense(source: str, folder: str, revision: str | None) -> nn.Module:
             f"read. Convert them, or choose another backbone: {error}"
         ) from error
     layer = nn.Linear(settings["in_features"], settings["out_features"], bias=settings.get("bias", True))
-    layer.load_state_dict({key.removeprefix("linear."): value for key, value in load_file(str(weights)).items()})
+    tensors = {key.removeprefix("linear."): value for key, value in load_file(str(weights)).items()}
+    require_finite(tensors)
+    layer.load_state_dict(tensors)
     return nn.Sequential(layer, getattr(nn, activation)()).eval()
 
 

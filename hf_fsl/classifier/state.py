@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import hf_fsl
-from hf_fsl.backbones.weights import require_finite
+from hf_fsl.backbones.weights import damaged_files, require_finite
 from hf_fsl.classifier.support import FewShotError
 from hf_fsl.files import replaced, write_text
 from hf_fsl.heads.growing import GrowingHead
@@ -96,9 +96,11 @@ class FewShotState:
             raise
         except Exception as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            damaged = ", ".join(map(str, damaged_files(str(folder))))
             raise FewShotError(
-                f"{FOLDER}/ cannot be read, a file of it is damaged or incomplete: {what}. Load the model again, or "
-                "another revision of it."
+                f"{FOLDER}/ cannot be read, a file of it is damaged or incomplete: {what}. "
+                + (f"Remove {damaged} and load the model again" if damaged else "Load the model again")
+                + ", or another revision of it."
             ) from error
 
     @classmethod

@@ -86,6 +86,8 @@ def read_yaml(path: str | Path, problems: list[str] | None = None) -> dict[str, 
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError(str(path), [f"not YAML: {error}"]) from None
+    except (ValueError, RecursionError) as error:  # of dates and numbers that there are not, and of too many brackets
+        raise ConfigError(str(path), [f"a value cannot be read: {error}"]) from None
     if not isinstance(values, dict):
         raise ConfigError(str(path), [f"expected sections with fields, found {type(values).__name__}"])
     if twice and problems is None:
@@ -202,7 +204,7 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
             read = parser.parse_args([f"--value={value}"]).value
         else:
             read = parser.parse_object({"value": value}).value
-    except ArgumentError:
+    except (ArgumentError, ValueError, RecursionError):
         problems.append(f"{name}: expected {_describe(kind)}, got {value!r}")
         return _INVALID
     if not _nulls_allowed(kind, read):

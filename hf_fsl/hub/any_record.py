@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from hf_fsl.contrastive_record import ContrastiveRecord
 from hf_fsl.hub.cards import render_card
 from hf_fsl.hub.contrastive_cards import PIPELINE_TAG, render_contrastive_card
+from hf_fsl.plain import damage_told, json_object
 from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
 
@@ -15,10 +15,10 @@ AnyRecord = RunRecord | ContrastiveRecord
 
 
 def load_record(path: Path) -> AnyRecord:
-    """The record in a file, read as its ``recipe`` says."""
-    text = path.read_text(encoding="utf-8")
-    contrastive = json.loads(text).get("recipe") == "train_contrastive"
-    return ContrastiveRecord.from_json(text) if contrastive else RunRecord.from_json(text)
+    """The record in a file, read as its ``recipe`` says. Raises PlainError for a damaged one."""
+    with damage_told(path):
+        contrastive = json_object(path.read_text(encoding="utf-8")).get("recipe") == "train_contrastive"
+    return ContrastiveRecord.load(path) if contrastive else RunRecord.load(path)
 
 
 def render(record: AnyRecord, *, repo_id: str | None = None) -> str:

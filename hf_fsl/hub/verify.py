@@ -21,6 +21,7 @@ import hf_fsl
 from hf_fsl.errors import UserError
 from hf_fsl.files import write_text
 from hf_fsl.pictures import as_rgb
+from hf_fsl.plain import from_plain, json_object
 from hf_fsl.records import RunRecord
 from hf_fsl.tasks import Task
 
@@ -156,8 +157,8 @@ def require_verified(bundle: Path) -> Verification:
     if not (bundle / "run_record.json").is_file():
         raise BundleMismatch(f"There is no bundle at {bundle}. A run writes bundle/ into its output_dir.")
     try:
-        result = Verification(**json.loads(_note(bundle).read_text(encoding="utf-8")))
-    except (FileNotFoundError, TypeError, ValueError):
+        result = from_plain(Verification, json_object(_note(bundle).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
         raise BundleMismatch(
             f"{bundle} was never verified, and what is not verified is not pushed. Run its recipe again."
         ) from None

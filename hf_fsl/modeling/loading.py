@@ -64,7 +64,11 @@ def load_published(
             return None
         model = load_published_model(kind, model_name_or_path, revision=revision, dtype=dtype)
         auto = AutoImageProcessor if model.main_input_name == "pixel_values" else AutoTokenizer
-        return Published(model, auto.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=False))
+        # The config is given, or transformers reads it as one of a model that it does not know, and says so.
+        processor = auto.from_pretrained(
+            model_name_or_path, config=model.config, revision=revision, trust_remote_code=False
+        )
+        return Published(model, processor)
 
 
 def published_class(model_name_or_path: str, revision: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -138,3 +139,18 @@ def test_unknown_modules_are_refused(repository):
     settle(repository, listing=listing)
     with pytest.raises(BackboneError, match="'LSTM', which is not supported"):
         Backbone.from_pretrained(str(repository), pooling="mean")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("modules.json", b'[{"type": '), ("modules.json", b"[1]"),
+     ("modules.json", b"[" * 50_000), ("modules.json", b"5"),
+     ("config_sentence_transformers.json", b"[1]")],
+)  # fmt: skip
+def test_files_that_cannot_be_read_are_told(text_backbone, tmp_path, name, content):
+    folder = tmp_path / "model"
+    shutil.copytree(text_backbone, folder)
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
+    (folder / name).write_bytes(content)
+    with pytest.raises(BackboneError, match="does not load as an encoder"):
+        Backbone.from_pretrained(str(folder))

@@ -401,3 +401,16 @@ def test_what_left_out_examples_do_not_show_to_be_of_use_is_not_pushed(backbone,
     few = FewShotClassifier(backbone).fit(TEXTS, LABELS)  # six left out one by one say nothing
     few.choice_ = dataclasses.replace(few.choice_, held_out_logits=few.choice_.held_out_logits.roll(1, dims=1))
     assert publishing.doubt_of(few) is None
+
+
+def test_a_saved_model_loads_without_a_word_of_other_models(saved):
+    command = "import sys\nfrom hf_fsl import FewShotClassifier\nFewShotClassifier.from_pretrained(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", command, str(saved)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "instantiate a model of type" not in done.stderr
+
+
+def test_parameters_of_the_classifier_may_be_given_when_it_is_loaded(saved):
+    loaded = FewShotClassifier.from_pretrained(str(saved), coverage=0.6)
+    assert loaded.coverage == 0.6
+    assert FewShotClassifier.from_pretrained(str(saved)).coverage == 0.9

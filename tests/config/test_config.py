@@ -318,3 +318,28 @@ def test_the_learning_rate_of_towers_is_that_of_the_one_that_needs_the_lowest(se
         names += [f"--model.{tower}.model_name_or_path", "u/m"]
     config = load_config(ContrastiveConfig, None, [*names, "--training.metric_for_best_model", "loss", *settings])
     assert config.resolved().training.learning_rate == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data:\n  path: 2024-13-45\n", "data:\n  path: " + "[" * 20_000 + "]" * 20_000, "a: " + "9" * 5_000,
+     "{" * 20_000, "a: 2024-01-01T99:00:00Z"],
+)  # fmt: skip
+def test_values_that_cannot_be_read_are_told(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="a value cannot be read|not YAML"):
+        load_config(FineTuneConfig, path, MINIMAL)
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5_000, "[" * 5_000])
+def test_overrides_that_cannot_be_read_are_told(value):
+    with pytest.raises(ConfigError, match="training.num_train_epochs: expected"):
+        load_config(FineTuneConfig, None, [*MINIMAL, "--training.num_train_epochs", value])
+
+
+def test_a_metric_that_is_a_script_is_refused_unless_trusted():
+    script = [*MINIMAL, "--evaluation.metrics=[accuracy, ./mine]"]
+    with pytest.raises(ConfigError, match="evaluation.metrics: ./mine would be run as scripts"):
+        load_config(FineTuneConfig, None, script)
+    assert load_config(FineTuneConfig, None, [*script, "--evaluation.trust_remote_code=true"]).evaluation.metrics

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_fsl.errors import UserError
-from hf_fsl.plain import Plain, from_plain
+from hf_fsl.plain import Plain, from_plain, json_object
 from hf_fsl.records import Measurement
 
 SCHEMA_VERSION = 1
@@ -136,7 +135,6 @@ class SearchReport(Plain):
     def load(cls, path: str | Path) -> SearchReport:
         """Raises UserError where there is none."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(json_object(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} is no report of a search: {error}.") from error
-        return cls.from_dict(values if isinstance(values, dict) else {})
+            raise UserError(f"{path} is no report of a search: {error}") from error
