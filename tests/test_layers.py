@@ -9,7 +9,7 @@ import hf_fsl
 
 PACKAGE = Path(hf_fsl.__file__).parent
 LAYERS = [
-    {"errors", "processes", "terminal", "__init__"},
+    {"errors", "processes", "terminal", "placeholders", "__init__"},
     {"files", "exits"},
     {"plain"},
     {"config", "tasks", "records", "environment", "resources", "pictures", "label_values"},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hf_fsl.config.sections import DDP_TIMEOUT, HubConfig, TrainingConfig, _at_least, _between
+from hf_fsl.placeholders import has_one_place, plain_places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class PairsConfig:
         if not self.label_templates:
             yield "label_templates: at least one, such as 'a photo of {}'"
         for template in self.label_templates:
-            if template.count("{}") != 1:
+            if not has_one_place(template):
                 yield f"label_templates: one place {{}} for the class, got {template!r}"
         if "test" in self.shifts:
             yield "shifts: 'test' is what the test split itself is called; choose another name"
@@ -63,11 +63,9 @@ class PairsConfig:
 
 
 def caption_columns(template: str) -> list[str]:
-    """The columns in a caption template; none for one that cannot be read."""
-    try:
-        return [name for _, name, _, _ in string.Formatter().parse(template) if name]
-    except ValueError:
-        return []
+    """The columns in a caption template; none for one that cannot be read, or whose places are not plain names."""
+    places = plain_places(template) or []
+    return places if all(places) else []
 
 
 @dataclass(frozen=True, kw_only=True)

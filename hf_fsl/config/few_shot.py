@@ -16,6 +16,7 @@ from hf_fsl.config.sections import (
     ModelConfig,
     _at_least,
 )
+from hf_fsl.placeholders import has_one_place
 
 Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "prior", "named_lda", "cache"]
 Refinement = Literal["soft_k_means", "bd_cspn", "alpha_tim"]
@@ -97,7 +98,7 @@ class ClassifierConfig:
         if not 0 < self.coverage < 1:
             yield f"coverage: above 0 and below 1, got {self.coverage}"
         for template in self.templates:
-            if template.count("{}") != 1:
+            if not has_one_place(template):
                 yield f"templates: each has one place {{}} for the label, got {template!r}"
         if not self.templates:
             yield "templates: at least one, such as '{}'"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_fsl.config.sections import DDP_TIMEOUT, DataConfig, EvaluationConfig, HubConfig, ModelConfig, _at_least
+from hf_fsl.placeholders import has_one_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class ZeroShotConfig:
         if not self.templates:
             yield "templates: at least one, such as 'This is about {}.'"
         for template in self.templates:
-            if template.count("{}") != 1:
+            if not has_one_place(template):
                 yield f"templates: each has one place {{}} for the label, got {template!r}"
         if any(k < 1 for k in self.shots):
             yield f"shots: numbers of 1 or more, got {self.shots}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_fsl.errors import UserError
+from hf_fsl.placeholders import has_one_place
 
 _WORDS = re.compile("[A-Z][a-z]+")
 _CAMEL_CASE = re.compile("([A-Z][a-z]+){2,}")
@@ -55,15 +56,17 @@ def as_templates(templates: Any) -> list[str]:
     if not given:
         raise ZeroShotError("At least one template is needed, such as 'This is about {}.', got none.")
     for template in given:
-        try:
-            filled = template.format("\0")
-        except (IndexError, KeyError, ValueError, AttributeError):
-            filled = ""
-        if filled.count("\0") != 1:
+        if not has_one_place(template):
             raise ZeroShotError(
-                f"A template has one place {{}} for the label, such as 'This is about {{}}.', got {template!r}."
+                f"A template has one place {{}} for the label, with nothing in it, such as 'This is about {{}}.'; got "
+                f"{_shown(template)}. Braces of its own are doubled: {{{{ and }}}}."
             )
     return given
+
+
+def _shown(template: Any) -> str:
+    shown = repr(template)
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
 def label_words(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:

@@ -17,3 +17,9 @@ def test_meta_training_and_adapting_go_not_together(adapt):
             FewShotRecipeConfig, None, [*MINIMAL, "--meta_training", "true", "--classifier.adapt", adapt]
         )  # fmt: skip
     assert load_config(FewShotRecipeConfig, None, [*MINIMAL, "--meta_training", "true"]).meta_training
+
+
+@pytest.mark.parametrize("template", ["{:>1999999999}", "{!r}", "{0}", "{} and {}", "{{}}"])
+def test_templates_are_checked_like_those_of_a_call(template):
+    with pytest.raises(ConfigError, match="templates: each has one place"):
+        load_config(FewShotRecipeConfig, None, [*MINIMAL, "--classifier.templates", f"[{template!r}]"])

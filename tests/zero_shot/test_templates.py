@@ -43,7 +43,13 @@ def test_labels_that_cannot_be_used_are_refused(labels, message):
         as_labels(labels)
 
 
-@pytest.mark.parametrize("template", ["no place", "{} and {}", "{label}", "{", "{}{}", 3])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "no place", "{} and {}", "{label}", "{", "{}{}", 3, "{:>1999999999}", "{!r}", "{0}", "{.upper}", "{[0]}",
+        "{:{}}", "{} {label}",
+    ],
+)  # fmt: skip
 def test_a_template_has_one_place_for_the_label(template):
     with pytest.raises(ZeroShotError, match="one place"):
         as_templates([template])
