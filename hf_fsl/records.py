@@ -12,6 +12,8 @@ from hf_fsl.errors import UserError
 from hf_fsl.plain import Plain, from_plain, json_object
 
 SCHEMA_VERSION = 1
+MANY_CLASSES = 50
+"""From so many on, a record keeps and a card shows confused pairs in place of a confusion matrix."""
 
 
 LOWER_IS_BETTER = ("ece", "loss")
@@ -234,7 +236,9 @@ class RunRecord(Plain):
     pipeline_tag: str | None = None
     """Where the model is for another pipeline than its task's."""
     confusion_matrix: list[list[int]] | None = None
-    """Rows: true class, columns: predicted, in the order of ``class_names``."""
+    """Rows: true class, columns: predicted, in the order of ``class_names``. Of few classes, see ``confusions``."""
+    confusions: list[tuple[int, int, int]] | None = None
+    """True class, predicted class, how many examples, of all that occur: of many classes, in place of the matrix."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """``{"input": …, "label": predicted, "score": …}`` for the card."""
     cost: CostRecord
@@ -250,6 +254,19 @@ class RunRecord(Plain):
         split = self.data.splits.get("validation")
         aside = self.config.get("zero_shot", {}).get("validation_labels", [])
         return list(aside) or [name for name, count in (split.class_counts if split else {}).items() if count]
+
+    @property
+    def confused_pairs(self) -> list[tuple[int, int, int]]:
+        """``confusions`` of whichever the record has, without the right answers, the most frequent first."""
+        cells = self.confusions
+        if cells is None:
+            cells = [(i, j, n) for i, row in enumerate(self.confusion_matrix or ()) for j, n in enumerate(row) if n]
+        return sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: (-cell[2], cell[0], cell[1]))
+
+    @property
+    def shows_pairs(self) -> bool:
+        """Whether the card shows the most confused pairs of classes, in place of the confusion matrix."""
+        return self.confusions is not None or len(self.confusion_matrix or ()) >= MANY_CLASSES
 
     @property
     def class_names(self) -> list[str]:

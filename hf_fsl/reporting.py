@@ -21,7 +21,7 @@ from hf_fsl.metrics import (
     OURS,
     bootstrap_interval,
     compute_metrics,
-    confusion_matrix,
+    confusions,
     correct,
     f1_difference,
     macro_f1,
@@ -106,10 +106,9 @@ def build_record(
         for name in published.record.test:
             over_seeds[name] = seeds_interval([outcome.record.test[name].value for outcome in outcomes])
             over_seeds[name].n = len(labels)
-    matrix = None
+    confused = {}
     if not task.multi_label:
-        predictions = predicted_labels(published.logits, task.multi_label)
-        matrix = confusion_matrix(labels, predictions, len(task.label_names)).tolist()
+        confused = confusions(labels, predicted_labels(published.logits, False), len(task.label_names))
     return RunRecord(
         recipe=config.recipe,
         command=command,
@@ -123,7 +122,7 @@ def build_record(
         metrics=published.record.test,
         metrics_over_seeds=over_seeds,
         comparisons=comparisons,
-        confusion_matrix=matrix,
+        **confused,
         examples=_examples(splits, published.logits),
         cost=measured_cost(wall_seconds, processes),
         environment=environment.versions(),

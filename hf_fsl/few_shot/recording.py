@@ -17,7 +17,7 @@ from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import FewShotRecipeConfig, to_dict
 from hf_fsl.few_shot.pools import Examples, Pools
-from hf_fsl.metrics import confusion_matrix, paired_difference, probabilities_of
+from hf_fsl.metrics import confusions, paired_difference, probabilities_of
 from hf_fsl.modeling.export import Exported
 from hf_fsl.records import Comparison, EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
 from hf_fsl.reporting import compare, measure, measured_cost, prediction_table, write_tables
@@ -56,7 +56,7 @@ def measure_classifier(
     names = tuple(str(name) for name in classifier.classes_)
     labels = np.argsort(order)[test.labels]
     task = Task(modality="image" if config.data.image_column else "text", label_names=names)
-    logits = classifier.decision_function(test.inputs)
+    logits = classifier.logits(test.inputs)
     refusal: dict[str, Measurement | None] = {}
     if classifier.state_.refusal is not None:
         known = classifier.refusal_scores(test.inputs)
@@ -123,7 +123,7 @@ def build_record(
             words=dict(zip(task.label_names, state.words or [], strict=False)),
             refusal=measured.refusal,
         ),
-        confusion_matrix=confusion_matrix(measured.labels, measured.logits.argmax(-1), len(task.label_names)).tolist(),
+        **confusions(measured.labels, measured.logits.argmax(-1), len(task.label_names)),
         examples=[
             {
                 "input": measured.inputs[row] if text else "picture.png",

@@ -12,7 +12,7 @@ from typing import Any
 from hf_fsl.errors import UserError
 from hf_fsl.files import put_in_place, temporary_beside, write_text
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
-from hf_fsl.hub.figures import confusion_figure, episodes_figure, methods_figure
+from hf_fsl.hub.figures import confused_pairs_figure, confusion_figure, episodes_figure, methods_figure
 from hf_fsl.records import RunRecord
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -65,7 +65,9 @@ def write_bundle(
 
 
 def _figures(record: RunRecord) -> Iterator[tuple[str, bytes]]:
-    if record.confusion_matrix is not None:
+    if record.shows_pairs:
+        yield "confused_pairs.png", confused_pairs_figure(record.confused_pairs, record.class_names)
+    elif record.confusion_matrix is not None:
         yield "confusion_matrix.png", confusion_figure(record.confusion_matrix, record.class_names)
     if record.methods:
         yield "methods.png", methods_figure(record.methods)

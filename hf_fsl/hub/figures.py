@@ -12,6 +12,7 @@ from hf_fsl.records import EpisodesRecord, MethodRecord
 
 _WITH_COUNTS = 30
 """Up to so many classes every count that is not zero is written into its cell."""
+_PAIRS = 30
 _LONGEST_NAME = 28
 
 
@@ -51,6 +52,37 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> b
             colour = "white" if shares[row, column] > 0.68 else "#222222"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
     figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, label="share of the true class")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def confused_pairs_figure(pairs: Sequence[tuple[int, int, int]], names: Sequence[str]) -> bytes:
+    """The most frequent confusions as PNG, one bar each: for classes so many that a matrix could not be read.
+
+    Args:
+        pairs: true class, predicted class, how many examples, without right answers, the most frequent first.
+        names: the C classes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    shown = pairs[:_PAIRS]
+    figure = Figure(figsize=(8.5, 1.1 + 0.24 * max(len(shown), 4)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.barh(range(len(shown)), [count for _, _, count in shown], color="#1f6fb2", height=0.7)
+    labels = [f"{_short(names[true])} → {_short(names[predicted])}" for true, predicted, _ in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    wrong = sum(count for _, _, count in pairs)
+    axes.set_xlabel(
+        f"test examples, true class → predicted: {sum(count for _, _, count in shown)} of {wrong} that were put wrong"
+    )
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.5)
+    axes.set_axisbelow(True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 from hf_fsl.metrics.classification import MCC, Accuracy, ExpectedCalibrationError, MacroF1
 from hf_fsl.metrics.functions import (
     confusion_matrix,
+    confusions,
     correct,
     macro_f1,
     predicted_labels,
@@ -29,6 +30,7 @@ __all__ = [
     "bootstrap_interval",
     "compute_metrics",
     "confusion_matrix",
+    "confusions",
     "correct",
     "f1_difference",
     "macro_f1",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, log_softmax
 from scipy.special import softmax as _softmax
+
+from hf_fsl.records import MANY_CLASSES
 
 BINS = 15
 """Equal-width bins of the expected calibration error."""
@@ -59,6 +62,18 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
     """Counts ``(C, C)``: rows true classes, columns predicted ones."""
     flat = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
+
+
+def confusions(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """What a record keeps of labels and predictions ``(N,)``: the matrix of few classes, of many what occurs.
+
+    From ``MANY_CLASSES`` on a matrix is mostly zeros, and grows as the square of their number.
+    """
+    if num_classes < MANY_CLASSES:
+        return {"confusion_matrix": confusion_matrix(labels, predictions, num_classes).tolist()}
+    flat, counts = np.unique(labels * num_classes + predictions, return_counts=True)
+    cells = zip((flat // num_classes).tolist(), (flat % num_classes).tolist(), counts.tolist(), strict=True)
+    return {"confusions": list(cells)}
 
 
 def class_counts(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

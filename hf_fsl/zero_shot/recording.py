@@ -16,7 +16,7 @@ from hf_fsl.backbones.cards import model_license
 from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig, to_dict
 from hf_fsl.data import Splits
-from hf_fsl.metrics import confusion_matrix
+from hf_fsl.metrics import confusions
 from hf_fsl.records import ModelRecord, RunRecord
 from hf_fsl.reporting import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.resources import portable
@@ -114,7 +114,7 @@ def build_record(
         methods=compared.methods,
         candidate_labels=test.names,
         pipeline_tag=pipeline_tag,
-        confusion_matrix=confusion_matrix(test.labels, logarithm.argmax(-1), len(test.names)).tolist(),
+        **confusions(test.labels, logarithm.argmax(-1), len(test.names)),
         examples=[
             {
                 "input": test.inputs[row] if text else "picture.png",

@@ -22,8 +22,10 @@ from safetensors.numpy import load_file, save_file
 from hf_fsl.errors import UserError
 from hf_fsl.hub import verify
 from hf_fsl.hub.bundle import write_bundle
-from hf_fsl.hub.figures import confusion_figure
+from hf_fsl.hub.cards import render_card
+from hf_fsl.hub.figures import confused_pairs_figure, confusion_figure
 from hf_fsl.hub.verify import TOLERANCE, BundleMismatch, require_verified, verify_bundle
+from hf_fsl.metrics import confusions
 from hf_fsl.records import RunRecord
 
 
@@ -214,7 +216,41 @@ def test_data_set_that_is_not_on_a_hub_has_no_eval_results(
     assert not (tmp_path / "bundle" / ".eval_results").exists()
 
 
-@pytest.mark.parametrize("size", [2, 24, 77])
+def test_of_many_classes_the_figure_shows_confused_pairs_and_the_record_keeps_what_occurs(
+    tiny: Any, make_record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    names = [f"class {number}" for number in range(2000)]
+    labels = np.repeat(np.arange(2000), 2)
+    predictions = np.where(np.arange(4000) % 7 == 0, (labels + 1) % 2000, labels)
+    kept = confusions(labels, predictions, 2000)
+    record = make_record(task={"label_names": names}, **{"confusion_matrix": None, **kept})
+    write_bundle(tmp_path / "many", model=tiny, processor=Processor(), record=record)
+    assert [path.name for path in (tmp_path / "many" / "figures").iterdir()] == ["confused_pairs.png"]
+    assert (tmp_path / "many" / "run_record.json").stat().st_size < 2**19
+    again = RunRecord.load(tmp_path / "many" / "run_record.json")
+    assert sum(count for *_, count in again.confusions) == 4000
+    assert sum(count for *_, count in again.confused_pairs) == int((labels != predictions).sum())
+    assert again.confused_pairs[0] == (0, 1, 1) and isinstance(again.confused_pairs[0], tuple)
+
+
+def test_a_record_written_with_a_large_matrix_still_gives_its_pairs(make_record: Callable[..., RunRecord]) -> None:
+    matrix = np.eye(60, dtype=int) * 5
+    matrix[3, 7], matrix[9, 1] = 2, 4
+    record = make_record(task={"label_names": list("ab") * 30}, confusion_matrix=matrix.tolist())
+    again = RunRecord.from_json(record.to_json())
+    assert again.shows_pairs and again.confused_pairs == [(9, 1, 4), (3, 7, 2)]
+    assert "confused_pairs.png" in render_card(again)
+    assert confusions(np.arange(3), np.array([0, 2, 2]), 3) == {"confusion_matrix": [[1, 0, 0], [0, 0, 1], [0, 0, 1]]}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_confused_pairs_take_any_names(right: bool) -> None:
+    names = ["from $_{ to $", "two\nlines", "a name of a class that goes on for far longer than any axis is wide"]
+    picture = Image.open(io.BytesIO(confused_pairs_figure([] if right else [(0, 1, 3), (2, 0, 1)], names)))
+    assert picture.format == "PNG" and min(picture.size) > 200
+
+
+@pytest.mark.parametrize("size", [2, 24, 49])
 def test_confusion_figure_takes_any_names_and_sizes(size: int) -> None:
     rare = ["from $_{ to $", "two\nlines", "a name of a class that goes on for far longer than any axis is wide"]
     names = [*rare, *(f"class {number}" for number in range(size))][:size]

@@ -244,7 +244,7 @@ def test_many_classes_are_cut_short(make_record: MakeRecord) -> None:
     record = make_record(task={"label_names": names}, confusion_matrix=[[0] * 77 for _ in names])
     text = without_config(render_card(record))
     assert "class 29 and 47 more" in text and "Recall of each class" not in text
-    assert "figures/confusion_matrix.png" in text
+    assert "figures/confused_pairs.png" in text and "confusion_matrix.png" not in text
 
 
 def test_number_that_is_none_stays_out_of_the_metadata(make_record: MakeRecord) -> None:
