@@ -33,7 +33,7 @@ def load(
             state that are of two fits.
     """
     with loading(FewShotError, model_name_or_path, revision, "as a few-shot model"):
-        folder = repository_folder(model_name_or_path, revision, token)
+        folder = repository_folder(model_name_or_path, revision=revision, token=token)
     if not (folder / FOLDER / "state.json").is_file():
         raise FewShotError(
             f"{model_name_or_path} has no {FOLDER}/state.json: it holds no few-shot model of hf_fsl. To classify with "

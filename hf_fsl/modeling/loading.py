@@ -97,18 +97,23 @@ def load_published_model(kind: Any, model_name_or_path: str, **options: Any) -> 
         ValueError: weights that are missing, unknown, or not finite; label names that are given twice; or parts that
             are of two fits.
     """
-    require_own_parts(repository_folder(model_name_or_path, options.get("revision"), options.get("token")))
+    where = {name: options[name] for name in ("revision", "token", "local_files_only") if name in options}
+    require_own_parts(repository_folder(model_name_or_path, **where))
     model = load_whole(kind, model_name_or_path, **options)
     require_finite(dict(model.named_buffers()))
     require_class_names(model.config)
     return model
 
 
-def repository_folder(name: str, revision: str | None = None, token: Any = None) -> Path:
-    """All that a few-shot model consists of, in a folder: the one that is named, or one of the Hub's cache."""
+def repository_folder(name: str, **where: Any) -> Path:
+    """All that a few-shot model consists of, in a folder: the one that is named, or one of the Hub's cache.
+
+    Args:
+        where: revision, token, local_files_only.
+    """
     if Path(name).is_dir():
         return Path(name)
-    return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=_FILES))
+    return Path(snapshot_download(name, allow_patterns=_FILES, **where))
 
 
 def require_own_parts(folder: Path) -> None:

@@ -6,7 +6,9 @@ import io
 import json
 import shutil
 import sys
+import zlib
 
+import httpx2
 import peft
 import pytest
 import torch
@@ -14,6 +16,7 @@ import transformers
 from conftest import build_model, write_tokenizer
 from huggingface_hub import HfApi, constants
 from image_text import image_text_model, processors
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
@@ -311,3 +314,26 @@ def test_a_model_that_ties_or_buffers_its_weights_is_whole(tmp_path):
         assert not missing, kind
         for name, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), (kind, name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Consistency check failed: file should be of size 9 but has size 5"),
+        httpx2.RemoteProtocolError("peer closed connection without sending complete message body"),
+        SafetensorError("incomplete metadata"),
+        EOFError(),
+        KeyError("hidden_size"),
+        RuntimeError("size mismatch"),
+        zlib.error("incorrect data check"),
+    ],
+)
+def test_a_download_that_was_cut_is_one_clear_error(classifier, monkeypatch, error):
+    def cut(*_, **__):
+        raise error
+
+    for name in ("AutoModel", "AutoModelForSequenceClassification"):
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", cut)
+    for load in (*ENCODERS, *CLASSIFIERS):
+        with pytest.raises(UserError, match="does not load"):
+            load(classifier)
