@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import Pipeline
@@ -18,6 +19,7 @@ from hf_fsl.backbones.encoder import load_encoder
 from hf_fsl.backbones.items import item_keys, rows_of
 from hf_fsl.backbones.weights import loading
 from hf_fsl.modeling.loading import backbone_of, is_published, load_published_model, published_class
+from hf_fsl.pipelines.cutting import CUTTING, Cutting, read_cutting, shortened
 from hf_fsl.pipelines.few_shot_support import (
     EncoderError,
     FewShotError,
@@ -39,7 +41,7 @@ KEPT = 16
 """Classifiers remembered, the latest ones."""
 _OPTIONS = (
     "support", "head", "prior", "hypothesis_template", "label_descriptions", "on_overlap", "top_k", "timeout",
-    "open_files", "progress",
+    "open_files", "progress", *CUTTING,
 )  # fmt: skip
 
 
@@ -112,6 +114,10 @@ class FewShotPipeline(Pipeline):
             top_k: answers a query, the likeliest; None: all.
             timeout: seconds to wait for an image from the web.
             open_files: False: paths and URLs are not opened. A server must not open those that a client sent.
+            truncation, max_length: a text, support or query, that is longer than ``max_length`` tokens, or than the
+                model takes, is cut; with ``truncation=False`` it is an error.
+            padding: has no effect on the answers.
+            tokenizer_kwargs: a mapping of these three.
             progress: shows a progress bar.
 
         Returns:
@@ -159,9 +165,10 @@ class FewShotPipeline(Pipeline):
         if prior not in ("auto", None):
             raise FewShotError(f"prior: 'auto' or None, got {prior!r}.")
         named = prior is not None and self.backbone.tokenizer is not None
-        key = (tuple(zip(owners, keys, strict=True)), question, head, named, weights_state(self.model))
+        cutting = read_cutting(options, FewShotError)
+        key = (tuple(zip(owners, keys, strict=True)), question, head, named, cutting, weights_state(self.model))
         if key not in self._fitted:
-            embeddings = self.backbone.encode(items, open_files=False)
+            embeddings = self._encoded(items, cutting)
             names = LabelEncoder(self.backbone).label_embeddings(question) if named else None
             chosen, reason = choose(embeddings, torch.tensor(owners), len(labels), names, head)
             kind = str if isinstance(items[0], str) else Image.Image
@@ -190,7 +197,7 @@ class FewShotPipeline(Pipeline):
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:
         items, fitted = input_tensors["items"], input_tensors["fitted"]
-        return {"logits": fitted.head(self.backbone.encode(items, open_files=False)), "fitted": fitted}
+        return {"logits": fitted.head(self._encoded(items, input_tensors["cutting"])), "fitted": fitted}
 
     def postprocess(self, model_outputs: Any, **answering: Any) -> list[dict[str, Any]]:
         """Labels and their logits ``(C,)`` -> the answer."""
@@ -206,6 +213,7 @@ class FewShotPipeline(Pipeline):
         unknown = sorted(set(kwargs) - set(_OPTIONS))
         if unknown:
             raise TypeError(f"{type(self).__name__}: no option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}.")
+        read_cutting(kwargs, FewShotError)
         if kwargs.get("on_overlap", "error") not in ("error", "ignore"):
             raise FewShotError(f"on_overlap: 'error' or 'ignore', got {kwargs['on_overlap']!r}.")
         top_k = kwargs.pop("top_k", None)
@@ -222,15 +230,20 @@ class FewShotPipeline(Pipeline):
         answering: dict[str, Any],
     ) -> Iterator[list[dict[str, Any]]]:
         size = WINDOW["text" if self.backbone.image_processor is None else "image"]
-        rows = iter(queries)
+        rows, cutting = iter(queries), read_cutting(settings, FewShotError)
         with tqdm(total=total, unit="query", disable=not settings.get("progress"), leave=False) as bar:
             read = 0
             while window := list(itertools.islice(rows, size)):
                 items = self.preprocess((window, fitted), **settings, first=read)
                 read += len(window)
-                for logits in self.forward({"items": items, "fitted": fitted})["logits"]:
+                for logits in self.forward({"items": items, "fitted": fitted, "cutting": cutting})["logits"]:
                     yield self.postprocess((fitted.labels, logits), **answering)
                 bar.update(len(window))
+
+    def _encoded(self, items: list[Any], cutting: Cutting) -> Tensor:
+        texts = bool(items) and isinstance(items[0], str)
+        backbone = shortened(self.backbone, cutting, items, FewShotError) if texts else self.backbone
+        return backbone.encode(items, open_files=False)
 
     def _loaded(self, values: Sequence[Any], settings: Mapping[str, Any]) -> list[Any]:
         """Texts, or images read from what names them."""

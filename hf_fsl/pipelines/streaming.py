@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral
@@ -15,13 +16,14 @@ from transformers import Pipeline
 from hf_fsl.backbones import BackboneError
 from hf_fsl.backbones.items import check_text, rows_of
 from hf_fsl.pictures import is_picture_file
+from hf_fsl.pipelines.cutting import CUTTING, WHOLE, Cutting, read_cutting
 from hf_fsl.pipelines.questions import Questions
 from hf_fsl.zero_shot.scores import LabelPrior, Question, estimate_prior, ranked, scores_of
 from hf_fsl.zero_shot.templates import ZeroShotError
 
 _OPTIONS = (
     "candidate_labels", "hypothesis_template", "multi_label", "label_descriptions", "calibrated", "progress",
-    "shortlist",
+    "shortlist", *CUTTING,
 )  # fmt: skip
 
 
@@ -84,6 +86,11 @@ class StreamedZeroShot(Pipeline):
             multi_label: each label on its own, rather than one of them.
             label_descriptions: label -> the words that stand for it in the template.
             calibrated: False leaves the label priors of :meth:`fit_calibration` out.
+            truncation, max_length: a text that is longer than ``max_length`` tokens, or than the model takes, is cut;
+                with ``truncation=False`` it is an error.
+            padding: has no effect on the answers.
+            tokenizer_kwargs: a mapping of these three.
+            multi_class: the old name of ``multi_label``.
             progress: shows a progress bar.
 
         Returns:
@@ -167,7 +174,9 @@ class StreamedZeroShot(Pipeline):
         evidence = dict(zip(asked, self._evidence(asked, **forward_parameters), strict=True))
         return [evidence[item] for item in input_tensors]
 
-    def _evidence(self, asked: Sequence[Asked], shortlist: int | None = None) -> list[Evidence]:
+    def _evidence(
+        self, asked: Sequence[Asked], shortlist: int | None = None, cutting: Cutting = WHOLE
+    ) -> list[Evidence]:
         raise NotImplementedError
 
     def _check(self, question: Question) -> None:
@@ -185,11 +194,17 @@ class StreamedZeroShot(Pipeline):
         """Called before the first window of a call."""
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if "multi_class" in kwargs:
+            old = kwargs.pop("multi_class")
+            if kwargs.setdefault("multi_label", old) != old:
+                raise ZeroShotError("multi_class is the old name of multi_label, and they differ. Give multi_label.")
+            warnings.warn("multi_class is now called multi_label.", FutureWarning, stacklevel=2)
         unknown = sorted(set(kwargs) - set(_OPTIONS))
         if unknown:
             raise TypeError(f"{type(self).__name__}: no option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}.")
         if not isinstance(kwargs.get("label_descriptions") or {}, Mapping):
             raise ZeroShotError("label_descriptions: a mapping, label -> words that stand for it.")
+        read_cutting(kwargs, ZeroShotError)
         size = kwargs.get("shortlist")
         if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
             raise ZeroShotError(f"shortlist: a whole number of labels, 1 or more, or None for all; got {size!r}.")
@@ -228,10 +243,11 @@ class StreamedZeroShot(Pipeline):
         self, asked: Iterator[Asked], texts: Any, settings: dict[str, Any]
     ) -> Iterator[tuple[Asked, Evidence]]:
         self._begin()
+        how = {"shortlist": settings.get("shortlist"), "cutting": read_cutting(settings, ZeroShotError)}
         total = len(texts) if isinstance(texts, Sized) else None
         with tqdm(total=total, unit="text", disable=not settings.get("progress"), leave=False) as bar:
             for window in self._windows(asked):
-                yield from zip(window, self.forward(window, shortlist=settings.get("shortlist")), strict=True)
+                yield from zip(window, self.forward(window, **how), strict=True)
                 bar.update(len(window))
 
     def _windows(self, asked: Iterator[Asked]) -> Iterator[list[Asked]]:

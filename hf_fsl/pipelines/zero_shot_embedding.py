@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_fsl.backbones import Backbone
+from hf_fsl.pipelines.cutting import WHOLE, Cutting, shortened
 from hf_fsl.pipelines.streaming import Asked, Evidence, StreamedZeroShot
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.templates import ZeroShotError
@@ -42,8 +43,12 @@ class ZeroShotEmbeddingPipeline(StreamedZeroShot):
         self.temperature = temperature
         self.label_encoder = LabelEncoder(backbone or Backbone.of_model(self.model, self.tokenizer))
 
-    def _evidence(self, asked: Sequence[Asked], shortlist: int | None = None) -> list[Evidence]:
-        embeddings = self.label_encoder.text_embeddings([item.text for item in asked])
+    def _evidence(
+        self, asked: Sequence[Asked], shortlist: int | None = None, cutting: Cutting = WHOLE
+    ) -> list[Evidence]:
+        texts = [item.text for item in asked]
+        backbone = shortened(self.label_encoder.backbone, cutting, texts, ZeroShotError)
+        embeddings = self.label_encoder.text_embeddings(texts, backbone)
         near = self.label_encoder.cosines(embeddings, [item.question for item in asked])
         by_templates = {item.question.templates for item in asked if item.question.multi_label}
         zero = {templates: self.label_encoder.neutral(embeddings, templates) for templates in by_templates}

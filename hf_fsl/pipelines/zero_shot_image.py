@@ -19,13 +19,13 @@ from hf_fsl.backbones import BackboneError
 from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
 from hf_fsl.backbones.items import read_items, rows_of
 from hf_fsl.pictures import PictureError
+from hf_fsl.pipelines.cutting import CUTTING
 from hf_fsl.pipelines.streaming import Answers
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer
 from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates, fill_templates
 
 _OPTIONS = (
-    "candidate_labels", "hypothesis_template", "label_descriptions", "timeout", "open_files", "tokenizer_kwargs",
-    "progress",
+    "candidate_labels", "hypothesis_template", "label_descriptions", "timeout", "open_files", "progress", *CUTTING,
 )  # fmt: skip
 
 
@@ -77,7 +77,8 @@ class ZeroShotImagePipeline(Pipeline):
             batch_size, num_workers: as for the pipeline.
             timeout: seconds to wait for an image from the web.
             open_files: False: paths and URLs are not opened. A server must not open those that a client sent.
-            tokenizer_kwargs: passed to the tokenizer.
+            tokenizer_kwargs: passed to the tokenizer of the labels.
+            truncation, max_length, padding: the same, one by one.
             progress: shows a progress bar.
 
         Returns:
@@ -154,7 +155,9 @@ class ZeroShotImagePipeline(Pipeline):
         labels = as_labels(settings.get("candidate_labels", ()))
         templates = as_templates(settings.get("hypothesis_template", IMAGE_TEMPLATE))
         filled = fill_templates(labels, templates, settings.get("label_descriptions"))
-        return labels, self.scorer.embeddings_of(filled, settings.get("tokenizer_kwargs")).to(self.model.device)
+        options = {**(settings.get("tokenizer_kwargs") or {})}
+        options |= {name: settings[name] for name in CUTTING if name in settings and name != "tokenizer_kwargs"}
+        return labels, self.scorer.embeddings_of(filled, options).to(self.model.device)
 
     def _answers(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
+from hf_fsl.pipelines.cutting import WHOLE, Cutting
 from hf_fsl.pipelines.streaming import Asked, Evidence, StreamedZeroShot, texts_of
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.nli import EntailmentScorer
@@ -84,7 +85,9 @@ class ZeroShotTextPipeline(StreamedZeroShot):
             self._label_encoder = LabelEncoder(backbone)
         return self._label_encoder
 
-    def _evidence(self, asked: Sequence[Asked], shortlist: int | None = None) -> list[Evidence]:
+    def _evidence(
+        self, asked: Sequence[Asked], shortlist: int | None = None, cutting: Cutting = WHOLE
+    ) -> list[Evidence]:
         chosen, ties, bonuses = self._shortlists(asked, shortlist)
         texts = {item.text: 0 for item in asked}
         filled = {question: _hypotheses(question) for question in {item.question for item in asked}}
@@ -98,7 +101,9 @@ class ZeroShotTextPipeline(StreamedZeroShot):
             for template in filled[item.question]
         ]
         pairs, back = np.unique(np.array(rows), axis=0, return_inverse=True)
-        logits = self.scorer.logits(list(texts), list(hypotheses), pairs, forward=self._run)[back.reshape(-1)]
+        logits = self.scorer.logits(
+            list(texts), list(hypotheses), pairs, forward=self._run, max_length=cutting.max_length, cut=cutting.cut
+        )[back.reshape(-1)]
         evidence, start = [], 0
         for item, labels, tie, bonus in zip(asked, chosen, ties, bonuses, strict=True):
             templates = len(item.question.templates)

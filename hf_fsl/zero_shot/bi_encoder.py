@@ -50,10 +50,10 @@ class LabelEncoder:
         """Embeddings ``(C, D)`` of length 1: the mean over the templates of the normalised embeddings."""
         return next(self._of([question])).clone()
 
-    def text_embeddings(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings ``(N, D)`` of length 1. Each text is encoded once."""
+    def text_embeddings(self, texts: Sequence[str], backbone: Backbone | None = None) -> Tensor:
+        """Embeddings ``(N, D)`` of length 1, by a view of the backbone if one is given. Each text is encoded once."""
         unique = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        embeddings = normalize(self.backbone.encode(list(unique), open_files=False), dim=-1)
+        embeddings = normalize((backbone or self.backbone).encode(list(unique), open_files=False), dim=-1)
         return embeddings[[unique[text] for text in texts]]
 
     def cosines(self, embeddings: Tensor, questions: Sequence[Question]) -> list[np.ndarray]:

@@ -121,6 +121,8 @@ class EntailmentScorer:
         pairs: np.ndarray | None = None,
         *,
         forward: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        max_length: int | None = None,
+        cut: bool = True,
     ) -> np.ndarray:
         """Logits of pairs, float32.
 
@@ -129,6 +131,8 @@ class EntailmentScorer:
             hypotheses: ``H``.
             pairs: ``(P, 2)``, row of the text and row of the hypothesis; None: every text with every hypothesis.
             forward: model inputs -> logits, in place of the model's own call.
+            max_length: tokens of a pair, where that is fewer than the model takes.
+            cut: False: a text that is too long is an error.
 
         Returns:
             ``(P, K)`` for the K classes of the model, or ``(N, H, K)`` without ``pairs``.
@@ -143,10 +147,11 @@ class EntailmentScorer:
         if pairs is None:
             pairs = np.stack(np.meshgrid(range(len(texts)), range(len(hypotheses)), indexing="ij"), -1).reshape(-1, 2)
         config = self.model.config.get_text_config()
-        limit = token_limit(self.model, self.tokenizer)
+        limits = (token_limit(self.model, self.tokenizer), max_length)
+        limit = min((one for one in limits if one is not None), default=None)
         # The classifiers of encoder-decoders read the end token, and want as many of them in each row of a batch.
         end = config.eos_token_id if config.is_encoder_decoder else None
-        encoder = PairEncoder(self.tokenizer, texts, hypotheses, config.pad_token_id, limit, end)
+        encoder = PairEncoder(self.tokenizer, texts, hypotheses, config.pad_token_id, limit, end, cut)
         warn_of_cut(encoder.truncation(pairs))
         run = forward or functools.partial(self._forward, _padded(first_token_only(self.model), encoder))
         budget = self.max_tokens or token_budget(self.model.device)

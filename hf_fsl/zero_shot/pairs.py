@@ -67,9 +67,10 @@ class PairEncoder:
         pad: the model's padding id, which may be another one than the tokenizer's; None: the tokenizer's.
         limit: tokens a pair may have; None: as many as it has.
         end: a token of which all pairs of a batch must have the same number.
+        cut: False: a pair that is too long is an error.
 
     Raises:
-        ZeroShotError: a hypothesis leaves no room for any text.
+        ZeroShotError: a hypothesis leaves no room for any text, or a text must not be cut and is too long.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class PairEncoder:
         pad: int | None = None,
         limit: int | None = None,
         end: int | None = None,
+        cut: bool = True,
     ) -> None:
         self.tokenizer, self.texts, self.hypotheses = tokenizer, texts, hypotheses
         self.limit, self.end = limit, end
@@ -92,8 +94,16 @@ class PairEncoder:
         if self.limit is not None and longest + self._special >= self.limit:
             worst = max(range(len(hypotheses)), key=lambda row: len(self._hypotheses[row]))
             raise ZeroShotError(
-                f"A hypothesis must leave room for the text: the model takes {self.limit} tokens, {self._special} of "
+                f"A hypothesis must leave room for the text: a pair has {self.limit} tokens, {self._special} of "
                 f"them special, and {hypotheses[worst]!r} alone has {longest}. Shorten the label or the template."
+            )
+        room = None if cut or self.limit is None else self.limit - self._special - longest
+        long = [row for row, ids in enumerate(self._texts) if room is not None and len(ids) > room]
+        if long:
+            raise ZeroShotError(
+                f"truncation=False: {len(long)} of {len(texts)} texts have more than the {room} tokens that the "
+                f"hypotheses leave of {self.limit}, the first is {texts[long[0]][:80]!r}. Shorten them, or have them "
+                "cut: truncation=True."
             )
 
     def _ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
