@@ -12,6 +12,9 @@ from hf_fsl.modeling.loading import FOLDER, backbone_of, load_published, reposit
 if TYPE_CHECKING:
     from hf_fsl.classifier.estimator import FewShotClassifier
 
+_HELD = ("backbone", "class_weight", "coverage", "templates")
+"""Parameters that the head and the threshold of a published model came of."""
+
 
 def load(
     kind: type[FewShotClassifier],
@@ -26,12 +29,14 @@ def load(
 
     Args:
         model_name_or_path: a Hub id or a folder.
-        parameters: of the classifier, for fitting it anew on the published backbone.
+        parameters: of the classifier, for fitting it anew on the published backbone; what the published model holds
+            (backbone, coverage, templates, class_weight) is not among them.
 
     Raises:
-        FewShotError: the repository cannot be had, holds no few-shot model, a damaged one, or weights, processor and
-            state that are of two fits.
+        FewShotError: a parameter that there is not or that the model holds; the repository cannot be had, holds no
+            few-shot model, a damaged one, or weights, processor and state that are of two fits.
     """
+    _check_parameters(kind, parameters)
     with loading(FewShotError, model_name_or_path, revision, "as a few-shot model"):
         folder = repository_folder(model_name_or_path, revision=revision, token=token)
     if not (folder / FOLDER / "state.json").is_file():
@@ -52,3 +57,19 @@ def load(
     classifier = kind(backbone, **{**noted, **parameters})
     classifier.adopt(state, backbone)
     return classifier
+
+
+def _check_parameters(kind: type[FewShotClassifier], given: dict[str, Any]) -> None:
+    held = sorted(set(given) & set(_HELD))
+    if held:
+        raise FewShotError(
+            f"{', '.join(held)}: held by a published model, whose head and threshold came of it. Load it without, and "
+            f"for another {held[0]} fit anew: classifier.set_params({held[0]}=…).fit(X, y)."
+        )
+    known = sorted(set(kind().get_params(deep=False)) - set(_HELD))
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise FewShotError(
+            f"from_pretrained: no option {', '.join(unknown)}; there are revision, token, device, and for fitting "
+            f"anew {', '.join(known)}."
+        )

@@ -9,7 +9,6 @@ from numbers import Integral
 from typing import Any
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.texts import token_limit
 from hf_fsl.errors import UserError
 
 _TOKENIZER = ("truncation", "max_length", "padding")
@@ -64,26 +63,18 @@ def shortened(backbone: Backbone, cutting: Cutting, texts: Sequence[str], error:
     """
     if cutting == WHOLE or backbone.tokenizer is None:
         return backbone
-    own = backbone.modules.max_length or token_limit(backbone.model, backbone.tokenizer)
-    limit = min((one for one in (own, cutting.max_length) if one is not None), default=None)
-    if limit is None:
-        return backbone
+    limits = (backbone.token_limit, cutting.max_length)
+    limit = min((one for one in limits if one is not None), default=None)
     special = backbone.tokenizer.num_special_tokens_to_add()
-    if limit <= special:
+    if limit is not None and limit <= special:
         raise error(f"max_length: the tokenizer adds {special} tokens of its own; got {limit}. Allow more than that.")
-    if not cutting.cut:
-        lengths = [len(ids) for ids in _limited(backbone, limit + 1).token_ids(texts)]
-        long = [row for row, length in enumerate(lengths) if length > limit]
-        if long:
-            raise error(
-                f"truncation=False: {len(long)} of {len(texts)} texts have more than {limit} tokens, the first "
-                f"is {texts[long[0]][:80]!r}. Shorten them, or have them cut: truncation=True."
-            )
-    return _limited(backbone, limit)
-
-
-def _limited(backbone: Backbone, limit: int) -> Backbone:
     view = copy.copy(backbone)
     view.modules = copy.copy(backbone.modules)
     view.modules.max_length = limit
+    long = 0 if cutting.cut else view.truncation(texts).cut_texts
+    if long:
+        raise error(
+            f"truncation=False: {long} of {len(texts)} texts have more than {limit} tokens. Shorten them, or have them "
+            "cut: truncation=True."
+        )
     return view
