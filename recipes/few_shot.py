@@ -99,7 +99,7 @@ def main(config: FewShotRecipeConfig) -> None:
         bundle = write_few_shot_bundle(output / "bundle", classifier, exported, record, trained)
         shown = test.inputs[:VERIFIED]
         reference = reference_logits(
-            exported.model, exported.processor, shown, classifier.decision_function(shown), accelerator.device.type
+            exported.model, exported.processor, shown, classifier.logits(shown), accelerator.device.type
         )
         result = publish(bundle, config.hub, shown, reference)
         say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")

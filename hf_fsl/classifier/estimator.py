@@ -54,6 +54,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         folds: trainings on parts of the support set by which an adapted model is judged and calibrated; 0: none. Equal
             examples are held out together.
         coverage: share of the queries of known classes that ``refuses`` lets through.
+        class_weight: None: every example counts as one. A dict class -> as how many each of its examples counts, 1
+            for a class that it does not name; for the heads ``ridge``, ``logistic``, ``prior`` and ``cache``, as the
+            others hold classes for equally likely. ``balanced``: such that every class counts alike. Held where the
+            model grows.
         keep_support: the support embeddings stay in the model and are published with it; ``add_examples`` needs them
             for heads that have no sufficient statistics.
         pooling, prompt, prompt_name, revision, trust_remote_code, device: of a backbone given by name, see
@@ -78,6 +82,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         adaptation: AdaptationConfig | None = None,
         folds: int = 2,
         coverage: float = 0.9,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         keep_support: bool = False,
         pooling: str | None = None,
         prompt: str | None = None,
@@ -99,6 +104,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.adaptation = adaptation
         self.folds = folds
         self.coverage = coverage
+        self.class_weight = class_weight
         self.keep_support = keep_support
         self.pooling = pooling
         self.prompt = prompt
@@ -115,6 +121,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self,
         X: Iterable[Any],
         y: Iterable[Any],
+        sample_weight: Iterable[float] | None = None,
         *,
         unlabeled: Iterable[Any] | None = None,
         label_texts: Mapping[Any, str] | None = None,
@@ -125,6 +132,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             X: texts or images, a column or a frame of one column among them, see ``Backbone.read``; may be empty where
                 ``label_texts`` names the classes. What they are, all later inputs have to be.
             y: their classes, texts or numbers.
+            sample_weight: as how many examples each counts in the head; what weighs 0 is left out. An adapter is
+                trained on all others alike.
             unlabeled: further inputs, whose mean is where ``cl2n`` centres; other heads have no use for them, and they
                 are not encoded then.
             label_texts: class -> the words for it; None: the classes themselves, where they are texts.
@@ -138,7 +147,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         others = None if unlabeled is None else backbone.read(unlabeled, open_files=self.open_files)
         support = read_support(
             items, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
-            unlabeled=others,
+            unlabeled=others, sample_weight=sample_weight, class_weight=self.class_weight,
         )  # fmt: skip
         if label_texts is not None and backbone.tokenizer is None:
             raise FewShotError(f"label_texts: {backbone.name} encodes no texts. Leave them out.")
@@ -153,13 +162,25 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.state_, self.backbone_ = state, backbone
         self.adapted_, self.sample_ = None, []
 
-    def decision_function(self, X: Iterable[Any]) -> np.ndarray:
+    def logits(self, X: Iterable[Any]) -> np.ndarray:
         """Logits ``(N, C)``, calibrated where there was something to calibrate them by."""
         return self._logits(X).numpy()
+
+    def decision_function(self, X: Iterable[Any]) -> np.ndarray:
+        """:meth:`logits` ``(N, C)``; of two classes, as scikit-learn has it, ``(N,)``: above 0 where it is the second.
+
+        Its sigmoid is then the second class's probability.
+        """
+        logits = self.logits(X)
+        return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
 
     def predict_proba(self, X: Iterable[Any]) -> np.ndarray:
         """Probabilities ``(N, C)`` in the order of ``classes_``."""
         return self._logits(X).softmax(-1).numpy()
+
+    def predict_log_proba(self, X: Iterable[Any]) -> np.ndarray:
+        """Logarithms of the probabilities ``(N, C)``."""
+        return self._logits(X).log_softmax(-1).numpy()
 
     def predict(self, X: Iterable[Any]) -> np.ndarray:
         """Classes ``(N,)``."""

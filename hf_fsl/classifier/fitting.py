@@ -17,6 +17,7 @@ from hf_fsl.classifier.support import FewShotError, Support, folds_of
 from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.heads import ESTIMATORS, HeadChoice, choose_head, fit_head
 from hf_fsl.heads.calibration import fit_temperature
+from hf_fsl.heads.moments import Moments
 from hf_fsl.modeling import CacheHead, FeatureTransform, LinearHead
 
 Adapter = AdapterConfig | peft.PeftConfig
@@ -145,8 +146,9 @@ def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
     backbone = adapted.backbone
     embeddings, prior = backbone.encode(support.items, open_files=False), support.prior(backbone)
     head = fit_head(
-        "prior", embeddings, support.labels, num_classes=support.num_classes, prior=prior, **ADAPTED_SETTINGS
-    )
+        "prior", embeddings, support.labels, num_classes=support.num_classes, prior=prior, weights=support.weights,
+        **ADAPTED_SETTINGS,
+    )  # fmt: skip
     around = "around the label names" if prior is not None else "on the labels"
     reason = f"Kernel ridge {around} with its defaults, since the adapted backbone has seen every example"
     choice = HeadChoice(head.scaled(ADAPTED_SCALE), "prior", dict(ADAPTED_SETTINGS), 1 / ADAPTED_SCALE, reason)
@@ -191,7 +193,7 @@ def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, se
         rows += part
         logits.append(fitted.head(queries))
         transform = fitted.head.transform
-        means = transformed_means(transform, fitted.embeddings, rest.labels)
+        means = transformed_means(transform, fitted.embeddings, rest.labels, rest.weights)
         counts, fewer = (of.counts[support.labels[part]].double() for of in (support, rest))
         closer = ((1 + 1 / counts) / (1 + 1 / fewer)).sqrt()
         nearest.append(closer * torch.cdist(transform(queries), means).amin(-1) / spread(means))
@@ -201,10 +203,13 @@ def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, se
     return HeldOut(torch.cat(nearest), float(scale), float(loss))
 
 
-def transformed_means(transform: FeatureTransform, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Class means ``(C, D')`` of transformed embeddings, of the classes that occur."""
+def transformed_means(
+    transform: FeatureTransform, embeddings: Tensor, labels: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Class means ``(C, D')`` of transformed embeddings, of the classes that occur; weights are ``(n,)``."""
     features = transform(embeddings)
-    return torch.stack([features[labels == number].mean(0) for number in labels.unique()])
+    moments = Moments.of(features, labels.unique(return_inverse=True)[1], len(labels.unique()), weights)
+    return moments.means().to(features.dtype)
 
 
 def spread(means: Tensor) -> Tensor:
@@ -219,7 +224,8 @@ def spread(means: Tensor) -> Tensor:
 def _choice(
     kind: HeadKind, embeddings: Tensor, support: Support, prior: Tensor | None, base_mean: Tensor | None
 ) -> HeadChoice:
-    given: dict[str, Any] = {"num_classes": support.num_classes, "prior": prior, "base_mean": base_mean}
+    given: dict[str, Any] = {"num_classes": support.num_classes, "prior": prior, "base_mean": base_mean,
+                             "weights": support.weights}  # fmt: skip
     if kind.estimator in ("auto", "named_lda") or not support.items:
         choice = choose_head(embeddings, support.labels, **given, normalize=not kind.foldable)
         if support.items or kind.estimator == "auto":

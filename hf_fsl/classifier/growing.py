@@ -17,7 +17,7 @@ from hf_fsl.classifier.support import FewShotError, Support, read_labels, words_
 from hf_fsl.heads.errors import TooFewSupports
 from hf_fsl.heads.growing import GrowingHead
 from hf_fsl.heads.moments import FROM_MOMENTS
-from hf_fsl.heads.refusal import Refusal, fit_refusal
+from hf_fsl.heads.refusal import Refusal, fit_refusal, way_to_coverage
 from hf_fsl.zero_shot.bi_encoder import label_prior
 
 
@@ -27,8 +27,9 @@ def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bo
     growing, head = None, fitted.head
     if choice.estimator in FROM_MOMENTS or keep_support:
         growing = GrowingHead.of_choice(
-            choice, fitted.embeddings, support.labels, prior=fitted.prior, keep_embeddings=keep_support
-        )
+            choice, fitted.embeddings, support.labels, prior=fitted.prior, weights=support.weights,
+            keep_embeddings=keep_support,
+        )  # fmt: skip
         growing = replace(growing, temperature=choice.temperature / fitted.scale)
         head = growing.head()
     refusal, why = _refusal(fitted, support, coverage)
@@ -48,6 +49,7 @@ def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bo
         coverage=coverage,
         refusal=refusal,
         no_refusal=why,
+        class_weights=support.class_weights,
     )
 
 
@@ -87,15 +89,17 @@ def grown(
     known |= {name: len(state.classes) + row for row, name in enumerate(added.tolist())}
     labels = torch.tensor([known[name] for name in given])
     embeddings = backbone.encode(items, open_files=False)
+    by_class = None if state.class_weights is None else (*state.class_weights, *[1.0] * len(added))
+    weights = None if by_class is None else torch.tensor(by_class, dtype=torch.float64)[labels]
     words = state.words
     if new:
         prior = None
         if words is not None:
             words = (*words, *words_for(added, label_texts))
             prior = _new_prior(backbone, words[len(state.classes) :], state.templates)
-        growing = state.growing.add_classes(embeddings, labels, prior=prior)
+        growing = state.growing.add_classes(embeddings, labels, prior=prior, weights=weights)
     else:
-        growing = state.growing.add_examples(embeddings, labels)
+        growing = state.growing.add_examples(embeddings, labels, weights=weights)
     counts = np.bincount(labels.numpy(), minlength=len(known))
     counts[: len(state.counts)] += state.counts
     return replace(
@@ -106,6 +110,7 @@ def grown(
         head=growing.head(),
         growing=growing,
         words=words,
+        class_weights=by_class,
         refusal=None if state.refusal is None else replace(state.refusal, means=_means(growing).to(torch.float32)),
     )
 
@@ -128,7 +133,7 @@ def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal
         try:
             return fit_refusal(
                 fitted.embeddings, support.labels, coverage=coverage, transform=transform,
-                num_classes=support.num_classes,
+                num_classes=support.num_classes, weights=support.weights,
             ), ""  # fmt: skip
         except TooFewSupports as error:
             return None, str(error)
@@ -140,8 +145,10 @@ def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal
     count = len(fitted.held_out.nearest)
     place = coverage * (count + 1) / count
     if place > 1:
-        return None, f"coverage={coverage:g} cannot be had of {count} held-out examples. Ask for less, or give more."
-    means = transformed_means(transform, fitted.embeddings, support.labels)
+        return None, (
+            f"coverage={coverage:g} cannot be told from {count} held-out examples. {way_to_coverage(coverage, count)}"
+        )
+    means = transformed_means(transform, fitted.embeddings, support.labels, support.weights)
     threshold = fitted.held_out.nearest.double().quantile(place) * spread(means)
     return Refusal(means, float(threshold), coverage, transform), ""
 
@@ -151,4 +158,4 @@ def _means(growing: GrowingHead) -> Tensor:
         # A class of which there are only words has no mean to be near to.
         return growing.moments.means()[growing.moments.counts > 0]
     assert growing.embeddings is not None and growing.labels is not None
-    return transformed_means(growing.transform, growing.embeddings, growing.labels)
+    return transformed_means(growing.transform, growing.embeddings, growing.labels, growing.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, get_args
@@ -15,6 +16,8 @@ from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.heads import ESTIMATORS
 
+OF_MEANS = ("nearest_mean", "cosine", "cl2n", "lda", "named_lda")
+"""Heads that compare class means: how many examples a class has says nothing of how likely it is."""
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "head": ("auto", *ESTIMATORS),
     "keep_adapter": ("always", "better"),
@@ -51,6 +54,17 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
         yield "folds is 2 or more where an adapter is kept only if it is better, which held-out examples say; got 0"
     if not _is_number(given["coverage"], Real) or not 0 < given["coverage"] < 1:
         yield f"coverage is a share above 0 and below 1, not {given['coverage']!r}"
+    by_class = given["class_weight"]
+    if by_class is not None and by_class != "balanced":
+        numbers: list[Any] = list(by_class.values()) if isinstance(by_class, Mapping) else [None]
+        if not all(_is_number(one, Real) and 0 < one < math.inf for one in numbers):
+            yield f"class_weight is None, 'balanced' or a dict class -> number above 0, not {by_class!r}"
+        elif given["head"] in ("auto", *OF_MEANS):
+            yield (
+                f"class_weight is for heads that are likelier to answer what there is more of; head={given['head']!r} "
+                "holds classes for equally likely, as 'balanced' says. Leave it out, or take head='ridge', "
+                "'logistic', 'prior' or 'cache'"
+            )
     if not _is_number(given["random_state"], Integral) or given["random_state"] < 0:
         yield f"random_state is an integer of 0 or more, not {given['random_state']!r}"
 

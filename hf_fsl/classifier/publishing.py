@@ -96,7 +96,7 @@ def push(
         folder = Path(temporary) / repo_id.rpartition("/")[2]
         exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
         _write(classifier, folder, exported, repo_id)
-        trained = classifier.decision_function(inputs)
+        trained = classifier.logits(inputs)
         reference = reference_logits(exported.model, exported.processor, inputs, trained)
         verify_model(folder, task_of(classifier), inputs, reference)
         return push_folder(folder, hub, token=token)

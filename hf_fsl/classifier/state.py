@@ -50,6 +50,8 @@ class FewShotState:
     refusal: Refusal | None
     no_refusal: str = ""
     """Why there is no refusal."""
+    class_weights: tuple[float, ...] | None = None
+    """What an example of each class counts as, where classes were weighed."""
 
     def save(self, folder: Path) -> None:
         """Writes ``few_shot/`` into a repository whose weights and processor are written already."""
@@ -80,6 +82,7 @@ class FewShotState:
             "temperature": self.temperature,
             "coverage": self.coverage,
             "no_refusal": self.no_refusal,
+            "class_weights": self.class_weights,
         }
         write_text(place / "state.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
@@ -140,6 +143,7 @@ class FewShotState:
             coverage=settings["coverage"],
             refusal=Refusal.from_tensors(parts["refusal"]) if parts["refusal"] else None,
             no_refusal=settings["no_refusal"],
+            class_weights=None if settings.get("class_weights") is None else tuple(settings["class_weights"]),
         )
         _require_sound(state)
         return state

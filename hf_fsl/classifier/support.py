@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas
@@ -43,6 +43,10 @@ class Support:
     unlabeled: list[Any]
     keys: tuple[str, ...]
     """Of each example, equal for equal contents."""
+    weights: Tensor | None = None
+    """``(n,)``, float64, above 0: as how many examples each counts; None: as one."""
+    class_weights: tuple[float, ...] | None = None
+    """What each class weighs in them, where classes were weighed."""
 
     @property
     def num_classes(self) -> int:
@@ -66,7 +70,8 @@ class Support:
     def part(self, rows: Sequence[int]) -> Support:
         """The same classes with some of the examples."""
         items, keys = [self.items[row] for row in rows], tuple(self.keys[row] for row in rows)
-        return replace(self, items=items, labels=self.labels[list(rows)], keys=keys)
+        weights = None if self.weights is None else self.weights[list(rows)]
+        return replace(self, items=items, labels=self.labels[list(rows)], keys=keys, weights=weights)
 
     def prior(self, backbone: Backbone) -> Tensor | None:
         """The classes' words as embeddings ``(C, D)``; None without words, or where the backbone encodes no texts."""
@@ -89,6 +94,8 @@ def read_support(
     templates: Sequence[str] = ("{}",),
     use_words: bool = True,
     unlabeled: Iterable[Any] | None = None,
+    sample_weight: Iterable[float] | None = None,
+    class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
 ) -> Support:
     """Checks examples and labels and puts them in order.
 
@@ -97,17 +104,22 @@ def read_support(
         label_texts: class -> the words for it; a class may be without examples if it has words. None: the names of
             the classes, where they are texts.
         use_words: False: no words, whatever the classes are called.
+        sample_weight, class_weight: as of ``FewShotClassifier``; an example that weighs 0 is as if it was not given.
 
     Equal examples of two classes are taken as they are, with a warning, as data sets have some.
 
     Raises:
-        FewShotError: lengths that differ, labels that :func:`read_labels` refuses, fewer than two classes, words for
-            some classes only.
+        FewShotError: lengths that differ, weights that are none, labels that :func:`read_labels` refuses, fewer than
+            two classes, words for some classes only.
         BackboneError: an image that cannot be made RGB.
     """
     items, given = list(X), read_labels(y)
     if len(items) != len(given):
         raise FewShotError(f"Every example has one label: got {len(items)} examples and {len(given)} labels.")
+    weights = None if sample_weight is None else read_weights(sample_weight, len(items))
+    if weights is not None and not weights.all():
+        kept = np.flatnonzero(weights).tolist()
+        items, given, weights = [items[row] for row in kept], [given[row] for row in kept], weights[kept]
     if label_texts is not None and not use_words:
         raise FewShotError("prior=None leaves the words for the classes unused, but label_texts were given. Drop one.")
     names = read_labels([*given, *(label_texts or {})])
@@ -115,14 +127,65 @@ def read_support(
     classes, labels = np.unique(np.asarray(names), return_inverse=True)
     if len(classes) < 2:
         raise FewShotError(
-            f"A classifier needs two classes or more, got {len(classes)}: {', '.join(map(str, classes))}."
+            f"A classifier needs two classes or more, got {len(classes)} class{'' if len(classes) else 'es'}"
+            f"{': ' * len(classes)}{', '.join(map(str, classes))}."
         )
     words = words_for(classes, label_texts) if use_words and (label_texts is not None or kinds == {True}) else None
     numbers = torch.as_tensor(labels[: len(items)], dtype=torch.long)
     keys = tuple(item_keys(items))
     _warn_of_contradictions(items, keys, given)
     others = [] if unlabeled is None else list(unlabeled)
-    return Support(items, numbers, classes, words, tuple(as_templates(templates)), others, keys)
+    by_class = None if class_weight is None else weights_of_classes(class_weight, classes, numbers.numpy(), weights)
+    if by_class is not None:
+        weights = by_class[numbers.numpy()] * (1 if weights is None else weights)
+    return Support(
+        items, numbers, classes, words, tuple(as_templates(templates)), others, keys,
+        None if weights is None else torch.from_numpy(weights),
+        None if by_class is None else tuple(by_class.tolist()),
+    )  # fmt: skip
+
+
+def read_weights(sample_weight: Iterable[float], count: int) -> np.ndarray:
+    """Weights ``(count,)``, float64. Raises FewShotError where they are none."""
+    try:
+        weights = np.asarray(list(sample_weight) if isinstance(sample_weight, Iterator) else sample_weight, np.float64)
+    except (TypeError, ValueError) as error:
+        raise FewShotError(f"sample_weight: one number an example. {error}") from error
+    if weights.shape != (count,):
+        raise FewShotError(f"sample_weight: one number for each of {count} examples; got the shape {weights.shape}.")
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise FewShotError(f"sample_weight: finite numbers of 0 and more; number {wrong[0]} is {weights[wrong[0]]}.")
+    if count and not weights.any():
+        raise FewShotError(
+            "sample_weight: all weights are zero, so that no example is left. Give some of them a weight."
+        )
+    return weights
+
+
+def weights_of_classes(
+    class_weight: Literal["balanced"] | Mapping[Any, float],
+    classes: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+) -> np.ndarray:
+    """What each class weighs ``(C,)``: as scikit-learn's ``compute_class_weight`` has it; 1 without examples.
+
+    Raises:
+        FewShotError: a name that is none of the classes, while one of these has no weight.
+    """
+    if class_weight == "balanced":
+        counts = np.bincount(labels, weights, minlength=len(classes))
+        shares = counts.sum() / (np.maximum(np.count_nonzero(counts), 1) * np.where(counts > 0, counts, 1))
+        return np.where(counts > 0, shares, 1.0)
+    assert isinstance(class_weight, Mapping)
+    names = classes.tolist()
+    unknown, unnamed = set(class_weight) - set(names), set(names) - set(class_weight)
+    if unknown and unnamed:
+        raise FewShotError(
+            f"class_weight: {', '.join(map(str, unknown))} is none of the classes {', '.join(map(str, names))}."
+        )
+    return np.array([float(class_weight.get(name, 1)) for name in names])
 
 
 def read_labels(y: Any) -> list[str | int | float | bool]:
@@ -161,8 +224,8 @@ def read_labels(y: Any) -> list[str | int | float | bool]:
     wrong = next((label for label in rows if not is_label(label)), None)
     if wrong is not None:
         raise FewShotError(
-            f"A label is a text, a whole number or a boolean, got {wrong!r} ({type(wrong).__name__}). Give the name "
-            "of the class."
+            f"A label is a text, a whole number or a boolean, got {wrong!r} ({type(wrong).__name__}"
+            f"{', which is continuous' * isinstance(wrong, float)}). Give the name of the class."
         )
     labels = [plain_label(label) for label in rows]
     texts = [label for label in labels if isinstance(label, str)]

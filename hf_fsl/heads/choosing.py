@@ -33,6 +33,11 @@ label names, and without. The fewer dimensions of the embedding matter, the more
 ZERO_SHOT_SCALE = 10.0
 """1 / temperature of cosines with the label embeddings, where there are no examples."""
 
+HELD_OUT_CELLS = 2**19
+"""Held-out examples times classes, above which a random part of the examples has to do,"""
+HELD_OUT_LEAST = 256
+"""but not fewer than so many: with thousands of classes, time and memory of "named_lda" would grow as their square."""
+
 _PRIOR_EXAMPLES = 24
 """n' in n' / (n' + n − C), the likely shrinkage: as if so many examples had been seen that spread evenly."""
 _SHRINKAGE_DOUBLINGS = 2.0
@@ -84,7 +89,7 @@ class HeadChoice:
     table: tuple[Trial, ...] = field(repr=False, default=())
     held_out_logits: Tensor | None = field(repr=False, default=None)
     """``(n, C)``, temperature applied: of each support from a head fitted without it. NaN for the only support of its
-    class. None where no class has two."""
+    class, and for what was not held out of many (see ``HELD_OUT_CELLS``). None where no class has two."""
 
 
 def choose_head(
@@ -94,6 +99,7 @@ def choose_head(
     num_classes: int | None = None,
     prior: Tensor | None = None,
     base_mean: Tensor | None = None,
+    weights: Tensor | None = None,
     candidates: Sequence[str] | None = None,
     normalize: bool = True,
 ) -> HeadChoice:
@@ -112,6 +118,7 @@ def choose_head(
         num_classes: C; None: as many as the prior has, or as the labels name.
         prior: label embeddings ``(C, D)`` from the supports' encoder.
         base_mean: ``(D,)``, for the candidates that centre.
+        weights: ``(n,)``, above 0: as how many examples each counts, where the head is fitted and where it is judged.
         candidates: estimators to choose among, by held-out likelihood; None: "named_lda".
         normalize: whether embeddings are brought to length 1, for "named_lda"; without it, the head folds.
 
@@ -123,15 +130,15 @@ def choose_head(
     unknown = sorted(set(names) - {"named_lda", *OTHERS})
     if unknown or not names:
         raise HeadError(f"Candidates are among {', '.join(('named_lda', *OTHERS))}; got {', '.join(names) or 'none'}.")
-    read = read_support(support, labels, num_classes=num_classes, prior=prior, normalize=normalize)
+    read = read_support(support, labels, num_classes=num_classes, prior=prior, weights=weights, normalize=normalize)
     if support.ndim != 2:
         raise HeadError(f"A head is chosen for one support set (n, D); got {tuple(support.shape)}.")
     if prior is None:
         require_every_class(read, "auto")
-    common = {"num_classes": read.num_classes, "prior": prior}
+    common = {"num_classes": read.num_classes, "prior": prior, "weights": weights}
     if len(support) == 0:
         return _zero_shot(support, labels, normalize, common)
-    if int((read.counts >= 2).sum()) < 2 and "named_lda" in names:
+    if int((read.members >= 2).sum()) < 2 and "named_lda" in names:
         return _default(support, labels, read, normalize, common)
     choices = [_named(support, labels, read, normalize)] if "named_lda" in names else []
     choices += [_best(name, support, labels, {**common, "base_mean": base_mean}) for name in names if name in OTHERS]
@@ -185,49 +192,54 @@ def names_trust(support: Support) -> float:
     logits = logits - logits.mean(-1, keepdim=True)
     logits = logits / logits.square().mean().sqrt().clamp(min=1e-30)
     likelihoods = logits.log_softmax(-1).gather(-1, support.labels.unsqueeze(-1))
-    gain = float(likelihoods.sum()) + len(support.labels) * math.log(support.num_classes)
+    gain = float(support.weights.double() @ likelihoods[:, 0]) + float(support.number) * math.log(support.num_classes)
     return float(torch.sigmoid(torch.tensor(gain + math.log(2))))
 
 
 def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> HeadChoice:
-    held_out = NamedHeldOut.of(read)
-    scored = read.counts[labels] >= 2
-    own = labels[scored]
-    weights = NAME_WEIGHTS if read.prior is not None else (0.0,)
+    rows = _held_out_rows(read)
+    held_out = NamedHeldOut.of(read, rows=rows)
+    own, each = labels[rows], read.weights[rows].double()
+    names = NAME_WEIGHTS if read.prior is not None else (0.0,)
     pseudo_count = DEFAULTS["pseudo_count"]
     factors = [float(held_out.scatter.spectrum.even(shrinkage)) for shrinkage in SHRINKAGES]
     metrics = [held_out.of_metric(((one, factor),)) for one, factor in zip(SHRINKAGES, factors, strict=True)]
-    all_weights = torch.tensor(weights, dtype=torch.float64)[:, None, None]
-    stacked = torch.cat([held_out.logits(metric, pseudo_count, all_weights)[:, scored] for metric in metrics])
-    grid = [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in weights]
-    # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
-    scales, losses = (one.double() for one in best_scale(stacked.float(), own, tolerance=1e-3))
-    shrunk = _PRIOR_EXAMPLES / (_PRIOR_EXAMPLES + len(labels) - int((read.counts > 0).sum()))
+    all_names = torch.tensor(names, dtype=torch.float64)[:, None, None]
+    grid = [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in names]
+    judged: list[tuple[Tensor, Tensor, Tensor]] = []
+    for metric in metrics:
+        # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
+        logits = held_out.logits(metric, pseudo_count, all_names).float()
+        judged.append((*best_scale(logits, own, each, tolerance=1e-3), (logits.argmax(-1) == own).double() @ each))
+    scales, losses, accuracies = (torch.cat(parts).double() for parts in zip(*judged, strict=True))
+    number = float(each.sum())
+    accuracies = accuracies / number
+    shrunk = _PRIOR_EXAMPLES / (_PRIOR_EXAMPLES + float(read.number) - int((read.counts > 0).sum()))
     trust = names_trust(read) if read.prior is not None else 0.0
     likely = torch.tensor([_surprise(*one, shrunk, trust) for one in grid], dtype=losses.dtype)
-    shares = torch.softmax(-_TRUST * len(own) * losses - likely, 0)
-    amounts = (shares * scales).reshape(len(SHRINKAGES), len(weights))
+    shares = torch.softmax(-_TRUST * number * losses - likely, 0)
+    amounts = (shares * scales).reshape(len(SHRINKAGES), len(names))
     amounts = amounts / amounts.sum()
     parts = amounts.sum(1).tolist()
     pairs = tuple((one, factor * part) for one, factor, part in zip(SHRINKAGES, factors, parts, strict=True))
-    name_weight = float(amounts.sum(0) @ torch.tensor(weights, dtype=amounts.dtype))
+    name_weight = float(amounts.sum(0) @ torch.tensor(names, dtype=amounts.dtype))
     settings = {"shrinkage": pairs, "pseudo_count": pseudo_count, "name_weight": name_weight}
     products, norms = (
         sum((part * metric[side] for part, metric in zip(parts, metrics, strict=True)), torch.zeros(()))
         for side in (0, 1)
     )
     chosen = held_out.logits((products, norms), pseudo_count, name_weight)
-    scale, loss = best_scale(chosen[scored], own)
+    scale, loss = best_scale(chosen, own, each)
+    whole = read.double().shifted(held_out.frame.middle)
     matrix, bias = fitted(
-        held_out.support.means(),
-        held_out.support.counts,
-        label_directions(held_out.support.prior, held_out.frame),
+        whole.means(),
+        whole.counts,
+        label_directions(whole.prior, held_out.frame),
         held_out.frame,
         held_out.scatter.spectrum,
         **settings,
     )
     head = LinearHead(matrix.to(support.dtype), bias.to(support.dtype), read.transform)
-    accuracies = (stacked.argmax(-1) == own).double().mean(-1)
     table = [
         Trial(
             "named_lda",
@@ -239,7 +251,7 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
         for i, (one, weight) in enumerate(grid)
     ]
     settings["normalize"] = normalize
-    accuracy = float((chosen[scored].argmax(-1) == own).double().mean())
+    accuracy = float((chosen.argmax(-1) == own).double() @ each) / number
     table.append(Trial("named_lda", settings, float(loss), accuracy, 1.0))
     used = f"a label name weighs as much as {name_weight:.2g} examples" if read.prior is not None else "no label names"
     spread = sum(one * part for one, part in zip(SHRINKAGES, parts, strict=True))
@@ -247,15 +259,19 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
         f"LDA averaged over {len(grid)} settings by leave-one-out likelihood: mean shrinkage {spread:.2f}, {used}; "
         f"leave-one-out accuracy {accuracy:.3f} and loss {float(loss):.3f} on {len(own)} examples."
     )
-    return HeadChoice(
-        head.scaled(float(scale)),
-        "named_lda",
-        settings,
-        1 / float(scale),
-        reason,
-        tuple(table),
-        (float(scale) * chosen).to(support.dtype),
-    )
+    logits = support.new_full((len(labels), read.num_classes), torch.nan)
+    logits[rows] = (float(scale) * chosen).to(support.dtype)
+    return HeadChoice(head.scaled(float(scale)), "named_lda", settings, 1 / float(scale), reason, tuple(table), logits)
+
+
+def _held_out_rows(support: Support) -> Tensor:
+    """Which supports are held out, one at a time: all that are not alone in their class, or a random part of them."""
+    rows = (~support.alone).nonzero().flatten()
+    most = max(HELD_OUT_LEAST, HELD_OUT_CELLS // support.num_classes)
+    if len(rows) <= most:
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most]
+    return rows[drawn.sort().values.to(rows.device)]
 
 
 def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, trust: float) -> float:
@@ -268,8 +284,10 @@ def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, tru
 
 def _best(name: str, support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
     rows = [held_out_logits(name, support, labels, **common, **settings).double() for settings in OTHERS[name]]
-    scales, losses = best_scale(torch.stack(rows), labels)
-    accuracies = [float((one.argmax(-1) == labels).double().mean()) for one in rows]
+    each = torch.ones(len(labels)) if common["weights"] is None else common["weights"]
+    each = each.double().to(labels.device)
+    scales, losses = best_scale(torch.stack(rows), labels, each)
+    accuracies = [float((one.argmax(-1) == labels).double() @ each / each.sum()) for one in rows]
     best = int(losses.argmin())
     table = tuple(
         Trial(name, settings, float(losses[i]), accuracies[i], float(i == best))

@@ -86,6 +86,7 @@ def fit_head(
     num_classes: int | None = None,
     prior: Tensor | None = None,
     base_mean: Tensor | None = None,
+    weights: Tensor | None = None,
     centre: bool | None = None,
     normalize: bool | None = None,
     **hyperparameters: Any,
@@ -104,6 +105,7 @@ def fit_head(
         num_classes: C; None: as many as the prior has, or as the labels name.
         prior: label embeddings ``(..., C, D)`` from the supports' encoder; "prior" and "cache" use them.
         base_mean: ``(D,)``, taken away by ``centre``; None: the mean of the supports.
+        weights: ``(..., n)``, above 0: a support of weight 2 is as good as the same given twice.
         centre, normalize: the feature transform; None: the estimator's own.
         hyperparameters: see ``ESTIMATORS[name].hyperparameters()``.
 
@@ -114,7 +116,9 @@ def fit_head(
         HeadError: an unknown name or hyperparameter, or a support set that the estimator cannot use.
     """
     estimator = find_estimator(name, hyperparameters)
-    read = _read(estimator, support, labels, num_classes, prior, base_mean, centre=centre, normalize=normalize)
+    read = _read(
+        estimator, support, labels, num_classes, prior, base_mean, weights, centre=centre, normalize=normalize
+    )
     return head_of(estimator, read, hyperparameters)
 
 
@@ -126,6 +130,7 @@ def held_out_logits(
     num_classes: int | None = None,
     prior: Tensor | None = None,
     base_mean: Tensor | None = None,
+    weights: Tensor | None = None,
     centre: bool | None = None,
     normalize: bool | None = None,
     folds: int = 5,
@@ -133,13 +138,16 @@ def held_out_logits(
 ) -> Tensor:
     """Logits ``(..., n, C)`` of each support from a head fitted without it, the transform held.
 
-    Leave-one-out in closed form; for "logistic" by stratified k-fold. Arguments as for ``fit_head``.
+    Leave-one-out, with all its weight, in closed form; for "logistic" by stratified k-fold. Arguments as for
+    ``fit_head``.
 
     Raises:
         HeadError: as ``fit_head``, or a class has fewer than two supports.
     """
     estimator = find_estimator(name, hyperparameters)
-    read = _read(estimator, support, labels, num_classes, prior, base_mean, centre=centre, normalize=normalize)
+    read = _read(
+        estimator, support, labels, num_classes, prior, base_mean, weights, centre=centre, normalize=normalize
+    )
     require_two_of_every_class(read)
     if estimator.leave_one_out is not None:
         logits = estimator.leave_one_out(read, **hyperparameters)
@@ -177,6 +185,7 @@ def _read(
     num_classes: int | None,
     prior: Tensor | None,
     base_mean: Tensor | None,
+    weights: Tensor | None,
     *,
     centre: bool | None,
     normalize: bool | None,
@@ -193,6 +202,7 @@ def _read(
         num_classes=num_classes,
         prior=prior,
         base_mean=base_mean,
+        weights=weights,
         centre=asked[0],
         normalize=asked[1],
     )

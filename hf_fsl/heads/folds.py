@@ -33,19 +33,15 @@ def k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Sup
         rows = [k_fold_logits(fit, one, folds) for one in _one_by_one(support)]
         return torch.stack(rows).reshape(*batch, *rows[0].shape)
     counts = support.one_hot.cumsum(0)
-    fold = ((counts * support.one_hot).sum(-1).long() - 1) % min(folds, int(support.counts.max()))
+    fold = ((counts * support.one_hot).sum(-1).long() - 1) % min(folds, int(support.members.max()))
     logits = support.one_hot.new_empty(support.one_hot.shape)
     for number in range(int(fold.max()) + 1):
         kept, out = fold != number, fold == number
-        head = fit(
-            replace(
-                support,
-                features=support.features[kept],
-                labels=support.labels[kept],
-                one_hot=support.one_hot[kept],
-                counts=support.one_hot[kept].sum(0),
-            )
-        )
+        part = Support.of(
+            support.features[kept], support.labels[kept], support.num_classes, support.transform, support.prior,
+            support.weights[kept],
+        )  # fmt: skip
+        head = fit(part)
         logits[out] = replace(head, transform=replace(head.transform, centre=None, projection=None, normalize=False))(
             support.features[out]
         )
@@ -58,13 +54,13 @@ def _one_by_one(support: Support) -> list[Support]:
     if prior is not None:
         prior = prior.expand(*support.labels.shape[:-1], *prior.shape[-2:]).flatten(0, -3)
     return [
-        Support(
+        Support.of(
             support.features.flatten(0, -3)[i],
             support.labels.flatten(0, -2)[i],
-            support.one_hot.flatten(0, -3)[i],
-            support.counts.flatten(0, -2)[i],
+            support.num_classes,
             support.transform,
             None if prior is None else prior[i],
+            support.weights.flatten(0, -2)[i],
         )
         for i in range(episodes)
     ]

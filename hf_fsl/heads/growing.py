@@ -44,6 +44,8 @@ class GrowingHead:
     """``(n, D)``, as given."""
     labels: Tensor | None = None
     """``(n,)``."""
+    weights: Tensor | None = None
+    """``(n,)``; None: each support counts as one."""
 
     @classmethod
     def of_choice(
@@ -53,9 +55,11 @@ class GrowingHead:
         labels: Tensor,
         *,
         prior: Tensor | None = None,
+        weights: Tensor | None = None,
         keep_embeddings: bool = False,
     ) -> GrowingHead:
-        """Of what ``choose_head`` gave for these supports ``(n, D)``, labels ``(n,)`` and prior ``(C, D)``.
+        """Of what ``choose_head`` gave for these supports ``(n, D)``, labels ``(n,)``, prior ``(C, D)`` and
+        weights ``(n,)``.
 
         Raises:
             HeadError: as ``of``.
@@ -67,6 +71,7 @@ class GrowingHead:
             transform=choice.head.transform,
             num_classes=choice.head.num_classes,
             prior=prior,
+            weights=weights,
             hyperparameters=choice.hyperparameters,
             temperature=choice.temperature,
             keep_embeddings=keep_embeddings,
@@ -82,6 +87,7 @@ class GrowingHead:
         transform: FeatureTransform,
         num_classes: int | None = None,
         prior: Tensor | None = None,
+        weights: Tensor | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         temperature: float = 1.0,
         keep_embeddings: bool = False,
@@ -89,7 +95,7 @@ class GrowingHead:
         """Of the supports that ``fit_head(estimator, …)`` was given.
 
         Args:
-            support, labels, num_classes, prior: as there, without episodes.
+            support, labels, num_classes, prior, weights: as there, without episodes.
             transform: the fitted head's.
             hyperparameters: as there; ``centre`` and ``normalize`` are the transform's.
             temperature: what the head's logits are divided by.
@@ -105,7 +111,7 @@ class GrowingHead:
                 f"{estimator} grows from the support embeddings only, which are not kept unless you say so: pass "
                 f"keep_embeddings=True, or choose one of {', '.join(FROM_MOMENTS)}."
             )
-        read = read_support(support, labels, num_classes=num_classes, prior=prior)
+        read = read_support(support, labels, num_classes=num_classes, prior=prior, weights=weights)
         statistics = estimator in FROM_MOMENTS
         return cls(
             estimator,
@@ -114,9 +120,10 @@ class GrowingHead:
             transform,
             read.features.dtype,
             prior,
-            Moments.of(transform(read.features), labels, read.num_classes) if statistics else None,
+            Moments.of(transform(read.features), labels, read.num_classes, weights) if statistics else None,
             None if statistics else read.features,
             None if statistics else labels,
+            None if statistics else weights,
         )
 
     @property
@@ -126,22 +133,25 @@ class GrowingHead:
         assert self.labels is not None
         return len(self.prior) if self.prior is not None else int(self.labels.max()) + 1
 
-    def add_examples(self, support: Tensor, labels: Tensor) -> GrowingHead:
-        """With more examples ``(n', D)`` of the classes there are, labels ``(n',)``.
+    def add_examples(self, support: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> GrowingHead:
+        """With more examples ``(n', D)`` of the classes there are, labels and weights ``(n',)``.
 
         Raises:
             HeadError: supports that cannot be used, or a label of no class.
         """
-        read = read_support(support, labels, num_classes=self.num_classes)
-        return self._grown(read.features, labels, self.num_classes, None)
+        read = read_support(support, labels, num_classes=self.num_classes, weights=weights)
+        return self._grown(read.features, labels, weights, self.num_classes, None)
 
-    def add_classes(self, support: Tensor, labels: Tensor, *, prior: Tensor | None = None) -> GrowingHead:
+    def add_classes(
+        self, support: Tensor, labels: Tensor, *, prior: Tensor | None = None, weights: Tensor | None = None
+    ) -> GrowingHead:
         """With new classes, whose indices follow those there are.
 
         Args:
             support: ``(n', D)``, of the new classes.
             labels: ``(n',)``, from C on.
             prior: label embeddings ``(C', D)`` of the new classes, where the head uses such.
+            weights: ``(n',)``; None: each support counts as one.
 
         Raises:
             HeadError: supports that cannot be used, labels that are not of new classes, a new class without an
@@ -161,11 +171,11 @@ class GrowingHead:
         new = len(prior) if prior is not None else int(labels.max()) + 1 - classes if labels.numel() else 0
         if new == 0:
             raise HeadError("There is no new class: give examples with labels from the number of classes on.")
-        read = read_support(support, labels, num_classes=classes + new)
+        read = read_support(support, labels, num_classes=classes + new, weights=weights)
         missing = (read.counts[classes:] == 0).nonzero().flatten().tolist()
         if missing and not (self.prior is not None and ESTIMATORS[self.estimator].takes_prior):
             raise HeadError(f"A new class needs an example; class {classes + missing[0]} has none.")
-        return self._grown(read.features, labels, classes + new, prior)
+        return self._grown(read.features, labels, weights, classes + new, prior)
 
     def head(self) -> LinearHead | CacheHead:
         """The head, fitted anew and at the temperature that is held."""
@@ -175,10 +185,9 @@ class GrowingHead:
             fitted: LinearHead | CacheHead = LinearHead(weight.to(self.dtype), bias.to(self.dtype), self.transform)
         else:
             assert self.embeddings is not None and self.labels is not None
-            one_hot = torch.nn.functional.one_hot(self.labels, self.num_classes).to(self.dtype)
             own = None if prior is None else prior.to(self.dtype)
             features = self.transform(self.embeddings)
-            support = Support(features, self.labels, one_hot, one_hot.sum(0), self.transform, own)
+            support = Support.of(features, self.labels, self.num_classes, self.transform, own, self.weights)
             fitted = head_of(ESTIMATORS[self.estimator], support, self.hyperparameters)
         return fitted.scaled(1 / self.temperature)
 
@@ -190,6 +199,7 @@ class GrowingHead:
             "prior": self.prior,
             "embeddings": self.embeddings,
             "labels": self.labels,
+            "weights": self.weights,
         }
         if self.moments is not None:
             tensors |= {"counts": self.moments.counts, "sums": self.moments.sums, "second": self.moments.second}
@@ -226,20 +236,28 @@ class GrowingHead:
                 moments,
                 tensors.get("embeddings"),
                 tensors.get("labels"),
+                tensors.get("weights"),
             )
         except (KeyError, json.JSONDecodeError) as error:
             raise HeadError(f"This is not the state of a growing head: {error} is missing or broken.") from error
 
-    def _grown(self, embeddings: Tensor, labels: Tensor, num_classes: int, prior: Tensor | None) -> GrowingHead:
+    def _grown(
+        self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, num_classes: int, prior: Tensor | None
+    ) -> GrowingHead:
         if self.prior is not None and prior is not None:
             prior = torch.cat([self.prior, prior.to(self.prior)])
         names = self.prior if prior is None else prior
         if self.moments is not None:
-            more = Moments.of(self.transform(embeddings.to(self.dtype)), labels, num_classes)
+            more = Moments.of(self.transform(embeddings.to(self.dtype)), labels, num_classes, weights)
             return replace(self, prior=names, moments=self.moments.plus(more))
         assert self.embeddings is not None and self.labels is not None
+        both = None
+        if self.weights is not None or weights is not None:
+            pairs = ((self.weights, self.labels), (weights, labels))
+            both = torch.cat([torch.ones(len(of)) if one is None else one for one, of in pairs])
         return replace(
             self,
+            weights=both,
             prior=names,
             embeddings=torch.cat([self.embeddings, embeddings.to(self.dtype)]),
             labels=torch.cat([self.labels, labels]),

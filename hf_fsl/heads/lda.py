@@ -30,16 +30,16 @@ def shrunk_lda(support: Support, *, shrinkage: float = 0.5, class_prior: str = "
     check_settings(shrinkage, class_prior)
     support = support.double()
     means = support.means()
-    scatter = support.features - support.one_hot @ means
-    count, dimension = scatter.shape[-2:]
-    total = support.features.square().sum((-1, -2)) / count
+    scatter = (support.features - support.own_rows(means)) * support.roots
+    dimension, count = scatter.shape[-1], support.number
+    total = support.squares().sum(-1) / count
     ridge, kept = shrunk_scales(scatter.square().sum((-1, -2)) / count, total, dimension, shrinkage)
-    if count < dimension:
+    if scatter.shape[-2] < dimension:
         gram = penalised(kept[..., None, None] * scatter @ scatter.mT, count * ridge)
         inner = torch.linalg.solve(gram, scatter @ means.mT)
         weight = (means - kept[..., None, None] * (inner.mT @ scatter)) / ridge[..., None, None]
     else:
-        covariance = penalised(kept[..., None, None] / count * scatter.mT @ scatter, ridge)
+        covariance = penalised((kept / count)[..., None, None] * scatter.mT @ scatter, ridge)
         weight = torch.linalg.solve(covariance, means.mT).mT
     return from_weight(weight, means, log_prior(support.counts, class_prior))
 

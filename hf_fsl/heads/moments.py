@@ -13,6 +13,7 @@ from hf_fsl.heads.lda import check_settings, from_weight, log_prior, shrunk_scal
 from hf_fsl.heads.named_lda import Frame, Metric, check_named, fitted, label_directions
 from hf_fsl.heads.ridge import penalised
 from hf_fsl.heads.spectral import Spectrum
+from hf_fsl.heads.support import or_one
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,14 @@ class Moments:
     """ZᵀZ ``(D, D)``."""
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, num_classes: int) -> Moments:
-        """Of transformed supports ``(n, D)``."""
+    def of(cls, features: Tensor, labels: Tensor, num_classes: int, weights: Tensor | None = None) -> Moments:
+        """Of transformed supports ``(n, D)``, each of which counts as one, or as its weight ``(n,)``."""
         features = features.double()
         one_hot = torch.nn.functional.one_hot(labels, num_classes).double()
-        return cls(one_hot.sum(0), one_hot.mT @ features, features.mT @ features)
+        if weights is None:
+            return cls(one_hot.sum(0), one_hot.mT @ features, features.mT @ features)
+        one_hot = one_hot * weights.double().unsqueeze(-1)
+        return cls(one_hot.sum(0), one_hot.mT @ features, (features * weights.double().unsqueeze(-1)).mT @ features)
 
     def plus(self, other: Moments) -> Moments:
         """Of both; the other may have more classes."""
@@ -50,7 +54,7 @@ class Moments:
 
     def means(self) -> Tensor:
         """``(C, D)``; zeros for a class without supports."""
-        return self.sums / self.counts.clamp(min=1).unsqueeze(-1)
+        return self.sums / or_one(self.counts).unsqueeze(-1)
 
     def scatter(self) -> Tensor:
         """Z̃ᵀZ̃ about the class means ``(D, D)``."""

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from hf_fsl.heads.errors import HeadError
 from hf_fsl.heads.lda import check_settings
 from hf_fsl.heads.spectral import SpectralScatter, Spectrum
-from hf_fsl.heads.support import Support
+from hf_fsl.heads.support import Support, or_one
 
 Metric = float | Sequence[tuple[float, float | Tensor]]
 """λ; or pairs of λ and the factor of its M, for their sum."""
@@ -35,9 +35,7 @@ class Frame:
             present = (support.counts > 0).to(features.dtype)
             middle = (present.unsqueeze(-2) @ support.means()).squeeze(-2) / present.sum(-1, keepdim=True).clamp(min=1)
         if unit is None:
-            squares = (features - middle.unsqueeze(-2)).square().sum(-1)
-            unit = squares.mean(-1) if features.shape[-2] else squares.new_ones(squares.shape[:-1])
-            unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+            unit = or_one(support.shifted(middle).squares().sum(-1) / or_one(support.number))
         return cls(middle.to(features), torch.as_tensor(unit, dtype=features.dtype, device=features.device))
 
 
@@ -79,8 +77,8 @@ def named_lda(
     support = support.double()
     frame = Frame.of(support, middle, unit)
     support = support.shifted(frame.middle)
-    deviations = support.features - support.one_hot @ support.means()
-    spectrum = Spectrum.of_rows(deviations, support.features.square().sum((-1, -2)))
+    deviations = (support.features - support.own_rows(support.means())) * support.roots
+    spectrum = Spectrum.of_rows(deviations, support.squares().sum(-1))
     names = label_directions(support.prior, frame)
     return fitted(support.means(), support.counts, names, frame, spectrum, shrinkage, pseudo_count, name_weight)
 
@@ -104,7 +102,7 @@ def fitted(
     """
     w, r = counts / (counts + pseudo_count), name_weight / (counts + pseudo_count)
     examples = whiten(spectrum, means, shrinkage)
-    noise = unbiased(spectrum.eigenvalues.sum(-1, keepdim=True), counts) / counts.clamp(min=1)
+    noise = unbiased(spectrum.eigenvalues.sum(-1, keepdim=True), counts) / or_one(counts)
     weight, bias = w.unsqueeze(-1) * examples, -0.5 * w * ((examples * means).sum(-1) - noise)
     if names is not None:
         weight, bias = weight + r.unsqueeze(-1) * names, bias - 0.5 * r.square() * names.square().sum(-1)
@@ -141,7 +139,7 @@ class NamedHeldOut:
     """Leave-one-out for a whole grid of settings: what each of them costs is elementwise over ``(n, C)``."""
 
     support: Support
-    """About the middle, float64."""
+    """Those left out, about the middle, float64."""
     frame: Frame
     scatter: SpectralScatter
     names: Tensor
@@ -152,7 +150,14 @@ class NamedHeldOut:
     """σ²/n_c without the support: ``(..., n, C)``."""
 
     @classmethod
-    def of(cls, support: Support, middle: Tensor | None = None, unit: float | Tensor | None = None) -> NamedHeldOut:
+    def of(
+        cls,
+        support: Support,
+        middle: Tensor | None = None,
+        unit: float | Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> NamedHeldOut:
+        """Only ``rows`` ``(m,)`` of the supports are left out, one at a time; None: each."""
         support = support.double()
         frame = Frame.of(support, middle, unit)
         support = support.shifted(frame.middle)
@@ -160,9 +165,10 @@ class NamedHeldOut:
         names = torch.zeros_like(support.means()) if names is None else names
         each = frame.unit[..., None, None]
         lengths = names.square().sum(-1).unsqueeze(-2)
-        scatter = SpectralScatter.of(support)
-        rest = support.counts.unsqueeze(-2) - support.one_hot
-        noise = unbiased(scatter.squares_without().unsqueeze(-1), rest) / rest.clamp(min=1)
+        scatter = SpectralScatter.of(support, rows)
+        support = scatter.support
+        rest = support.without()
+        noise = unbiased(scatter.squares_without().unsqueeze(-1), rest) / or_one(rest)
         return cls(support, frame, scatter, support.features @ names.mT / each, lengths / each, noise / each)
 
     def of_metric(self, shrinkage: Metric) -> tuple[Tensor, Tensor]:
@@ -180,11 +186,10 @@ class NamedHeldOut:
         Args:
             name_weight: one, or several ``(..., 1, 1)``.
         """
-        rest = self.support.counts.unsqueeze(-2) - self.support.one_hot
+        rest = self.support.without()
         w, r = rest / (rest + pseudo_count), name_weight / (rest + pseudo_count)
         logits = w * (metric[0] - 0.5 * (metric[1] - self.noise)) + r * self.names - 0.5 * r.square() * self.lengths
-        alone = (rest * self.support.one_hot).sum(-1, keepdim=True) < 1
-        return torch.where(alone, torch.nan, logits)
+        return torch.where(self.support.alone.unsqueeze(-1), torch.nan, logits)
 
 
 def label_directions(prior: Tensor | None, frame: Frame) -> Tensor | None:

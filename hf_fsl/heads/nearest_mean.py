@@ -24,23 +24,22 @@ def angular(support: Support, *, scale: float = 10.0) -> tuple[Tensor, Tensor]:
 def euclidean_held_out(support: Support, *, scale: float = 1.0) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``: in its own class, z is compared with the mean of the others.
 
-    z − μ without z is (z − μ) · n_c / (n_c − 1). NaN for the only example of its class.
+    z − μ without z, which counts as w, is (z − μ) · n_c / (n_c − w). NaN for the only example of its class.
     """
     support = support.double()
-    means = support.means()
+    means, counts = support.means(), support.own(support.counts)
     shared = support.features.square().sum(-1, keepdim=True)
     distances = shared - 2 * support.features @ means.mT + means.square().sum(-1).unsqueeze(-2)
-    stretch = (support.counts / (support.counts - 1)).square().unsqueeze(-2)
-    own = torch.where(support.counts.unsqueeze(-2) > 1, distances * stretch, torch.nan)
-    return scale * (shared - torch.where(support.one_hot.bool(), own, distances))
+    stretch = torch.where(support.alone, torch.nan, counts / (counts - support.weights)).square().unsqueeze(-1)
+    return scale * (shared - torch.where(support.one_hot.bool(), distances * stretch, distances))
 
 
 def angular_held_out(support: Support, *, scale: float = 10.0) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``; NaN for the only example of its class."""
     support = support.double()
-    sums = support.one_hot.mT @ support.features
+    sums = support.sums()
     cosines = support.features @ normalize(sums, dim=-1).mT
-    rest = (support.one_hot @ sums) - support.features
+    rest = support.own_rows(sums) - support.weights.unsqueeze(-1) * support.features
     own = (support.features * normalize(rest, dim=-1)).sum(-1, keepdim=True)
-    own = torch.where((support.one_hot @ support.counts.unsqueeze(-1)) > 1, own, torch.nan)
+    own = torch.where(support.alone.unsqueeze(-1), torch.nan, own)
     return scale * torch.where(support.one_hot.bool(), own, cosines)

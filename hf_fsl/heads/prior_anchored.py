@@ -26,8 +26,9 @@ def prior_anchored(
     bias = start.new_zeros(start.shape[:-1])
     if support.features.shape[-2] == 0:
         return start, bias
-    penalties = absolute(penalty, unit, support.features)
-    return start + solve(support.features, _residual(support, start), penalties), bias
+    features = support.features * support.roots
+    strengths = absolute(penalty, unit, features, support.number)
+    return start + solve(features, _residual(support, start) * support.roots, strengths), bias
 
 
 def prior_anchored_held_out(
@@ -37,8 +38,10 @@ def prior_anchored_held_out(
     support = support.double()
     start = anchor(support, strength)
     residual = _residual(support, start)
-    smoother = hat(support.features, absolute(penalty, unit, support.features))
-    rest = without_own(residual, smoother @ residual, smoother.diagonal(dim1=-2, dim2=-1))
+    features = support.features * support.roots
+    smoother = hat(features, absolute(penalty, unit, features, support.number))
+    fitted = smoother @ (residual * support.roots) / support.roots
+    rest = without_own(residual, fitted, smoother.diagonal(dim1=-2, dim2=-1))
     return support.features @ start.mT + rest
 
 

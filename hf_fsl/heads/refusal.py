@@ -6,6 +6,7 @@ over draws of a support set; for one draw nothing is guaranteed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +64,7 @@ def fit_refusal(
     coverage: float = 0.9,
     transform: FeatureTransform | None = None,
     num_classes: int | None = None,
+    weights: Tensor | None = None,
 ) -> Refusal:
     """A threshold that keeps the requested share of in-scope inputs, from at least two supports of every class.
 
@@ -77,6 +79,7 @@ def fit_refusal(
         coverage: share of in-scope inputs not to be refused.
         transform: where distances are taken, that of the head; not one that was fitted to these labels.
         num_classes: C; None: as many as the labels name.
+        weights: ``(n,)``, above 0: of each support in its class's mean; None: all the same.
 
     Raises:
         TooFewSupports: a class with fewer than two, or too few for the coverage.
@@ -85,14 +88,15 @@ def fit_refusal(
     if not 0 < coverage < 1:
         raise HeadError(f"coverage is a share above 0 and below 1, not {coverage}.")
     transform = transform or FeatureTransform()
-    scores, means = leave_one_out_scores(support, labels, transform=transform, num_classes=num_classes)
+    scores, means = leave_one_out_scores(
+        support, labels, transform=transform, num_classes=num_classes, weights=weights
+    )
     scores = scores[_independent(labels)]
     count, place = len(scores), coverage * (len(scores) + 1) - 1
     if place > count - 1 or place < 0:
         raise TooFewSupports(
-            f"coverage={coverage:g} cannot be had of {len(labels)} supports, which give {count} independent scores: "
-            f"from {1 / (count + 1):.2f} to {count / (count + 1):.2f} can. Give more supports, or ask for another "
-            "coverage."
+            f"coverage={coverage:g} cannot be told from {len(labels)} supports, which give {count} independent "
+            f"score{'s' * (count > 1)} (two supports of a class give one). {way_to_coverage(coverage, count)}"
         )
     below = int(place)
     ordered = scores.sort().values
@@ -101,15 +105,28 @@ def fit_refusal(
     return Refusal(means.to(support.dtype), float(threshold), coverage, transform)
 
 
+def way_to_coverage(coverage: float, count: int) -> str:
+    """What to do where ``count`` scores do not reach a coverage: j / (count + 1) are those that they can tell."""
+    needed = math.ceil(round(max(coverage / (1 - coverage), (1 - coverage) / coverage), 9))
+    low, high = -(-100 // (count + 1)), 100 * count // (count + 1)
+    return f"It takes {needed}: give more examples, or fit with a coverage from {low / 100:g} to {high / 100:g}."
+
+
 def leave_one_out_scores(
-    support: Tensor, labels: Tensor, *, transform: FeatureTransform, num_classes: int | None = None
+    support: Tensor,
+    labels: Tensor,
+    *,
+    transform: FeatureTransform,
+    num_classes: int | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores of the supports ``(n,)``, distributed as those of other examples, and the class means ``(C, D')``.
 
     An example among the k that a mean was made of is nearer to it than another one: with variance σ² within the
     class, ``E‖z − μ‖²`` is σ²(1 − 1/k) instead of σ²(1 + 1/k). Left out of the mean it is too far, σ²(1 + 1/(k−1)),
     because that mean is of k − 1. So the squared distance to its own mean is multiplied by (k + 1)/(k − 1), which has
-    the right expectation, and for normally distributed features the right distribution.
+    the right expectation, and for normally distributed features the right distribution. With shares a of the mean, and
+    q the sum of their squares, it is (1 + q)/(1 − 2a + q).
 
     Raises:
         HeadError: see ``fit_refusal``.
@@ -120,15 +137,20 @@ def leave_one_out_scores(
         raise HeadError("Support embeddings must be finite, got NaN or infinite values.")
     features = transform(support.double() if transform.centre is None else support).double()
     own = one_hot(labels, -1 if num_classes is None else num_classes).to(features.dtype)
-    counts = own.sum(0)
-    short = (counts < 2).nonzero().flatten().tolist()
+    members = own.sum(0)
+    short = (members < 2).nonzero().flatten().tolist()
     if short:
         raise TooFewSupports(
             f"Refusal needs at least two supports of every class, since each is left out of its mean; class "
-            f"{short[0]} has {int(counts[short[0]])}. At one shot no threshold can be set."
+            f"{short[0]} has {int(members[short[0]])}. At one shot no threshold can be set; give each class another."
         )
+    if weights is not None:
+        own = own * weights.to(own).unsqueeze(-1)
+    counts = own.sum(0)
+    shares = own / counts
     means = own.mT @ features / counts.unsqueeze(-1)
-    stretch = torch.where(own.bool(), (counts + 1) / (counts - 1), 1.0)
+    squares = shares.square().sum(0)
+    stretch = torch.where(own > 0, (1 + squares) / (1 - 2 * shares + squares), 1.0)
     return (_squared_distances(features, means) * stretch).amin(-1).sqrt(), means
 
 

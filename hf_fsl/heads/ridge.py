@@ -10,7 +10,7 @@ from hf_fsl.heads.support import Support
 
 
 def ridge(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """W = (Z̃ᵀZ̃ + λI)⁻¹ Z̃ᵀỸ and b = ȳ − W z̄, with Z̃, Ỹ less their means over the supports.
+    """W = (Z̃ᵀZ̃ + λI)⁻¹ Z̃ᵀỸ and b = ȳ − W z̄, with Z̃, Ỹ less their means over the supports, times the weights' roots.
 
     Args:
         penalty: λ, counted in ``unit``.
@@ -20,32 +20,36 @@ def ridge(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None
     Raises:
         HeadError: a penalty that is not above 0.
     """
-    features, targets, centre, level = centred(support.double())
-    strength = absolute(penalty, unit, features)
+    support = support.double()
+    features, targets, centre, level = centred(support)
+    strength = absolute(penalty, unit, features, support.number)
     weight = solve(features, targets, strength)
     return weight, level - (weight @ centre.unsqueeze(-1)).squeeze(-1)
 
 
 def ridge_held_out(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> Tensor:
-    """Leave-one-out logits ``(..., n, C)``: y − (y − f) / (1 − h_ii), h_ii with the 1/n of the intercept (PRESS).
+    """Leave-one-out logits ``(..., n, C)``: y − (y − f) / (1 − h_ii), h_ii with the w_i/n of the intercept (PRESS).
 
     The penalty's unit is that of all supports.
     """
     support = support.double()
     features, targets, _, level = centred(support)
-    smoother = hat(features, absolute(penalty, unit, features))
-    fitted = smoother @ targets + level.unsqueeze(-2)
-    return without_own(support.one_hot, fitted, smoother.diagonal(dim1=-2, dim2=-1) + 1 / features.shape[-2])
+    smoother = hat(features, absolute(penalty, unit, features, support.number))
+    fitted = smoother @ targets / support.roots + level.unsqueeze(-2)
+    intercept = support.weights / support.number.unsqueeze(-1)
+    return without_own(support.one_hot, fitted, smoother.diagonal(dim1=-2, dim2=-1) + intercept)
 
 
 def centred(support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Z̃ ``(..., n, D)``, Ỹ ``(..., n, C)``, and their means z̄ ``(..., D)``, ȳ ``(..., C)``."""
-    centre, level = support.features.mean(-2), support.one_hot.mean(-2)
-    return support.features - centre.unsqueeze(-2), support.one_hot - level.unsqueeze(-2), centre, level
+    """Z̃ ``(..., n, D)``, Ỹ ``(..., n, C)``, and the means z̄ ``(..., D)``, ȳ ``(..., C)``."""
+    shares = (support.weights / support.number.unsqueeze(-1)).unsqueeze(-2)
+    centre, level = shares @ support.features, shares @ support.one_hot
+    features, targets = (support.features - centre) * support.roots, (support.one_hot - level) * support.roots
+    return features, targets, centre.squeeze(-2), level.squeeze(-2)
 
 
-def absolute(penalty: float, unit: float | Tensor | None, features: Tensor) -> Tensor:
-    """The penalty ``(...)`` in the features' own squared units.
+def absolute(penalty: float, unit: float | Tensor | None, features: Tensor, number: Tensor) -> Tensor:
+    """The penalty ``(...)`` in the squared units of features ``(..., n, D)`` that count as ``number`` ``(...)``.
 
     Raises:
         HeadError: a penalty that is not above 0.
@@ -53,7 +57,7 @@ def absolute(penalty: float, unit: float | Tensor | None, features: Tensor) -> T
     if not penalty > 0:
         raise HeadError(f"penalty must be above 0, got {penalty}.")
     if unit is None:
-        unit = features.square().sum(-1).mean(-1)
+        unit = features.square().sum((-1, -2)) / number
         unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     return penalty * torch.as_tensor(unit, dtype=features.dtype, device=features.device)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.heads.lda import check_settings, is_nothing, log_prior, shrunk_scales
-from hf_fsl.heads.support import Support
+from hf_fsl.heads.support import Support, or_one
 
 
 def shrunk_lda_held_out(support: Support, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> Tensor:
@@ -19,7 +19,7 @@ def shrunk_lda_held_out(support: Support, *, shrinkage: float = 0.5, class_prior
     check_settings(shrinkage, class_prior)
     support = support.double()
     forms = SpectralScatter.of(support).held_out(shrinkage)
-    log_priors = log_prior(support.counts.unsqueeze(-2) - support.one_hot, class_prior)
+    log_priors = log_prior(support.without(), class_prior)
     logits = forms.products - 0.5 * forms.norms + log_priors
     return torch.where(forms.alone, torch.nan, logits - logits.mean(-1, keepdim=True))
 
@@ -129,15 +129,19 @@ class _Products:
 class SpectralScatter:
     """What does not depend on the shrinkage: one eigendecomposition serves a whole grid.
 
-    Without support i, whose deviation from its class mean is d, class y's mean is μ_y − d/(n_y − 1) and the scatter
-    Z̃ᵀZ̃ − n_y/(n_y − 1) d dᵀ. In the eigenvectors of Z̃ᵀZ̃ every inverse is a diagonal and a rank-one term
-    (Sherman & Morrison 1950).
+    Without support i, which counts as w and whose deviation from its class mean is d, class y's mean is
+    μ_y − w d/(n_y − w) and the scatter Z̃ᵀZ̃ − w n_y/(n_y − w) d dᵀ. In the eigenvectors of Z̃ᵀZ̃ every inverse is a
+    diagonal and a rank-one term (Sherman & Morrison 1950).
     """
 
     support: Support
-    """In float64."""
+    """Those to leave out, in float64."""
     deviations: Tensor
-    """Z̃ ``(..., n, D)``."""
+    """z − μ_y ``(..., n, D)``."""
+    squares: Tensor
+    """Sum of squares within the classes ``(...)``, of all supports."""
+    number: Tensor
+    """``(...)``, of all."""
     spectrum: Spectrum
     rotated: tuple[Tensor, Tensor, Tensor]
     """Features ``(..., n, r)``, deviations ``(..., n, r)`` and class means ``(..., C, r)`` in the eigenvectors."""
@@ -145,45 +149,49 @@ class SpectralScatter:
     """Of the same in all D dimensions."""
 
     @classmethod
-    def of(cls, support: Support) -> SpectralScatter:
-        means = support.means()
-        deviations = support.features - support.one_hot @ means
-        spectrum = Spectrum.of_rows(deviations, support.features.square().sum((-1, -2)))
+    def of(cls, support: Support, rows: Tensor | None = None) -> SpectralScatter:
+        """Of supports in float64; only ``rows`` ``(m,)`` of them are to be left out, None: each."""
+        means, number = support.means(), support.number
+        deviations = support.features - support.own_rows(means)
+        spectrum = Spectrum.of_rows(deviations * support.roots, support.squares().sum(-1))
+        squares = (support.weights * deviations.square().sum(-1)).sum(-1)
+        if rows is not None:
+            support, deviations = support.at(rows), deviations[rows]
         basis = spectrum.basis
         parts = (support.features, deviations, means)
         rotated = (parts[0] @ basis, parts[1] @ basis, parts[2] @ basis)
-        return cls(support, deviations, spectrum, rotated, _Products.of(*parts))
+        return cls(support, deviations, squares, number, spectrum, rotated, _Products.of(*parts))
 
     def squares_without(self) -> Tensor:
         """Sum of squares within the classes without each support ``(..., n)``."""
-        support = self.support
-        own_count = (support.one_hot @ support.counts.unsqueeze(-1)).squeeze(-1)
-        squares = self.deviations.square().sum(-1)
-        lost = own_count / (own_count - 1).clamp(min=1)
-        return (squares.sum(-1, keepdim=True) - lost * squares).clamp(min=0)
+        return (self.squares.unsqueeze(-1) - self._lost() * self.deviations.square().sum(-1)).clamp(min=0)
+
+    def _others(self) -> Tensor:
+        """n_y − w ``(..., n)``; 1 for the only one of a class, which does not deviate from itself."""
+        return or_one(self.support.own(self.support.counts) - self.support.weights)
+
+    def _lost(self) -> Tensor:
+        """w n_y/(n_y − w) ``(..., n)``."""
+        return self.support.weights * self.support.own(self.support.counts) / self._others()
 
     def held_out(self, shrinkage: float) -> HeldOutForms:
         """Products and norms under Σ = (1−λ) S + λ tr(S)/D I."""
-        support, deviations = self.support, self.deviations
-        count, dimension = deviations.shape[-2:]
-        own_count = support.one_hot @ support.counts.unsqueeze(-1)
-        others = (own_count - 1).clamp(min=1)
-        lost = (own_count / others).squeeze(-1)
-        lengths = support.features.square().sum(-1)
-        trace = self.squares_without() / (count - 1)
-        total = (lengths.sum(-1, keepdim=True) - lengths) / (count - 1)
+        support, dimension = self.support, self.deviations.shape[-1]
+        rest = self.number.unsqueeze(-1) - support.weights
+        trace = self.squares_without() / rest
+        total = (self.spectrum.total.unsqueeze(-1) - support.squares()) / rest
         ridge, kept = shrunk_scales(trace, total, dimension, shrinkage)
-        scaled = kept / (count - 1)
+        scaled = kept / rest
         diagonal = 1 / (scaled.unsqueeze(-1) * self.spectrum.eigenvalues.unsqueeze(-2) + ridge.unsqueeze(-1))
         # What an eigenvector weighs beyond the directions outside all of them, which weigh 1 / ridge.
         form = _Products.of(*self.rotated, diagonal - 1 / ridge.unsqueeze(-1)).plus(self.flat, 1 / ridge.unsqueeze(-1))
         dd, dz, mean_d = form.d_d, form.d_z, form.d_mean
         # (A − s d dᵀ)⁻¹ = A⁻¹ + g A⁻¹d dᵀA⁻¹, with g = s / (1 − s dᵀA⁻¹d).
-        strength = (scaled * lost).unsqueeze(-1)
+        strength = (scaled * self._lost()).unsqueeze(-1)
         gain = strength / (1 - strength * dd)
-        own = support.one_hot / others
+        own = support.one_hot * (support.weights / self._others()).unsqueeze(-1)
         whole = 1 + gain * dd
         products = form.z_mean + gain * mean_d * dz - own * dz * whole
         norms = form.mean_mean + gain * mean_d.square() - 2 * own * mean_d * whole + own.square() * dd * whole
         spread = torch.where(is_nothing(trace, total), torch.ones_like(trace), trace / dimension)
-        return HeldOutForms(products, norms, spread.unsqueeze(-1), own_count <= 1)
+        return HeldOutForms(products, norms, spread.unsqueeze(-1), support.alone.unsqueeze(-1))

@@ -21,19 +21,84 @@ class Support:
     """``(..., n)``, long."""
     one_hot: Tensor
     """``(..., n, C)``, of the features' type."""
+    weights: Tensor
+    """``(..., n)``, of the features' type: as how many examples each counts."""
     counts: Tensor
-    """Supports of each class ``(..., C)``, of the features' type."""
+    """Examples of each class, each as many as it counts ``(..., C)``."""
+    members: Tensor
+    """Supports of each class ``(..., C)``, whatever they weigh."""
     transform: FeatureTransform
     prior: Tensor | None = None
     """``(..., C, D)``: label embeddings of length 1 less their mean over the classes, which no softmax sees."""
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        transform: FeatureTransform,
+        prior: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Support:
+        """Of transformed supports; without weights each counts as one."""
+        one_hot = torch.nn.functional.one_hot(labels, num_classes).to(features.dtype)
+        weights = torch.ones_like(features[..., 0]) if weights is None else weights.to(features)
+        counts = (weights.unsqueeze(-1) * one_hot).sum(-2)
+        return cls(features, labels, one_hot, weights, counts, one_hot.sum(-2), transform, prior)
 
     @property
     def num_classes(self) -> int:
         return self.one_hot.shape[-1]
 
+    @property
+    def number(self) -> Tensor:
+        """Of all the supports, each as many as it counts ``(...)``."""
+        return self.weights.sum(-1)
+
+    @property
+    def alone(self) -> Tensor:
+        """Whether a support is the only one of its class ``(..., n)``."""
+        return self.own(self.members) < 2
+
+    @property
+    def roots(self) -> Tensor:
+        """``(..., n, 1)``: a weight in a sum of squares is its root on the row."""
+        return self.weights.sqrt().unsqueeze(-1)
+
+    def own(self, of_classes: Tensor) -> Tensor:
+        """Of each support its class's: ``(..., C)`` -> ``(..., n)``."""
+        return torch.take_along_dim(of_classes, self.labels, -1)
+
+    def own_rows(self, of_classes: Tensor) -> Tensor:
+        """Of each support its class's: ``(..., C, D)`` -> ``(..., n, D)``."""
+        return torch.take_along_dim(of_classes, self.labels.unsqueeze(-1), -2)
+
+    def sums(self) -> Tensor:
+        """``(..., C, D)``."""
+        return (self.one_hot * self.weights.unsqueeze(-1)).mT @ self.features
+
     def means(self) -> Tensor:
         """Class means ``(..., C, D)``; zeros for a class without supports."""
-        return (self.one_hot.mT @ self.features) / self.counts.clamp(min=1).unsqueeze(-1)
+        return self.sums() / or_one(self.counts).unsqueeze(-1)
+
+    def squares(self) -> Tensor:
+        """Squared lengths, each as many as its support counts ``(..., n)``."""
+        return self.weights * self.features.square().sum(-1)
+
+    def without(self) -> Tensor:
+        """The classes' counts without each support: ``(..., n, C)``."""
+        return self.counts.unsqueeze(-2) - self.one_hot * self.weights.unsqueeze(-1)
+
+    def at(self, rows: Tensor) -> Support:
+        """Some supports ``(m,)`` of a set without episodes, with the counts of all."""
+        return replace(
+            self,
+            features=self.features[rows],
+            labels=self.labels[rows],
+            one_hot=self.one_hot[rows],
+            weights=self.weights[rows],
+        )
 
     def shifted(self, middle: Tensor) -> Support:
         """The same about ``middle`` ``(..., D)``."""
@@ -45,7 +110,9 @@ class Support:
             self.features.double(),
             self.labels,
             self.one_hot.double(),
+            self.weights.double(),
             self.counts.double(),
+            self.members,
             self.transform,
             None if self.prior is None else self.prior.double(),
         )
@@ -58,6 +125,7 @@ def read_support(
     num_classes: int | None = None,
     prior: Tensor | None = None,
     base_mean: Tensor | None = None,
+    weights: Tensor | None = None,
     centre: bool = False,
     normalize: bool = False,
 ) -> Support:
@@ -70,10 +138,12 @@ def read_support(
         prior: label embeddings ``(..., C, D)``.
         base_mean: ``(D,)``, what ``centre`` takes away: the mean of the base classes or of unlabelled embeddings;
             None: the mean of the supports.
+        weights: ``(..., n)``, above 0: as how many examples each support counts; None: as one.
         centre, normalize: the feature transform.
 
     Raises:
-        HeadError: shapes that do not fit, values that are not finite, labels out of range, or fewer than two classes.
+        HeadError: shapes that do not fit, values that are not finite, labels or weights out of range, or fewer than
+            two classes.
     """
     _check_shapes(support, labels, prior, base_mean)
     if num_classes is None:
@@ -81,11 +151,20 @@ def read_support(
     _check_classes(labels, num_classes, prior)
     if support.dtype not in (torch.float32, torch.float64):
         support = support.float()
-    transform = _transform(support, base_mean, centre, normalize)
-    one_hot = torch.nn.functional.one_hot(labels, num_classes).to(support.dtype)
-    return Support(
-        transform(support), labels, one_hot, one_hot.sum(-2), transform, centred_prior(prior, support.dtype)
-    )
+    if weights is not None and not (
+        weights.shape == labels.shape and bool(weights.isfinite().all() & (weights > 0).all())
+    ):
+        raise HeadError(
+            f"Weights are one finite number above 0 a support, here {tuple(labels.shape)}; got {tuple(weights.shape)}"
+            + (f" from {float(weights.min()):g} to {float(weights.max()):g}." if weights.numel() else ".")
+        )
+    transform = _transform(support, base_mean, weights, centre, normalize)
+    return Support.of(transform(support), labels, num_classes, transform, centred_prior(prior, support.dtype), weights)
+
+
+def or_one(counts: Tensor) -> Tensor:
+    """What sums of a class are divided by; those of a class without supports are 0."""
+    return torch.where(counts > 0, counts, torch.ones_like(counts))
 
 
 def require_every_class(support: Support, method: str) -> None:
@@ -104,7 +183,7 @@ def require_two_of_every_class(support: Support) -> None:
     """Raises:
     HeadError: a class would be empty once its example is left out.
     """
-    short = _classes_where(support.counts < 2)
+    short = _classes_where(support.members < 2)
     if short:
         raise HeadError(
             f"Held-out logits need at least two examples of every class; class {_listed(short)} has fewer. At one "
@@ -117,10 +196,18 @@ def _classes_where(condition: Tensor) -> list[int]:
     return condition.reshape(-1, condition.shape[-1]).any(0).nonzero().flatten().tolist()
 
 
-def _transform(support: Tensor, base_mean: Tensor | None, centre: bool, normalize: bool) -> FeatureTransform:
+def _transform(
+    support: Tensor, base_mean: Tensor | None, weights: Tensor | None, centre: bool, normalize: bool
+) -> FeatureTransform:
     if not centre or (base_mean is None and support.shape[-2] == 0):
         return FeatureTransform(normalize=normalize)
-    mean = support.double().mean(-2) if base_mean is None else base_mean
+    if base_mean is not None:
+        mean = base_mean
+    elif weights is None:
+        mean = support.double().mean(-2)
+    else:
+        shares = (weights / weights.sum(-1, keepdim=True)).double()
+        mean = (shares.unsqueeze(-2) @ support.double()).squeeze(-2)
     return FeatureTransform(centre=mean.to(support.dtype), normalize=normalize)
 
 

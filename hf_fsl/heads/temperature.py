@@ -21,18 +21,19 @@ def best_scale(
 
     Args:
         labels: ``(n,)``.
-        weights: ``(n,)``; None: all the same.
+        weights: ``(n,)``, as how many examples each counts; None: as one.
         tolerance: of the factor, relative.
     """
     weights = logits.new_ones(len(labels)) if weights is None else weights.to(logits)
-    weights = weights / weights.sum()
+    number = weights.sum()
+    weights = weights / number
     own = torch.nn.functional.one_hot(labels, logits.shape[-1]).to(logits)
     logits = logits - logits.mean(-1, keepdim=True)
     deviation = logits.square().mean((-1, -2)).sqrt().clamp(min=1e-30)
     logits = logits / deviation[..., None, None]
     right = (logits * own).sum(-1) @ weights
     # The logits' mean is 0, so that the added example adds nothing to what the labels gain.
-    smoothed = right * len(labels) / (len(labels) + 1)
+    smoothed = right * number / (number + 1)
     squares = logits.square()
     scale = torch.ones_like(deviation)
     for _ in range(_STEPS):

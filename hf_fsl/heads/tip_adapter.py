@@ -12,9 +12,8 @@ from hf_fsl.modeling import CacheHead
 
 def tip_adapter(support: Support, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0) -> CacheHead:
     """``α · exp(−β(1 − z·z_i)) Y + logit_scale · z·W₀``; the defaults are the paper's, and CLIP's logit scale."""
-    return CacheHead(
-        support.features, support.one_hot, anchor(support, logit_scale), alpha, beta, transform=support.transform
-    )
+    values = support.one_hot * support.weights.unsqueeze(-1)
+    return CacheHead(support.features, values, anchor(support, logit_scale), alpha, beta, transform=support.transform)
 
 
 def tip_adapter_held_out(
@@ -25,4 +24,7 @@ def tip_adapter_held_out(
     features = support.features
     affinity = torch.exp(beta * (features @ features.mT - 1))
     affinity = affinity - torch.diag_embed(affinity.diagonal(dim1=-2, dim2=-1))
-    return alpha * affinity @ support.one_hot + features @ anchor(support, logit_scale).mT
+    return (
+        alpha * affinity @ (support.one_hot * support.weights.unsqueeze(-1))
+        + features @ anchor(support, logit_scale).mT
+    )

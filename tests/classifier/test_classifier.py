@@ -6,6 +6,7 @@ import copy
 import datetime
 import enum
 import json
+import re
 from decimal import Decimal
 
 import datasets
@@ -56,7 +57,7 @@ def test_it_learns_from_a_few_texts(fitted):
     assert fitted.predict(datasets.Dataset.from_dict({"text": NEW})["text"]).tolist() == NEW_LABELS
     probabilities = fitted.predict_proba(NEW)
     assert probabilities.shape == (4, 2) and np.allclose(probabilities.sum(1), 1, atol=1e-6)
-    assert (fitted.classes_[fitted.decision_function(NEW).argmax(1)] == fitted.predict(NEW)).all()
+    assert (fitted.classes_[(fitted.decision_function(NEW) > 0).astype(int)] == fitted.predict(NEW)).all()
     assert fitted.predict([]).tolist() == []
     assert "leave-one-out" in fitted.reason_
 
@@ -133,7 +134,7 @@ def test_held_out_examples_of_an_adapted_backbone_set_its_temperature(backbone):
     config = AdaptationConfig(steps=20, batch_size=8, examples_per_class=4)
     plain = FewShotClassifier(backbone, folds=0, adaptation=config, **settings).fit(TEXTS, LABELS)
     crossed = FewShotClassifier(backbone, folds=2, adaptation=config, **settings).fit(TEXTS, LABELS)
-    ratio = crossed.decision_function(NEW) / plain.decision_function(NEW)
+    ratio = crossed.logits(NEW) / plain.logits(NEW)
     assert np.allclose(ratio, ratio[0, 0], rtol=1e-3) and not np.isclose(ratio[0, 0], 1, rtol=1e-3)
 
 
@@ -332,3 +333,15 @@ def test_refusal_lets_the_known_through_and_needs_two_of_a_class(fitted, backbon
     one = FewShotClassifier(backbone, prior=None).fit([TEXTS[0], TEXTS[6]], ["a", "b"])
     with pytest.raises(FewShotError, match="two supports of every class"):
         one.refuses(NEW)
+
+
+def test_of_four_examples_refusal_says_what_can_be_had_and_that_can(backbone):
+    four, labels = [*ANIMALS[:2], *THINGS[:2]], ["animal"] * 2 + ["thing"] * 2
+    classifier = FewShotClassifier(backbone, prior=None).fit(four, labels)
+    with pytest.raises(FewShotError) as told:
+        classifier.refuses(NEW)
+    assert "coverage=0.9 cannot be told from 4 supports" in str(told.value) and "It takes 9" in str(told.value)
+    low, high = map(float, re.search(r"a coverage from ([\d.]+) to ([\d.]+)\.$", str(told.value)).groups())
+    assert (low, high) == (0.34, 0.66)
+    for coverage in (low, high):
+        assert classifier.set_params(coverage=coverage).fit(four, labels).refuses(NEW).shape == (4,)

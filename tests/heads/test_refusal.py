@@ -83,7 +83,9 @@ def test_bad_input_is_refused():
         fit_refusal(support[:6], labels[:6])
     with pytest.raises(HeadError, match="class 6 has 0"):
         fit_refusal(support, labels, num_classes=7)
-    with pytest.raises(HeadError, match=r"0.9 cannot be had of 12 supports.* 6 independent .* 0.14 to 0.86 can"):
+    with pytest.raises(
+        HeadError, match=r"0.9 cannot be told from 12 supports.* 6 independent .* takes 9: .* from 0.15 to 0.85"
+    ):
         fit_refusal(support, labels, coverage=0.9)
     with pytest.raises(HeadError, match="above 0 and below 1, not 1"):
         fit_refusal(support, labels, coverage=1)
