@@ -74,7 +74,7 @@ def shortened(backbone: Backbone, cutting: Cutting, texts: Sequence[str], error:
     long = 0 if cutting.cut else view.truncation(texts).cut_texts
     if long:
         raise error(
-            f"truncation=False: {long} of {len(texts)} texts have more than {limit} tokens. Shorten them, or have them "
-            "cut: truncation=True."
+            f"truncation=False: {long} of {len(texts)} texts have more than {limit} tokens. Shorten them, or have "
+            "them cut: truncation=True."
         )
     return view
