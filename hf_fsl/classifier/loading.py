@@ -53,8 +53,7 @@ def load(
     if device is not None:
         published.model.to(device)
     backbone = backbone_of(published.model.eval(), published.processor)
-    noted = {"coverage": state.coverage, "templates": state.templates, "device": device}
-    classifier = kind(backbone, **{**noted, **parameters})
+    classifier = kind(backbone, coverage=state.coverage, templates=state.templates, device=device, **parameters)
     classifier.adopt(state, backbone)
     return classifier
 

@@ -44,6 +44,9 @@ class NumbersAsWords(Backbone):
     def __init__(self) -> None:
         self.tokenizer, self.image_processor, self.name = None, None, "numbers"
 
+    def read(self, inputs: Any, **options: Any) -> list[str]:
+        return list(inputs)
+
     def encode(self, inputs: Any, **options: Any) -> torch.Tensor:
         return torch.tensor([[float(word) for word in text.split()] for text in inputs], dtype=torch.float32)
 
