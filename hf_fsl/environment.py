@@ -1,13 +1,18 @@
-"""What a run ran on: package versions, hardware, peak memory. Never imports torch by itself."""
+"""What a run runs on: package versions, hardware, peak memory, device. Imports torch for a device alone."""
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_fsl.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("hf-fsl", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "huggingface_hub")
 
@@ -33,11 +38,36 @@ def hardware() -> str:
     return cpu
 
 
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None: the first GPU, or the CPU where there is none.
+
+    Raises:
+        UserError: this machine, or this PyTorch, has none of that name.
+    """
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={str(device)!r} cannot be used here: {reason}. Leave it out, or give cpu.") from error
+    return found
+
+
 def peak_memory_bytes() -> int:
     """Peak of device memory where there is a device, else of the process's resident memory."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from hf_fsl.errors import UserError
 from hf_fsl.processes import is_supervised
+from hf_fsl.terminal import printable
 
 TRACEBACK = "HF_FSL_TRACEBACK"
 """Environment variable: with it, every error keeps its traceback."""
@@ -39,7 +40,7 @@ _FOREIGN = {
     "zipfile": {"BadZipFile"},
     "zlib": {"error"},
 }
-"""Package -> its errors about files, servers and other processes; looked up by name, so that none is loaded."""
+"""Package -> its errors that speak of files, servers and processes; looked up by name, so that none is loaded."""
 
 
 def run_plainly(work: Callable[[], int], program: str) -> int:
@@ -67,8 +68,8 @@ def run_plainly(work: Callable[[], int], program: str) -> int:
                 error.add_note(HINT)
             raise
         if line:
-            print(f"{program}: {line}", file=sys.stderr, flush=True)
-        return getattr(error, "exit_code", 1)
+            print(printable(f"{program}: {line}", lines=True), file=sys.stderr, flush=True)
+        return int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
 
 
 def explanation(error: BaseException) -> str | None:

@@ -32,6 +32,7 @@ from hf_fsl.backbones.texts import (
     warn_of_cut,
 )
 from hf_fsl.backbones.tokenizer import WORDLESS, knows_words
+from hf_fsl.environment import usable_device
 from hf_fsl.pictures import as_rgb
 from hf_fsl.records import TruncationRecord
 
@@ -100,6 +101,7 @@ class Backbone:
             BackboneError: the model cannot be loaded, has no tokenizer for its texts, embeds through modules that are
                 not supported, or has no such prompt.
         """
+        device = usable_device(device)
         model, tokenizer, images = load_parts(
             model_name_or_path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -119,8 +121,6 @@ class Backbone:
             settle_prompt(modules, model_name_or_path, prompt, prompt_name)
         elif prompt or prompt_name is not None:
             raise BackboneError(f"prompt: {model_name_or_path} encodes images. Leave it out.")
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)
         for layer in modules.dense:
             layer.to(device, model.dtype)

@@ -321,6 +321,8 @@ class HubConfig:
     def problems(self) -> Iterator[str]:
         if self.push_to_hub and self.hub_model_id is None:
             yield "hub_model_id: needed with push_to_hub (user/name)"
+        if self.hub_model_id is not None and (problem := repo_id_problem(self.hub_model_id)):
+            yield f"hub_model_id: {problem}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,6 +369,17 @@ class FineTuneConfig:
                 "evaluation.baselines: linear_probe is for single-label tasks on single texts or images; text pairs "
                 "and multi-label tasks have no single embedding or label. Leave it out"
             )
+
+
+def repo_id_problem(name: str) -> str | None:
+    """What is wrong with the id of a repository that is to be pushed to: the Hub's rule, and whose it is."""
+    part = r"(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
+    if re.fullmatch(f"{part}/{part}", name) and len(name.partition("/")[2]) <= 96 and not name.endswith(".git"):
+        return None
+    return (
+        f"user/name, of letters, digits and single -, _ or . (not at the ends); got {name!r}. "
+        "`hf auth whoami` says who you are"
+    )
 
 
 def _no_pattern(text: str, name: str) -> Iterator[str]:

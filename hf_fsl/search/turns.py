@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
 from hf_fsl.search.study.group import Group
 
@@ -17,12 +16,11 @@ Say = Callable[[str], None]
 
 POLL = 2.0
 """Seconds between two looks at a lock that another launch holds."""
-_DONE = "done\n"
 
 
 @contextlib.contextmanager
 def in_turn(path: Path, accelerator: Accelerator, say: Say, waiting: str) -> Iterator[bool]:
-    """Holds a lock file, which the kernel frees if this launch dies. All its processes enter together.
+    """Holds a lock file, which the system frees if this launch dies. All its processes enter together.
 
     The others of a launch look along with the main process: in one collective they would run into its time limit.
 
@@ -34,16 +32,16 @@ def in_turn(path: Path, accelerator: Accelerator, say: Say, waiting: str) -> Ite
     """
     group = Group(accelerator)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        # Not "w": what the holder wrote is for those who wait.
-        file = stack.enter_context(path.open("a")) if group.is_main else None
-        waited = False
-        while not group.share(file is not None and _taken(file)):
+    lock, waited = FileLock(path), False
+    try:
+        while not group.share(group.is_main and _taken(lock)):
             if not waited:
                 say(waiting)
             waited = True
             time.sleep(POLL)
         yield waited
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -52,22 +50,22 @@ def only_worker(folder: Path, accelerator: Accelerator, say: Say) -> Iterator[bo
 
     Another that finishes it is waited for, so that somebody takes over where it dies.
     """
-    path, group = folder / "finish.lock", Group(accelerator)
+    done, group = folder / "finish.done", Group(accelerator)
     waiting = "The study is done, and another worker trains the best of it again; waiting for it to finish."
-    with in_turn(path, accelerator, say, waiting) as waited:
-        if waited and group.share(group.is_main and path.read_text() == _DONE):
+    with in_turn(folder / "finish.lock", accelerator, say, waiting) as waited:
+        if waited and group.share(group.is_main and done.exists()):
             yield False
             return
         if group.is_main:
-            path.write_text("")
+            done.unlink(missing_ok=True)
         yield True
         if group.is_main:
-            path.write_text(_DONE)
+            done.touch()
 
 
-def _taken(file: IO[str]) -> bool:
+def _taken(lock: FileLock) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
     return True

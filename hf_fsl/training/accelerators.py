@@ -28,8 +28,12 @@ def make_accelerator(
     Args:
         mixed_precision: ``auto`` is bf16 where the processor multiplies it natively, else ``no``; None: as launched.
         ddp_timeout: seconds for which the processes wait for each other; what fails after that is the collective.
+
+    Raises:
+        UserError: a GPU was asked for and there is none, or more processes than there are.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    _require_devices(mixed_precision)
     if mixed_precision == "auto":
         mixed_precision = "bf16" if use_bf16("auto", device or torch.device("cpu")) else "no"
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=ddp_timeout))
@@ -70,6 +74,36 @@ def start_accelerator(
     folder.mkdir(parents=True, exist_ok=True)  # wandb goes to a temporary folder where there is none
     accelerator.init_trackers(project, config=_flat(settings), init_kwargs=own)
     return accelerator
+
+
+def _require_devices(mixed_precision: str | None) -> None:
+    """Without a GPU Accelerate takes the CPU for what was asked of GPUs, or fails deep inside."""
+    environment = os.environ
+    precision = mixed_precision or environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if torch.accelerator.is_available():
+        here, processes = torch.accelerator.device_count(), int(environment.get("LOCAL_WORLD_SIZE", 1))
+        if processes > here and environment.get("ACCELERATE_USE_CPU", "false").lower() != "true":
+            raise UserError(
+                f"{processes} processes were launched on this machine, which has {here} of the accelerators that "
+                f"they need one each of. Launch with --num_processes {here}, or less."
+            )
+        return
+    asked = [
+        f"mixed_precision: {precision}" if precision in ("fp16", "fp8") else "",
+        "FSDP" if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "",
+        _named_gpus(environment.get("CUDA_VISIBLE_DEVICES", "")),
+    ]
+    if any(asked):
+        raise UserError(
+            f"{', '.join(filter(None, asked))}: needs a GPU, and PyTorch finds none on this machine. On CPUs: "
+            "mixed_precision no, bf16 or auto, and the Accelerate config recipes/accelerate_configs/cpu.yaml."
+        )
+
+
+def _named_gpus(visible: str) -> str:
+    """The GPUs that ``accelerate launch --gpu_ids`` or the user chose; empty where they are hidden on purpose."""
+    by_hand = os.environ.get("ACCELERATE_USE_CPU", "true").lower() == "true"  # or a launch on CPUs
+    return "" if by_hand or visible in ("", "-1", "none") else f"CUDA_VISIBLE_DEVICES={visible}"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

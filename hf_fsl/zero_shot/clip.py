@@ -23,6 +23,7 @@ from hf_fsl.backbones.items import read_items, rows_of
 from hf_fsl.backbones.texts import position_limit, tokenised
 from hf_fsl.backbones.tokenizer import load_tokenizer
 from hf_fsl.backbones.weights import load_whole, loading
+from hf_fsl.environment import usable_device
 from hf_fsl.pictures import as_rgb
 from hf_fsl.zero_shot.class_token import class_token_only
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
@@ -83,12 +84,13 @@ class ImageTextScorer:
         Raises:
             ZeroShotError: one of them does not load, or the model has not both towers.
         """
+        device = usable_device(device)
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         with loading(ZeroShotError, model_name_or_path, revision, "as an image-text model"):
             model = load_whole(AutoModel, model_name_or_path, dtype=dtype, **source)
             tokenizer = load_tokenizer(model_name_or_path, **source)
             image_processor = AutoImageProcessor.from_pretrained(model_name_or_path, **source)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(device)
         return cls(model, tokenizer, image_processor, label_folder=label_folder)
 
     @property

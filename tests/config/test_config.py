@@ -15,6 +15,7 @@ from hf_fsl.config import (
     ConfigError,
     ContrastiveConfig,
     FineTuneConfig,
+    HubConfig,
     config_from_command_line,
     load_config,
     read_yaml,
@@ -343,3 +344,17 @@ def test_a_metric_that_is_a_script_is_refused_unless_trusted():
     with pytest.raises(ConfigError, match="evaluation.metrics: ./mine would be run as scripts"):
         load_config(FineTuneConfig, None, script)
     assert load_config(FineTuneConfig, None, [*script, "--evaluation.trust_remote_code=true"]).evaluation.metrics
+
+
+def test_a_repository_to_push_to_names_its_user():
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    for name in ["me/name", "m-e/a.b_c", "a/b_", "me/" + "a" * 96]:
+        validate_repo_id(name)
+        assert not list(HubConfig(hub_model_id=name).problems())
+    for name in ["me/na--me", "me/-x", "me/x.", "a/b/c", "me/na me", "me/", "me/x.git", "me/x..y", "me/" + "a" * 97]:
+        with pytest.raises(HFValidationError):
+            validate_repo_id(name)
+        assert list(HubConfig(hub_model_id=name).problems())
+    (problem,) = HubConfig(push_to_hub=True, hub_model_id="name").problems()  # valid, of nobody
+    assert problem.startswith("hub_model_id: user/name") and "'name'" in problem

@@ -7,7 +7,6 @@ is on disk, so a reader or a restart after a kill sees the last whole revision.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import re
@@ -78,6 +77,8 @@ class Repo:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One writer at a time, among all threads and all processes that share the root."""
+        import fcntl  # not on Windows, where no local Hub is served
+
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
