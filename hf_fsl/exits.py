@@ -68,19 +68,21 @@ def run_plainly(work: Callable[[], int], program: str) -> int:
                 error.add_note(HINT)
             raise
         if line:
-            print(printable(f"{program}: {line}", lines=True), file=sys.stderr, flush=True)
+            begun = "" if isinstance(error, KeyboardInterrupt) else f"{program}: "
+            print(printable(begun + line, lines=True), file=sys.stderr, flush=True)
         return int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
 
 
 def explanation(error: BaseException) -> str | None:
     """What an error tells somebody who cannot change the code; None for what must be a fault of ours.
 
-    Empty for a Ctrl-C of which the process that launched this one speaks.
+    Empty for a Ctrl-C of which the process that launched this one speaks, or another of its launch.
     """
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return str(error) or ("" if is_supervised() else "interrupted")
+        alone = type(error) is KeyboardInterrupt and not is_supervised()
+        return str(error) or ("Interrupted." if alone else "")
     where = f" ({TRACEBACK}=1 shows where.)"
     if _is_out_of_memory(error):
         return _OUT_OF_MEMORY + where

@@ -26,6 +26,14 @@ _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 """One of these is set by ``accelerate launch`` and by ``torchrun``."""
 
 
+class Ended(KeyboardInterrupt):
+    """A signal ended what was launched, which has said so; ``exit_code`` is 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
 def supervised(command: Sequence[str], environment: Mapping[str, str] | None = None, grace: float = GRACE) -> int:
     """Runs a command; SIGINT, SIGTERM and SIGHUP are passed on to it, and all it started ends with it.
 
@@ -35,7 +43,10 @@ def supervised(command: Sequence[str], environment: Mapping[str, str] | None = N
         environment: instead of this process's.
 
     Returns:
-        The command's exit code; 128 + number where a signal ended it.
+        The command's exit code; 128 + number where it died of a signal.
+
+    Raises:
+        Ended: a signal was passed on to it. Not where it was done all the same.
     """
     with signals_to(lambda number, frame: received.append((number, time.monotonic()))):
         received: list[tuple[int, float]] = []
@@ -62,7 +73,8 @@ def supervised(command: Sequence[str], environment: Mapping[str, str] | None = N
                 kill_tree(process.pid)
         if received:
             kill_tree(process.pid)  # what it has left behind
-            return 128 + received[0][0] if process.returncode else 0
+            if process.returncode:
+                raise Ended(received[0][0])
     return exit_code(process.returncode)
 
 
@@ -82,14 +94,14 @@ def signals_to(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None
 
 
 def pass_on(process: int, number: int) -> None:
-    """Sends a signal. A hang-up becomes SIGTERM, which a training heeds."""
+    """Sends a signal, if the process is still there."""
     if os.name != "posix":
         if number != signal.SIGINT:  # a console sends Ctrl-C to all of its processes by itself
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGTERM)
         return
     with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGTERM if number == signal.SIGHUP else number)
+        os.kill(process, number)
 
 
 def kill_tree(process: int) -> None:

@@ -52,7 +52,7 @@ def generation_error():
 PLAIN = {
     "user": (UserError("the rule, and the way out"), "the rule, and the way out", 1),
     "config": (ConfigError("run.yaml", ["a: b", "c: d"]), "run.yaml: 2 problems", 2),
-    "interrupt": (KeyboardInterrupt(), "interrupted", 130),
+    "interrupt": (KeyboardInterrupt(), "Interrupted.", 130),
     "no file": (raised(open, "/no/such/file"), "/no/such/file: No such file or directory", 1),
     "permission": (PermissionError(errno.EACCES, "Permission denied", "/etc/shadow"), "/etc/shadow: Permission de", 1),
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device", 1),

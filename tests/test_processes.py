@@ -23,6 +23,7 @@ def save(number, frame):
     os._exit(128 + number)
 signal.signal(signal.SIGTERM, save)
 signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGHUP, save)
 print("up", os.getpid(), os.getppid(), flush=True)
 time.sleep(60)
 """
@@ -36,8 +37,10 @@ time.sleep(60)
 """
 SUPERVISOR = """
 import sys
+from hf_fsl.exits import run_plainly
 from hf_fsl.processes import supervised
-raise SystemExit(supervised([sys.executable, *sys.argv[2:]], grace=float(sys.argv[1])))
+command = [sys.executable, *sys.argv[2:]]
+raise SystemExit(run_plainly(lambda: supervised(command, grace=float(sys.argv[1])), "hf-fsl"))
 """
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -89,8 +92,7 @@ def test_a_signal_reaches_the_launched_process_once_which_has_time_to_save(numbe
     process.send_signal(number)
     process.send_signal(number)  # as timeout(1) does, to a process and to its group
     assert process.wait(30) == 128 + number
-    heard = signal.SIGTERM if number == signal.SIGHUP else number
-    assert (tmp_path / "saved").read_text() == f"saved after {heard}\n"
+    assert (tmp_path / "saved").read_text() == f"saved after {number:d}\n"
     assert not is_running(launched)
     said = process.stderr.read()
     assert said.count("\n") == 1 and number.name in said

@@ -19,10 +19,11 @@ import hf_fsl
 from hf_fsl.adaptation import Adapted
 from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
+from hf_fsl.config.sections import repo_id_problem
 from hf_fsl.files import remove, temporary_beside, write_text
 from hf_fsl.hub.bundle import refuse_pickles, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
-from hf_fsl.hub.push import PushResult, UselessModel, push_folder
+from hf_fsl.hub.push import PublishError, PushResult, UselessModel, push_folder
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import verify_model
 from hf_fsl.hub.worth import WAY_OUT, not_above
@@ -84,8 +85,11 @@ def push(
             measurably better than the most frequent class. With fewer nothing is known, and it is pushed.
         ExportError: see :func:`save`.
         BundleMismatch: what was written does not give the classifier's logits. Nothing is pushed.
-        PublishError: the Hub refused, or could not be reached. Nothing half-written is left; push again.
+        PublishError: ``repo_id`` names no user, the Hub refused, or could not be reached. Nothing half-written is
+            left; push again.
     """
+    if (problem := repo_id_problem(repo_id)) is not None:
+        raise PublishError(f"repo_id: {problem}.")
     hub = HubConfig(
         push_to_hub=True, hub_model_id=repo_id, hub_private_repo=private, revision=revision,
         commit_message=commit_message or "Upload few-shot classifier made with hf_fsl", create_pr=create_pr,

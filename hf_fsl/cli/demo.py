@@ -61,7 +61,7 @@ for text in sys.argv[2:]:
     best = classify(text)[0]
     print(f"  {text:<60} {best['label']} ({best['score']:.2f})")
 """
-_PREDICT = [sys.executable, "-c", "import sys; from hf_fsl.cli.main import main; sys.exit(main())", "predict"]
+_PREDICT = [sys.executable, "-m", "hf_fsl.cli.main", "predict"]
 
 
 class StepFailed(UserError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_fsl.config import HubConfig
+from hf_fsl.config.sections import repo_id_problem
 from hf_fsl.errors import UserError
 
 
@@ -51,6 +52,8 @@ def _card(options: argparse.Namespace) -> int:
 def _push(options: argparse.Namespace) -> int:
     from hf_fsl.hub.push import push_bundle
 
+    if (problem := repo_id_problem(options.hub_model_id)) is not None:
+        raise UserError(f"--hub_model_id: {problem}.")
     hub = HubConfig(
         push_to_hub=True,
         hub_model_id=options.hub_model_id,

@@ -22,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.classifier import FewShotError, publishing
 from hf_fsl.hub.local import running
-from hf_fsl.hub.push import UselessModel
+from hf_fsl.hub.push import PublishError, UselessModel
 from hf_fsl.modeling.loading import weights_digest
 
 TEXTS = ["the cat runs", "a dog sleeps", "the bird runs", "the red house", "a blue car", "the green train"]
@@ -208,6 +208,8 @@ def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(bac
         assert loaded.push_to_hub("me/copy", token="secret").changed
         with pytest.raises(NotFittedError):
             FewShotClassifier(backbone).push_to_hub("me/nothing", token="secret")
+        with pytest.raises(PublishError, match="repo_id: user/name"):
+            loaded.push_to_hub("few", token="secret")
         done = subprocess.run(
             [sys.executable, "-c", "from hf_fsl import FewShotClassifier\nimport json, sys\n"
              "c = FewShotClassifier.from_pretrained('me/few', token='secret')\n"

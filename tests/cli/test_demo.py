@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 
 import pytest
 from launching import hf_fsl
 
+from hf_fsl.cli import demo
 from hf_fsl.cli.demo import KINDS, LABELS, SENTENCES
+from hf_fsl.cli.main import main
 from hf_fsl.hub.verify import require_verified
+from hf_fsl.processes import Ended
 from hf_fsl.records import RunRecord
 
 
@@ -39,9 +43,25 @@ def test_the_demo_runs_all_its_rungs_and_leaves_no_hub_behind(tmp_path):
 
 
 def test_a_folder_of_something_else_is_not_emptied(tmp_path, capsys):
-    from hf_fsl.cli.main import main
-
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["demo", "--folder", str(tmp_path)]) == 1
     assert "holds something that is not a demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [(lambda: 7, 7, "The demo ends here: -m hf_fsl.cli.main predict "), (lambda: ended(signal.SIGTERM), 143, "")],
+)
+def test_a_step_that_fails_or_is_ended_ends_the_demo(ends, code, said, tmp_path, capsys, monkeypatch):
+    steps = []
+    monkeypatch.setattr("hf_fsl.hub.seed.seed", lambda *where, **options: None)
+    monkeypatch.setattr(demo, "supervised", lambda command, environment: steps.append(command) or ends())
+    assert main(["demo", "--folder", str(tmp_path / "demo")]) == code
+    assert len(steps) == 1
+    errors = capsys.readouterr().err
+    assert said in errors and errors.count("\n") == (1 if said else 0)
+
+
+def ended(number):
+    raise Ended(number)

@@ -14,3 +14,8 @@ def test_every_file_is_checked_whatever_the_others_are(tmp_path, capsys):
     assert "recipe: one of " in said and "got ['a']" in said
     assert "recipe: given twice, in lines 1 and 2" in said and "data.path: required" in said
     assert main(["validate", "nothere.yaml"]) == 1
+
+
+def test_a_push_to_nobody_is_refused_before_anything_is_read(tmp_path, capsys):
+    assert main(["push", str(tmp_path / "nowhere"), "--hub_model_id", "digits"]) == 1
+    assert "--hub_model_id: user/name" in capsys.readouterr().err
