@@ -75,8 +75,10 @@ def load_weights(auto: Any, name: str, **options: Any) -> tuple[Any, set[str]]:
         raise ValueError(
             f"its weights are of another model than its config.json says: {_some(stray)} have no place in it."
         )
-    require_finite(dict(model.named_parameters()))
-    return model, {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    # What is missing may be memory as it was found, NaN among it by chance.
+    require_finite({key: value for key, value in model.named_parameters() if key not in missing})
+    return model, missing
 
 
 def load_whole(auto: Any, name: str, **options: Any) -> Any:

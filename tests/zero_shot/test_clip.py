@@ -212,7 +212,7 @@ def test_images_are_read_like_everywhere(scorer_of, tmp_path):
         picture.save(path)
     expected = scorer.image_embeddings(pictures)
     assert torch.equal(scorer.image_embeddings(paths), expected)
-    assert torch.equal(scorer.image_embeddings(str(paths[0])), expected[:1])
+    torch.testing.assert_close(scorer.image_embeddings(str(paths[0])), expected[:1])
     assert torch.equal(scorer.logits(pictures[0], LABELS), scorer.logits(pictures[:1], LABELS))
     with pytest.raises(BackboneError, match="Input 1: 'a cat' cannot be read as an image"):
         scorer.image_embeddings([pictures[0], "a cat"])
