@@ -16,17 +16,20 @@ def is_missing(value: Any) -> bool:
     """
     if isinstance(value, str):
         return not value.strip()
-    return bool(pandas.api.types.is_scalar(value) and pandas.isna(value))
+    return not isinstance(value, int) and bool(pandas.api.types.is_scalar(value) and pandas.isna(value))
 
 
 def is_label(value: Any) -> bool:
     """What scikit-learn takes for a class: a text, a whole number, a boolean.
 
-    No date, Decimal, bytes or plain Enum: they would come back from a published model as something else.
+    No date, Decimal, bytes or plain Enum: they would come back from a published model as something else. Half of a
+    surrogate pair is no text that a file can hold.
     """
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, (float, np.floating)):
         return float(value).is_integer()
-    return isinstance(value, (str, int, np.integer, np.bool_))
+    return isinstance(value, (int, np.integer, np.bool_))
 
 
 def plain_label(value: Any) -> str | int | float | bool:

@@ -80,10 +80,10 @@ class DataConfig:
                 yield "label_separator: is for problem_type multi_label_classification; leave it out"
         if several and (len(self.label_column) < 2 or len(set(self.label_column)) < len(self.label_column)):
             yield f"label_column: one name, or a list of two or more, each once; got {self.label_column}"
-        if self.label_separator is not None and (several or not self.label_separator):
-            yield "label_separator: a character or more that separates the labels of one column; got " + repr(
-                self.label_separator if not several else self.label_column
-            )
+        if self.label_separator is not None and several:
+            yield f"label_separator: splits the texts of one label_column, got {self.label_column}"
+        if self.label_separator == "":
+            yield "label_separator: a character or more, or null"
         yield from _between(self, 0.0, 1.0, "validation_fraction", "test_fraction")
         if self.validation_fraction + self.test_fraction >= 1:
             yield "validation_fraction + test_fraction: together below 1, or nothing is left for training"

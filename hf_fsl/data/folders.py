@@ -100,7 +100,8 @@ def read_pictures(root: Path, config: DataConfig) -> datasets.DatasetDict | None
     if config.data_files is None:
         splits = _by_first_level(root, pictures, config)
     else:
-        splits = {split: [file for file in found if file in set(pictures)] for split, found in matched.items()}
+        known = set(pictures)
+        splits = {split: [file for file in found if file in known] for split, found in matched.items()}
     return _described(splits, metadata, config) if metadata else _in_class_folders(splits, root, config)
 
 

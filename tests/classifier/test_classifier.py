@@ -193,6 +193,7 @@ def test_pictures_are_not_given_to_a_classifier_of_texts(backbone, fitted):
         (TEXTS[:2], [b"a", b"b"], "A label is a text, .*bytes"),
         (TEXTS[:2], np.array([b"a", b"b"]), "A label is a text, .*bytes"),
         (TEXTS[:2], [Color.RED, Color.BLUE], "A label is a text, .*Color"),
+        (TEXTS[:2], ["a", "\ud83d"], r"A label is a text, .*got '.ud83d'"),
         (TEXTS[:2], [0.5, 1.0], "A label is a text, a whole number or a boolean, got 0.5"),
         (TEXTS[:2], [["a"], ["a", "b"]], r"one label, got several \(\['a'\]\).*multi_label_classification"),
         (TEXTS[:2], np.array([[0, 1], [1, 0]]), "one label, got several"),

@@ -116,6 +116,29 @@ model: {model_name_or_path: n}
     assert read_yaml(tmp_path / "config.yaml")["c"] == {"b": 2}
 
 
+def test_several_labels_are_asked_for_in_one_way(tmp_path):
+    text = "data: {path: u/d, text_column: text, label_column: [a, b], label_separator: ';'}\n"
+    found = problems(tmp_path, text + "model: {model_name_or_path: m}\n")
+    assert [problem.split(";")[0] for problem in found] == [
+        "data.label_column: several columns are for problem_type multi_label_classification",
+        "data.label_separator: is for problem_type multi_label_classification",
+        "data.label_separator: splits the texts of one label_column, got ['a', 'b']",
+    ]
+    found = problems(tmp_path, "data: {path: u/d, text_column: text, label_column: [a], problem_type: "
+                     "multi_label_classification}\nmodel: {model_name_or_path: m}\n")  # fmt: skip
+    assert found == ["data.label_column: one name, or a list of two or more, each once; got ['a']"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [("label_column", "[a, b]", ["a", "b"]), ("label_column", "kind", "kind"), ("label_separator", ",", ",")],
+)
+def test_fields_of_several_labels_on_the_command_line(field, text, value):
+    multi = ["--data.problem_type", "multi_label_classification"]
+    config = load_config(FineTuneConfig, None, [*MINIMAL, *multi, f"--data.{field}", text])
+    assert getattr(config.data, field) == value
+
+
 def test_text_that_is_no_regular_expression_is_refused(tmp_path):
     text = """
 data: {path: u/d, text_column: text}
