@@ -158,7 +158,7 @@ def _belongs(module: nn.Module, key: str) -> bool:
 
 
 def _finite(value: torch.Tensor) -> bool:
-    if value.is_meta or not value.is_floating_point():
+    if value.is_meta or not value.is_floating_point() or value.dtype.itemsize == 1:  # of 8 bits, torch compares none
         return True
     low, high = value.detach().aminmax()  # NaN comes through; no copy is made
     return bool(low.isfinite() & high.isfinite())
