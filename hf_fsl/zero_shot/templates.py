@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hf_fsl.backbones.items import check_text
 from hf_fsl.errors import UserError
 from hf_fsl.placeholders import has_one_place
 
@@ -24,6 +25,7 @@ def as_labels(labels: Any) -> list[str]:
 
     Raises:
         ZeroShotError: none, an empty one, one that is no text, one that occurs twice, or a set of them.
+        BackboneError: one with half a character in it.
     """
     if isinstance(labels, (set, frozenset, Mapping)) or not isinstance(labels, Iterable):
         raise ZeroShotError(
@@ -36,6 +38,8 @@ def as_labels(labels: Any) -> list[str]:
     wrong = [label for label in given if not isinstance(label, str) or not label.strip()]
     if wrong:
         raise ZeroShotError(f"A candidate label is a text that is not empty, got {wrong[0]!r} in {given}.")
+    for label in given:
+        check_text(label, f"The candidate label {label!r}")
     twice = sorted(label for label, count in Counter(given).items() if count > 1)
     if twice:
         raise ZeroShotError(f"Candidate labels must differ; more than once: {', '.join(twice)}. Give each once.")
