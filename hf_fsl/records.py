@@ -56,6 +56,8 @@ class DataRecord:
     name: str | None = None
     revision: str | None = None
     """The commit that was read, where the source has one."""
+    public: bool | None = None
+    """Whether anybody may read it on the Hub; a record that is published knows."""
     license: str | None = None
     splits: dict[str, SplitRecord] = field(default_factory=dict)
     """Keys: train, validation, test."""
@@ -272,6 +274,12 @@ class RunRecord(Plain):
     def class_names(self) -> list[str]:
         """What the test examples were put into."""
         return self.candidate_labels or list(self.task["label_names"])
+
+    @property
+    def shown_examples(self) -> list[dict[str, Any]]:
+        """The examples that may be published: of public data, or of data whose owner says so."""
+        shared = self.data.public or self.config.get("hub", {}).get("share_examples", False)
+        return self.examples if shared else []
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from hf_fsl.errors import UserError
 
 _PACKAGE = Path(__file__).parent
+_PATH = re.compile(r"(?:(?<![\w.~:/\\-])|(?<=://)|(?<=:///))/(?!/)[^\s'\"`,;|<>()\[\]{}]+")
+"""An absolute path in a text, or in the address of a local file; not the path of a URL."""
+_PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
 
 
 def recipes_folder() -> Path:
@@ -55,7 +61,41 @@ def portable(path: str) -> str:
     given = Path(path)
     if given.is_relative_to(recipes_folder()):
         return f"recipes/{given.relative_to(recipes_folder()).as_posix()}"
-    return given.relative_to(Path.cwd()).as_posix() if given.is_relative_to(Path.cwd()) else given.name
+    return given.relative_to(Path.cwd()).as_posix() if given.is_relative_to(Path.cwd()) else given.name or path
+
+
+def portable_text(text: str) -> str:
+    """A text with :func:`portable` in place of the paths of this machine, and without passwords in addresses.
+
+    What merely begins with a slash, such as a class called ``/r/python``, is no path of this machine.
+    """
+    if os.path.isabs(text) and _is_here(text):
+        return portable(text)
+    text = _PASSWORD.sub(r"\1:***@", text)
+    return _PATH.sub(lambda found: portable(found[0]) if _is_here(found[0]) else found[0], text)
+
+
+def portable_values(value: Any) -> Any:
+    """:func:`portable_text` of every string in nested lists and mappings; keys stay."""
+    if isinstance(value, str):
+        return portable_text(value)
+    if isinstance(value, dict):
+        return {name: portable_values(item) for name, item in value.items()}
+    return [portable_values(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def machine_folders() -> list[Path]:
+    """Folders whose names are private to this machine or its user: home, working folder, temporary files, cache."""
+    cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    named = [Path.home(), Path.cwd(), Path(tempfile.gettempdir()), cache]
+    return list(dict.fromkeys(path for folder in named for path in (folder, folder.resolve()) if path != path.parent))
+
+
+def _is_here(path: str) -> bool:
+    try:
+        return any(Path(path).is_relative_to(folder) for folder in machine_folders()) or Path(path).exists()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
 
 
 def _first_existing(*folders: Path) -> Path:

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
 from hf_fsl.config.sections import repo_id_problem
 from hf_fsl.files import remove, temporary_beside, write_text
-from hf_fsl.hub.bundle import refuse_pickles, write_bundle
+from hf_fsl.hub.bundle import refuse_pickles, save_parts, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
+from hf_fsl.hub.privacy import forget_sources
 from hf_fsl.hub.push import PublishError, PushResult, UselessModel, push_folder
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import verify_model
@@ -31,6 +33,7 @@ from hf_fsl.metrics import bootstrap_interval
 from hf_fsl.modeling.export import Exported, export_model
 from hf_fsl.modeling.loading import FOLDER
 from hf_fsl.records import RunRecord
+from hf_fsl.resources import portable
 from hf_fsl.tasks import Task
 
 ENOUGH = 30
@@ -60,7 +63,7 @@ def save(
         ExportError: ``stock=True``, and the head does not fold.
         FewShotError: ``folder`` is a file.
     """
-    return _write(classifier, folder, export(classifier, stock), repo_id or folder.as_posix())
+    return _write(classifier, folder, export(classifier, stock), repo_id or portable(folder.as_posix()))
 
 
 def push(
@@ -74,11 +77,14 @@ def push(
     commit_message: str | None = None,
     create_pr: bool = False,
     push_anyway: bool = False,
+    share_examples: bool = False,
 ) -> PushResult:
     """Saves, verifies in a fresh process, and pushes as one commit.
 
     Args:
         push_anyway: also a classifier that left-out examples do not show to be of any use.
+        share_examples: whether the card shows two of the texts that the classifier was fitted on, for everybody to
+            read.
 
     Raises:
         UselessModel: on at least ``ENOUGH`` examples, each classified by a head fitted without it, it is not
@@ -99,7 +105,7 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rpartition("/")[2]
         exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
-        _write(classifier, folder, exported, repo_id)
+        _write(classifier, folder, exported, repo_id, classifier.sample_[:2] if share_examples else [])
         trained = classifier.logits(inputs)
         reference = reference_logits(exported.model, exported.processor, inputs, trained)
         verify_model(folder, task_of(classifier), inputs, reference)
@@ -121,14 +127,16 @@ def doubt_of(classifier: FewShotClassifier) -> str | None:
     return not_above(measured, floor, "accuracy", "always the same answer, the most frequent one")
 
 
-def _write(classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str) -> Path:
+def _write(
+    classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str, examples: Sequence[Any] = ()
+) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FewShotError(f"{folder} is a file, and a model is saved into a folder. Give the name of one.")
     with temporary_beside(folder, folder=True, inside=True) as building:
-        exported.model.save_pretrained(building)
-        exported.processor.save_pretrained(building)
+        save_parts(building, exported.model, exported.processor)
         _save_adapter(classifier, building)
-        write_text(building / "README.md", _card(classifier, exported, repo))
+        forget_sources(building)
+        write_text(building / "README.md", _card(classifier, exported, repo, examples))
         refuse_pickles(building)
         _merge(building, folder)
     classifier.state_.save(folder)  # last: it belongs to weights and processor as they are there now
@@ -220,10 +228,11 @@ def _save_adapter(classifier: FewShotClassifier, folder: Path, trained: Adapted 
         adapted.save_adapter(folder / "adapter")
 
 
-def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:
-    state, name = classifier.state_, classifier.backbone_.name.partition("@")[0]
+def _card(classifier: FewShotClassifier, exported: Exported, repo: str, examples: Sequence[Any]) -> str:
+    state, name = classifier.state_, portable(classifier.backbone_.name.partition("@")[0])
     names = [str(one) for one in classifier.classes_]
     text = state.modality == "text"
+    texts = list(examples) if text else []
     values = {
         "title": repo.rpartition("/")[2],
         "repo": repo,
@@ -231,6 +240,7 @@ def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:
         "adapted": classifier.adapted_ is not None,
         "modality": state.modality,
         "names": names,
+        "examples": texts,
         "shots": dict(zip(names, state.counts, strict=True)),
         "published_as": exported.reason,
         "stock": exported.stock,
@@ -240,6 +250,8 @@ def _card(classifier: FewShotClassifier, exported: Exported, repo: str) -> str:
         "limit": classifier.backbone_.token_limit if text else None,
     }
     metadata: dict[str, Any] = {"pipeline_tag": f"{state.modality}-classification"}
+    if texts:
+        metadata["widget"] = [{"text": one} for one in texts]
     if is_hub_id(name):
         metadata |= {"base_model": name, "base_model_relation": "finetune"}
     return render_classifier_card(values, metadata)

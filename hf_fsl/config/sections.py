@@ -317,6 +317,8 @@ class HubConfig:
     license: str | None = None
     language: str | None = None
     tags: list[str] = field(default_factory=list)
+    share_examples: bool = False
+    """Whether the card shows inputs of the test split where the data set is not public on the Hub."""
 
     def problems(self) -> Iterator[str]:
         if self.push_to_hub and self.hub_model_id is None:

@@ -13,6 +13,7 @@ from hf_fsl.errors import UserError
 from hf_fsl.files import put_in_place, temporary_beside, write_text
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
 from hf_fsl.hub.figures import confused_pairs_figure, confusion_figure, episodes_figure, methods_figure
+from hf_fsl.hub.privacy import forget_sources, published
 from hf_fsl.records import RunRecord
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -29,7 +30,8 @@ def write_bundle(
 ) -> Path:
     """Writes weights, configuration, processor, card, record, figures and adapter.
 
-    Everything is built beside the folder and then renamed, so that an earlier bundle is replaced by a whole one.
+    Everything is built beside the folder and then renamed, so that an earlier bundle is replaced by a whole one. It
+    names no path of this machine, and no examples of data that are not public.
 
     Args:
         model: the stock model, adapter merged, with the label names in its config.
@@ -44,11 +46,9 @@ def write_bundle(
     Raises:
         UserError: the model or its processor would save a pickle. An earlier bundle is left as it was.
     """
-    folder = Path(folder)
+    folder, record = Path(folder), published(record)
     with whole_folder(folder) as building:
-        model.save_pretrained(building)
-        for part in processor if isinstance(processor, Sequence) else [processor]:
-            part.save_pretrained(building)
+        save_parts(building, model, *(processor if isinstance(processor, Sequence) else [processor]))
         if adapter_dir is not None:
             copy_adapter(adapter_dir, building / "adapter", record.model.base_model)
         if more is not None:
@@ -80,6 +80,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder``, which takes its place when the block ends well. Raises UserError for pickles."""
     with temporary_beside(folder, folder=True) as building:
         yield building
+        forget_sources(building)
         refuse_pickles(building)
         put_in_place(building, folder)
 
@@ -89,6 +90,13 @@ def refuse_pickles(folder: Path) -> None:
     pickles = [path.name for path in folder.rglob("*") if path.suffix.lower() in _PICKLES]
     if pickles:
         raise UserError(f"A bundle holds no pickles, but this model saves {', '.join(pickles)}.")
+
+
+def save_parts(folder: Path, *parts: Any) -> None:
+    """Model and processors as they save themselves, without the folders that they were loaded from."""
+    for part in parts:
+        part.save_pretrained(folder)
+    forget_sources(folder)
 
 
 def copy_adapter(source: Path, target: Path, base_model: str) -> None:

@@ -54,7 +54,7 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         metric_names=METRIC_NAMES,
         recalls=_recalls(record),
         config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
-        on_hub=is_hub_id,
+        data_on_hub=is_published(record.data.path, record.data.revision),
         hub=hub,
         method=_method(record),
         examples=_examples(record),
@@ -115,12 +115,11 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
         for name, value in record.metrics.items()
         if math.isfinite(value.value)
     ]
-    # A folder's name may look like an id, and be gone when a card is rendered again; what the Hub gave has a revision.
-    on_hub = is_hub_id(record.model.base_model) and record.model.base_revision is not None
+    on_hub = is_published(record.model.base_model, record.model.base_revision)
     optional: dict[str, Any] = {
         "base_model": record.model.base_model if on_hub else None,
         "base_model_relation": "finetune" if on_hub and (record.runs or record.head) else None,
-        "datasets": [data.path] if is_hub_id(data.path) else None,
+        "datasets": [data.path] if is_published(data.path, data.revision) else None,
         "license": hub.get("license"),
         "language": hub.get("language"),
     }
@@ -132,7 +131,7 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
         model_name=(repo_id or "model").rpartition("/")[2],
         eval_results=results,
         widget=[{"text": row["input"]} for row in _examples(record)]
-        if tag == "text-classification" and task.modality == "text"
+        if tag == "text-classification" and task.modality == "text" and record.shown_examples
         else None,
         **{key: value for key, value in optional.items() if value is not None},
     )
@@ -140,7 +139,7 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
 
 def eval_results(record: RunRecord) -> str | None:
     """The measurements in the ``.eval_results`` format; None for a data set that is not on a Hub."""
-    if not is_hub_id(record.data.path):
+    if not is_published(record.data.path, record.data.revision):
         return None
     split = record.data.splits["test"].name
     entries = [
@@ -165,6 +164,14 @@ def is_hub_id(name: str) -> bool:
     return bool(looks_like_one) and not Path(name).exists()
 
 
+def is_published(name: str, revision: str | None) -> bool:
+    """Whether a model or data set came from the Hub.
+
+    A folder's name may look like an id, and be gone when a card is rendered again; what the Hub gave has a revision.
+    """
+    return revision is not None and is_hub_id(name)
+
+
 def _method(record: RunRecord) -> str:
     """How the backbone was adapted; of an adapter taken from a ``peft_config``, the type that is in there."""
     adapter = record.model.adapter
@@ -183,8 +190,9 @@ def _method_tags(record: RunRecord, method: str) -> list[str]:
 
 def _examples(record: RunRecord) -> list[dict[str, Any]]:
     """Two examples for the snippet, short ones where there are any."""
-    short = [row for row in record.examples if len(_code(row["input"])) <= _SHORT]
-    return (short or record.examples)[:2]
+    shown = record.shown_examples
+    short = [row for row in shown if len(_code(row["input"])) <= _SHORT]
+    return (short or shown)[:2]
 
 
 def _metric_args(name: str, value: Measurement) -> dict[str, Any] | None:

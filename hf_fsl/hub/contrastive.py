@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 
 from hf_fsl.contrastive_record import ContrastiveRecord
 from hf_fsl.files import write_text
-from hf_fsl.hub.bundle import copy_adapter, whole_folder
+from hf_fsl.hub.bundle import copy_adapter, save_parts, whole_folder
 from hf_fsl.hub.contrastive_cards import render_contrastive_card
+from hf_fsl.hub.privacy import published
 from hf_fsl.hub.verify import TOLERANCE, BundleMismatch, Verification, note_verified, portable_input
 
 _STRANGER = Path(__file__).with_name("contrastive_stranger.py")
@@ -63,10 +64,9 @@ def write_dual_encoder_bundle(
     Returns:
         The folder, replaced as a whole.
     """
+    record = published(record)
     with whole_folder(folder) as building:
-        model.save_pretrained(building)
-        tokenizer.save_pretrained(building)
-        image_processor.save_pretrained(building)
+        save_parts(building, model, tokenizer, image_processor)
         for tower, source in (adapters or {}).items():
             copy_adapter(source, building / "adapter" / tower, getattr(record, tower).source)
         record.save(building / "run_record.json")

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_fsl.contrastive_record import ContrastiveRecord
-from hf_fsl.hub.cards import card_template, is_hub_id
+from hf_fsl.hub.cards import card_template, is_published
 
 PIPELINE_TAG = "zero-shot-image-classification"
 MEASURED = {
@@ -35,7 +35,7 @@ def render_contrastive_card(record: ContrastiveRecord, *, repo_id: str | None = 
         title=repo_id.rpartition("/")[2] if repo_id else output.name,
         repo=repo_id or (output / "bundle").as_posix(),
         hub=hub,
-        on_hub=is_hub_id,
+        data_on_hub=is_published(record.data.path, record.data.revision),
         measured=MEASURED,
         seen=sorted(set(record.data.splits["train"].class_counts) & set(record.data.splits["test"].class_counts)),
         template=record.config["data"]["label_templates"][0],
@@ -68,11 +68,15 @@ def contrastive_card_data(record: ContrastiveRecord, repo_id: str | None) -> Mod
         for split, rows in record.tests.items()
         for name, row in rows.items()
     ]
-    bases = list(dict.fromkeys(tower.source for tower in (record.image, record.text) if is_hub_id(tower.source)))
+    bases = list(
+        dict.fromkeys(
+            tower.source for tower in (record.image, record.text) if is_published(tower.source, tower.revision)
+        )
+    )
     optional: dict[str, Any] = {
         "base_model": bases or None,
         "base_model_relation": "finetune" if bases else None,
-        "datasets": [data.path] if is_hub_id(data.path) else None,
+        "datasets": [data.path] if is_published(data.path, data.revision) else None,
         "license": hub.get("license"),
         "language": hub.get("language"),
     }

@@ -17,6 +17,7 @@ from hf_fsl.config import HubConfig
 from hf_fsl.errors import UserError
 from hf_fsl.hub.any_record import AnyRecord, load_record, pipeline_tag, render
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
+from hf_fsl.hub.privacy import require_no_local_paths
 from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
 from hf_fsl.hub.worth import WAY_OUT, doubt
 
@@ -64,6 +65,7 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
         BundleMismatch: the bundle was never verified, or changed since.
         UselessModel: by its record, it is not measurably better than no model, and neither ``hub.push_anyway`` nor
             that of its run says that it is pushed all the same.
+        LocalPathError: a file of it names a folder of this machine.
         PublishError: the Hub refused, or could not be reached. Nothing half-written is left; repeat the push.
     """
     verification = require_verified(bundle)
@@ -80,7 +82,8 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
     card = _card(bundle, record, verification, hub.hub_model_id)
     message = hub.commit_message or f"Upload {pipeline_tag(record)} model made with hf_fsl"
     again = f"The bundle is whole in {bundle}; repeat with: {_command(bundle, hub)}"
-    return push_files(_files(bundle) | {"README.md": card}, hub, message, again, token=token, endpoint=endpoint)
+    files = _files(bundle) | {"README.md": card}
+    return push_files(files, hub, message, again, folder=bundle.parent, token=token, endpoint=endpoint)
 
 
 def push_folder(folder: Path, hub: HubConfig, *, token: str | None = None) -> PushResult:
@@ -94,6 +97,7 @@ def push_files(
     message: str,
     again: str,
     *,
+    folder: Path | None = None,
     token: str | None = None,
     endpoint: str | None = None,
 ) -> PushResult:
@@ -102,10 +106,13 @@ def push_files(
     Args:
         files: path in the repository -> a file's path, or its bytes.
         again: how the push is repeated, for the error.
+        folder: where they were made, which none of them may name.
 
     Raises:
+        LocalPathError: a file names a folder of this machine.
         PublishError: see :func:`push_bundle`.
     """
+    require_no_local_paths(files, folder)
     api = HfApi(endpoint=endpoint, token=token)
     try:
         with lfs_where_xet_is_not(api.endpoint):

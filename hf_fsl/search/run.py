@@ -18,7 +18,7 @@ from hf_fsl.hub.bundle import copy_adapter
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.records import RunRecord
 from hf_fsl.reporting import compare
-from hf_fsl.resources import portable
+from hf_fsl.resources import portable, portable_values
 from hf_fsl.search.gradient import gradient_family
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.report import SearchReport, build_report, figures
@@ -179,13 +179,9 @@ def fine_tune_yaml(member: Member, public: bool = False) -> str:
         output_dir=f"outputs/{member.name}",
         training=dataclasses.replace(member.config.training, resume_from_checkpoint=None),
     )
-    if public:
-        config = dataclasses.replace(
-            config,
-            data=dataclasses.replace(config.data, path=portable(config.data.path)),
-            model=dataclasses.replace(config.model, model_name_or_path=portable(config.model.model_name_or_path)),
-        )
     fields = {"recipe": "fine_tune", **_sparse(config)}
+    if public:
+        fields = portable_values(fields)
     head = f"# {member.name}: {member.architecture}\n#\n#   accelerate launch recipes/fine_tune.py --config FILE\n"
     return head + str(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
 

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 
+import httpx2
 import numpy as np
 import pytest
 import torch
 from encoders import pictures as draw
 from encoders import save_encoder
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from launching import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -47,6 +48,8 @@ def backbone(tmp_path_factory):
 def test_what_is_loaded_predicts_refuses_and_grows_as_what_was_saved(backbone, head, tmp_path):
     classifier = FewShotClassifier(backbone, head=head, coverage=0.7, keep_support=True).fit(TEXTS, LABELS)
     classifier.save_pretrained(tmp_path / "model")
+    for name in ("README.md", "config.json", "few_shot/state.json"):
+        assert str(tmp_path) not in (tmp_path / "model" / name).read_text(), "paths of this machine stay here"
     again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
     assert again.classes_.tolist() == classifier.classes_.tolist() and again.reason_ == classifier.reason_
     for one in (classifier, again):
@@ -190,6 +193,11 @@ def test_a_class_of_words_alone_leaves_refusal_as_it_was(backbone):
     assert classifier.add_examples(WATER, WATER_LABELS).state_.refusal.means.shape[0] == 3
 
 
+def _card(endpoint):
+    answer = httpx2.get(f"{endpoint}/me/few/raw/main/README.md", headers={"Authorization": "Bearer secret"})
+    return ModelCard(answer.raise_for_status().text)
+
+
 @pytest.mark.slow
 def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -200,10 +208,15 @@ def test_an_adapted_model_is_pushed_with_its_adapter_and_loaded_from_the_hub(bac
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         result = classifier.push_to_hub("me/few", token="secret")
         files = HfApi(endpoint=endpoint, token="secret").list_repo_files("me/few")
+        card = _card(endpoint)
+        assert TEXTS[0] not in card.content and 'classify("a text")' in card.content
         assert result.changed and {"adapter/adapter_config.json", "few_shot/state.json", "README.md"} <= set(files)
         with monkeypatch.context() as patch:  # the same model was verified a moment ago
             patch.setattr(publishing, "verify_model", lambda *_: (0.0, 1.0))
             assert not classifier.push_to_hub("me/few", token="secret").changed
+            assert classifier.push_to_hub("me/few", token="secret", share_examples=True).changed
+            card = _card(endpoint)
+            assert f'classify("{TEXTS[0]}")' in card.text and card.data.widget[0] == {"text": TEXTS[0]}
         loaded = FewShotClassifier.from_pretrained(str(classifier.save_pretrained(tmp_path / "model")))
         assert loaded.push_to_hub("me/copy", token="secret").changed
         with pytest.raises(NotFittedError):
