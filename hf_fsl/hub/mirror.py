@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, constants
@@ -13,26 +13,25 @@ from huggingface_hub.utils.sha import git_hash
 Operation = CommitOperationAdd | CommitOperationDelete
 
 
+def remote_files(api: HfApi, repo: str, *, kind: str = "model", revision: str | None = None) -> dict[str, RepoFile]:
+    """The files of a repository by their paths."""
+    tree = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
 def differences(
-    api: HfApi,
-    repo: str,
-    files: Mapping[str, str | bytes],
-    *,
-    kind: str = "model",
-    revision: str | None = None,
-    delete: bool = True,
+    remote: Mapping[str, RepoFile], files: Mapping[str, str | bytes], owned: Container[str]
 ) -> list[Operation]:
     """What to commit for a repository to hold these files; empty where it does.
 
     Args:
+        remote: what it holds, see :func:`remote_files`.
         files: path in the repository -> local path, or content.
-        delete: whether files go that only the repository has; ``.gitattributes`` stays.
+        owned: files that go where only the repository has them.
     """
-    tree = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
-    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
     changed: list[Operation] = [add for add in additions if not _same(add, remote.get(add.path_in_repo))]
-    gone = sorted(set(remote) - set(files) - {".gitattributes"}) if delete else []
+    gone = sorted(name for name in set(remote) - set(files) if name in owned)
     return [*changed, *(CommitOperationDelete(name) for name in gone)]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,16 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Revisio
 from hf_fsl.config import HubConfig
 from hf_fsl.errors import UserError
 from hf_fsl.hub.any_record import AnyRecord, load_record, pipeline_tag, render
-from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
+from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not, remote_files
+from hf_fsl.hub.ownership import Plan, plan
 from hf_fsl.hub.privacy import require_no_local_paths
 from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
 from hf_fsl.hub.worth import WAY_OUT, doubt
+
+_TRIES = 4
+_LONGEST_PAUSE = 120.0
+"""Seconds; a server that asks for more is left alone, and the push ends."""
+_BUSY = (429, 502, 503, 504)
 
 
 class PublishError(UserError, RuntimeError):
@@ -30,6 +40,10 @@ class UselessModel(PublishError):
     """A push of a model that is not known to be better than no model at all."""
 
 
+class _Overtaken(Exception):
+    """Somebody committed between two tries of a push."""
+
+
 @dataclass(frozen=True)
 class PushResult:
     """Where a bundle went. ``changed`` is False where the repository, or an open pull request, already held it all."""
@@ -38,11 +52,13 @@ class PushResult:
     commit: str
     changed: bool
     pull_request: str | None = None
+    note: str = ""
+    """What became of a card that others had edited."""
 
     def __str__(self) -> str:
-        if self.pull_request:
-            return f"{'Opened' if self.changed else 'Nothing new for'} {self.pull_request}"
-        return f"{'Pushed to' if self.changed else 'Nothing new for'} {self.url} ({self.commit[:12]})"
+        where = self.pull_request or f"{self.url} ({self.commit[:12]})"
+        done = ("Opened" if self.pull_request else "Pushed to") if self.changed else "Nothing new for"
+        return f"{done} {where}{f'. {self.note}' if self.note else ''}"
 
 
 def publish(
@@ -59,7 +75,10 @@ def publish(
 
 
 def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpoint: str | None = None) -> PushResult:
-    """Pushes a verified bundle as one commit; files that the bundle no longer has are deleted.
+    """Pushes a verified bundle as one commit.
+
+    Files of an earlier push that the bundle no longer has are deleted; what others put into the repository stays, and
+    so do their edits of the card.
 
     Raises:
         BundleMismatch: the bundle was never verified, or changed since.
@@ -101,7 +120,10 @@ def push_files(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> PushResult:
-    """Makes a repository hold these files and no others, in one commit.
+    """Makes a repository hold these files, in one commit, beside what others put there.
+
+    What a busy or failing server, or a lost connection, keeps from being done is tried again. A commit that may have
+    been made is not made twice: it builds on the commit that the first try found, or not at all.
 
     Args:
         files: path in the repository -> a file's path, or its bytes.
@@ -114,22 +136,38 @@ def push_files(
     """
     require_no_local_paths(files, folder)
     api = HfApi(endpoint=endpoint, token=token)
-    try:
-        with lfs_where_xet_is_not(api.endpoint):
-            return _push(api, str(hub.hub_model_id), files, message, hub)
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise _translated(error, hub, again) from error
+    heads: list[str] = []
+    attempt = 0
+    while True:
+        try:
+            with lfs_where_xet_is_not(api.endpoint):
+                return _push(api, str(hub.hub_model_id), files, message, hub, heads)
+        except UserError:
+            raise
+        except Exception as error:  # answers that no Hub gives end in any of them
+            seconds = _pause(error, attempt)
+            if seconds is None:
+                raise _translated(error, hub, again) from error
+            time.sleep(seconds)
+            attempt += 1
 
 
-def _push(api: HfApi, repo: str, files: Mapping[str, str | bytes], message: str, hub: HubConfig) -> PushResult:
+def _push(
+    api: HfApi, repo: str, files: Mapping[str, str | bytes], message: str, hub: HubConfig, heads: list[str]
+) -> PushResult:
+    """One try of a push. ``heads`` are the commits that this and earlier tries found."""
     url = str(api.create_repo(repo, private=hub.hub_private_repo, exist_ok=True))
-    head = _head(api, repo, hub.revision)
-    operations = differences(api, repo, files, revision=head)
+    heads.append(head := _head(api, repo, hub.revision))
+    remote = remote_files(api, repo, revision=head)
+    planned = plan(api, repo, head, list(remote), files)
+    operations = differences(remote, planned.files, planned.owned)
     if not operations:
-        return PushResult(url, head, changed=False)
-    opened = _pull_request(api, repo, files, message) if hub.create_pr else None
+        return PushResult(url, head, changed=head != heads[0])
+    opened = _pull_request(api, repo, planned, message) if hub.create_pr else None
     if opened is not None:
-        return PushResult(url, opened[1], changed=False, pull_request=opened[0])
+        return PushResult(url, opened[1], changed=len(heads) > 1, pull_request=opened[0])
+    if head != heads[0]:
+        raise _Overtaken
     commit = api.create_commit(
         repo,
         operations,
@@ -138,10 +176,10 @@ def _push(api: HfApi, repo: str, files: Mapping[str, str | bytes], message: str,
         create_pr=hub.create_pr,
         parent_commit=head,
     )
-    return PushResult(url, commit.oid, commit.oid != head, commit.pr_url)
+    return PushResult(url, commit.oid, commit.oid != head, commit.pr_url, planned.note)
 
 
-def _pull_request(api: HfApi, repo: str, files: Mapping[str, str | bytes], message: str) -> tuple[str, str] | None:
+def _pull_request(api: HfApi, repo: str, planned: Plan, message: str) -> tuple[str, str] | None:
     """URL and commit of an open pull request of this title that holds these files already, as after a lost answer."""
     try:
         pulls = list(api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open"))
@@ -150,7 +188,9 @@ def _pull_request(api: HfApi, repo: str, files: Mapping[str, str | bytes], messa
     title = message.partition("\n")[0]
     for pull in pulls:
         revision = pull.git_reference
-        if pull.title == title and revision and not differences(api, repo, files, revision=revision):
+        if pull.title != title or not revision:
+            continue
+        if not differences(remote_files(api, repo, revision=revision), planned.files, planned.owned):
             return pull.url, str(api.repo_info(repo, revision=revision).sha)
     return None
 
@@ -193,11 +233,8 @@ def _card(bundle: Path, record: AnyRecord, verification: Verification, repo: str
 
 
 def _translated(error: BaseException, hub: HubConfig, again: str) -> PublishError:
-    repo = hub.hub_model_id
-    cause: BaseException | None = error
-    while cause is not None and getattr(cause, "response", None) is None and not _is_connection(cause):
-        cause = cause.__cause__  # an upload's failure is wrapped in a RuntimeError
-    status = getattr(getattr(cause, "response", None), "status_code", None)
+    repo, cause = hub.hub_model_id, _cause(error)
+    status = _status(cause)
     lost = cause is not None and status is None and not isinstance(cause, OfflineModeIsEnabled)
     said = str(getattr(cause, "server_message", None) or "").rstrip(".")
     reasons = {
@@ -206,17 +243,66 @@ def _translated(error: BaseException, hub: HubConfig, again: str) -> PublishErro
         404: f"{repo}, or the revision asked for, is not there, or your token may not see it.",
         409: f"something of that name is in the way: {said or 'a repository or a branch'}.",
         412: f"somebody pushed to {repo} in between. Nothing was overwritten.",
+        429: f"the Hub has had too many requests{_asked_to_wait(cause)}.",
+        503: f"the Hub is not available at the moment{_asked_to_wait(cause)}.",
     }
     if isinstance(cause, OfflineModeIsEnabled):
         reason = "HF_HUB_OFFLINE is set. Unset it."
+    elif isinstance(error, _Overtaken):
+        reason = reasons[412]
     elif status in reasons:
         reason = reasons[status]
     elif lost:
         # A commit whose answer was lost may be there all the same; the next push finds out.
         reason = f"the connection to the Hub was lost ({type(cause).__name__}: {cause})."
+    elif isinstance(error, (json.JSONDecodeError, LookupError, TypeError, AttributeError)):
+        reason = (
+            f"what answered is no Hub, or a proxy in its place: its answer cannot be read ({type(error).__name__}: "
+            f"{error}). Look at HF_ENDPOINT."
+        )
     else:
         reason = f"{type(error).__name__}: {error}."
     return PublishError(f"{repo} was not {'confirmed' if lost else 'pushed'}: {reason} {again}")
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """The answer or the lost connection that an error comes from; an upload's is wrapped in a RuntimeError."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "response", None) is None and not _is_connection(cause):
+        cause = cause.__cause__
+    return cause
+
+
+def _status(cause: BaseException | None) -> int | None:
+    return getattr(getattr(cause, "response", None), "status_code", None)
+
+
+def _pause(error: BaseException, attempt: int) -> float | None:
+    """Seconds until a push is tried again; None where it is not."""
+    cause = _cause(error)
+    lost = cause is not None and _is_connection(cause) and not isinstance(cause, OfflineModeIsEnabled)
+    if attempt + 1 == _TRIES or not (lost or _status(cause) in _BUSY):
+        return None
+    asked = _retry_after(cause)
+    if asked is not None and asked > _LONGEST_PAUSE:
+        return None
+    return 2.0**attempt if asked is None else asked
+
+
+def _retry_after(cause: BaseException | None) -> float | None:
+    """The seconds that an answer asks to wait, given as such or as a date."""
+    said = getattr(getattr(cause, "response", None), "headers", {}).get("retry-after", "")
+    if said.isascii() and said.isdecimal():
+        return float(said[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _asked_to_wait(cause: BaseException | None) -> str:
+    seconds = _retry_after(cause)
+    return "" if seconds is None else f", and asks to wait for {seconds:.0f} seconds"
 
 
 def _is_connection(error: BaseException) -> bool:

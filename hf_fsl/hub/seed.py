@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from hf_fsl.errors import UserError
-from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not
+from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not, remote_files
 from hf_fsl.hub.overlay import whole_model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -77,8 +77,10 @@ def _push(api: HfApi, repo: str, kind: str, folder: Path) -> str:
     """Pushes what differs, in one commit. Returns what was done, in words."""
     api.create_repo(repo, repo_type=kind, exist_ok=True)
     local = _files(folder)
+    remote = remote_files(api, repo, kind=kind)
     # Of a data set, a left-over shard would silently be part of the data.
-    changed = differences(api, repo, local, kind=kind, delete=kind == "dataset")
+    owned = remote.keys() - {".gitattributes"} if kind == "dataset" else ()
+    changed = differences(remote, local, owned)
     if not changed:
         return "already there"
     api.create_commit(repo, changed, commit_message=f"Seed {repo}", repo_type=kind)

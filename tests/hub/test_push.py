@@ -16,7 +16,7 @@ from hf_fsl.config import HubConfig
 from hf_fsl.hub import push as module
 from hf_fsl.hub.mirror import lfs_where_xet_is_not
 from hf_fsl.hub.push import PublishError, PushResult, publish
-from hf_fsl.hub.verify import BundleMismatch
+from hf_fsl.hub.verify import BundleMismatch, require_verified
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def test_push_is_one_commit_of_the_whole_bundle(bundle: Path, endpoint: str, api
     assert info.sha == result.commit and info.private
     assert (info.pipeline_tag, info.library_name) == ("text-classification", "transformers")
     local = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    assert set(api.list_repo_files(REPO)) - {".gitattributes"} == local
+    ours = {".hf_fsl/pushed.json", ".hf_fsl/README.md"}
+    assert set(api.list_repo_files(REPO)) - {".gitattributes"} == local | ours
     for name in local:
         assert content(api, name, tmp_path / "cache") == (bundle / name).read_bytes(), name
 
@@ -42,12 +43,18 @@ def test_second_push_of_the_same_bundle_changes_nothing(bundle: Path, endpoint: 
     assert not second.changed and second.commit == first.commit and len(titles(api)) == 2
 
 
-def test_only_what_differs_is_sent_and_stale_files_go(
+def test_only_what_differs_is_sent_and_our_stale_files_go(
     bundle: Path, endpoint: str, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push(bundle, endpoint)
-    for name in ("stale.txt", "figures/stale.png", ".gitattributes"):
-        api.upload_file(path_or_fileobj=b"\0old", path_in_repo=name, repo_id=REPO)
+    figure, verification = bundle / "figures" / "stale.png", require_verified(bundle)
+    figure.write_bytes(b"\0old")
+    (bundle / "stale.txt").write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "require_verified", lambda _: verification)
+        push(bundle, endpoint)
+    figure.unlink()
+    (bundle / "stale.txt").unlink()
+    api.upload_file(path_or_fileobj=b"theirs", path_in_repo="theirs.txt", repo_id=REPO)
     same_size = b"x" * len((bundle / "tokenizer.json").read_bytes())
     api.upload_file(path_or_fileobj=same_size, path_in_repo="tokenizer.json", repo_id=REPO)
     sent: list[list[str]] = []
@@ -60,8 +67,9 @@ def test_only_what_differs_is_sent_and_stale_files_go(
     monkeypatch.setattr(HfApi, "create_commit", noted)
     assert push(bundle, endpoint, commit_message="again").changed
     adds, deletes = "CommitOperationAdd", "CommitOperationDelete"
-    assert sent == [[f"{adds} tokenizer.json", f"{deletes} figures/stale.png", f"{deletes} stale.txt"]]
-    assert titles(api)[0] == "again" and ".gitattributes" in api.list_repo_files(REPO)
+    changed = [f"{adds} .hf_fsl/pushed.json", f"{adds} tokenizer.json"]
+    assert sent == [[*changed, f"{deletes} figures/stale.png", f"{deletes} stale.txt"]]
+    assert titles(api)[0] == "again" and "theirs.txt" in api.list_repo_files(REPO)
     assert not push(bundle, endpoint).changed
 
 

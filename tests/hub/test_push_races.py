@@ -6,6 +6,8 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,11 @@ from typing import Any
 import pytest
 from hub.pushing import REPO, TOKEN, push, titles
 from huggingface_hub import HfApi
+from starlette.requests import Request
+from starlette.responses import Response
 
+from hf_fsl.hub import push as push_module
+from hf_fsl.hub.local import server
 from hf_fsl.hub.push import PublishError
 
 
@@ -139,7 +145,8 @@ class Proxy:
 
 @pytest.fixture
 def proxy(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    # Uploads are tried six times, for half a minute in all; here without the waits.
+    # Uploads are tried six times, for half a minute in all, and pushes four times; here without the waits.
+    monkeypatch.setattr(push_module, "time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
     made = Proxy(endpoint)
     yield made
@@ -159,11 +166,93 @@ def test_connection_cut_before_the_commit_then_repeated(marker: bytes, bundle: P
     assert len(titles(api)) == 2 and "model.safetensors" in api.list_repo_files(REPO)
 
 
-def test_commit_whose_answer_was_lost_is_found_by_the_next_push(bundle: Path, proxy: Proxy, api: HfApi) -> None:
+def test_commit_whose_answer_was_lost_is_found_by_the_next_try(bundle: Path, proxy: Proxy, api: HfApi) -> None:
     proxy.answer_to = b"/commit/"
-    with pytest.raises(PublishError, match="was not confirmed: the connection to the Hub was lost"):
+    result = push(bundle, proxy.endpoint)
+    assert proxy.drops == 1 and result.changed and result.commit == api.model_info(REPO).sha
+    assert len(titles(api)) == 2 and not push(bundle, proxy.endpoint).changed
+    opened = push(bundle, proxy.endpoint, create_pr=True, commit_message="once", hub_model_id="me/pulls")
+    assert opened.changed and opened.pull_request and len(list(api.get_repo_discussions("me/pulls"))) == 1
+
+
+def test_try_after_a_lost_answer_does_not_undo_what_others_did_since(
+    bundle: Path, proxy: Proxy, api: HfApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def others(_: float) -> None:
+        api.upload_file(path_or_fileobj=b"theirs", path_in_repo="config.json", repo_id=REPO)
+
+    monkeypatch.setattr(push_module, "time", SimpleNamespace(sleep=others))
+    proxy.answer_to = b"/commit/"
+    with pytest.raises(PublishError, match="somebody pushed to me/things in between. Nothing was overwritten"):
         push(bundle, proxy.endpoint)
-    assert proxy.drops
-    proxy.answer_to = None
-    again = push(bundle, proxy.endpoint)
-    assert not again.changed and len(titles(api)) == 2
+    assert len(titles(api)) == 3
+
+
+class Faulty:
+    """A local Hub that gives other answers to some requests, one after the other, before it answers itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: list[Response] = []
+        self.to, self.pauses = "", list[float]()
+        original = server._answer
+
+        async def answer(store: Any, token: Any, request: Request) -> Response:
+            if self.answers and self.to in request.url.path:
+                return self.answers.pop(0)
+            return await original(store, token, request)
+
+        monkeypatch.setattr(server, "_answer", answer)
+        monkeypatch.setattr(push_module, "time", SimpleNamespace(sleep=self.pauses.append))
+        monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
+    return Faulty(monkeypatch)
+
+
+@pytest.mark.parametrize("to", ["/api/repos/create", "/preupload/", "/commit/"])
+def test_a_busy_hub_is_asked_again_when_it_says(
+    to: str, faulty: Faulty, bundle: Path, endpoint: str, api: HfApi
+) -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    faulty.to = to
+    faulty.answers = [
+        Response(status_code=429, headers={"Retry-After": "7"}),
+        Response(status_code=503, headers={"Retry-After": later}),
+        Response("<html>bad gateway</html>", 502),
+    ]
+    assert push(bundle, endpoint).changed and len(titles(api)) == 2
+    if to == "/preupload/":  # which the client itself asks for again
+        return
+    first, second, third = faulty.pauses
+    assert first == 7 and 10 < second <= 20 and third == 4
+
+
+def test_a_hub_that_stays_busy_or_refuses_ends_the_push(
+    faulty: Faulty, bundle: Path, endpoint: str, api: HfApi
+) -> None:
+    faulty.answers, faulty.to = [Response(status_code=503) for _ in range(9)], "/commit/"
+    with pytest.raises(PublishError, match=r"not available at the moment\. The bundle is whole.*repeat with"):
+        push(bundle, endpoint)
+    assert faulty.pauses == [1, 2, 4]
+    faulty.answers = [Response(status_code=429, headers={"Retry-After": "3600"})]
+    with pytest.raises(PublishError, match=r"too many requests, and asks to wait for 3600 seconds\."):
+        push(bundle, endpoint)
+    faulty.answers = [Response(status_code=500)]
+    with pytest.raises(PublishError, match="HfHubHTTPError"):
+        push(bundle, endpoint)
+    assert faulty.pauses == [1, 2, 4] and titles(api) == ["initial commit"]
+
+
+@pytest.mark.parametrize("to", ["/api/repos/create", "/api/models/me/things", "/tree/", "/preupload/", "/commit/"])
+@pytest.mark.parametrize("body", ["<html>Log in to the network</html>", "", "{}", "[]", "null", '"a"', "[" * 20_000])
+def test_answers_that_no_hub_gives_end_in_one_error(
+    to: str, body: str, faulty: Faulty, bundle: Path, endpoint: str
+) -> None:
+    if to == "/tree/" and body in ("[]", "{}"):
+        pytest.skip("an empty repository, to the client")
+    faulty.answers, faulty.to = [Response(body, media_type="application/json")] * 9, to
+    with pytest.raises(PublishError, match="(?s)was not .*The bundle is whole.*repeat with"):
+        push(bundle, endpoint)
+    assert faulty.pauses == []
