@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
@@ -16,6 +17,8 @@ from hf_fsl.files import write_text
 
 T = TypeVar("T")
 _JSON: dict[Any, Any] = {str: str, int: int, float: (int, float), bool: bool}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of pairs, which a string can hold and UTF-8 cannot."""
 
 
 class PlainError(UserError, TypeError, ValueError):
@@ -28,7 +31,8 @@ class Plain:
     INDENT: ClassVar[int] = 2
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=self.INDENT, ensure_ascii=False) + "\n"  # type: ignore[call-overload]
+        text: str = json.dumps(dataclasses.asdict(self), indent=self.INDENT, ensure_ascii=False) + "\n"  # type: ignore[call-overload]
+        return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
     def save(self, path: str | Path) -> Path:
         """Writes it to a temporary name and renames it. Returns the path."""

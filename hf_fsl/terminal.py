@@ -6,8 +6,8 @@ import re
 
 # Control characters move the cursor, rename the window or paste; separators and overrides of direction show a line
 # other than it is; halves of surrogate pairs cannot be encoded. What emoji are joined with is none of these.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_LINES = re.compile(UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -17,5 +17,5 @@ def printable(text: object, *, lines: bool = False) -> str:
         text: anything; ``str`` is taken of it.
         lines: whether it may have lines and tabs of its own, as an error's message does.
     """
-    unsafe = _UNSAFE_IN_LINES if lines else _UNSAFE
+    unsafe = _UNSAFE_IN_LINES if lines else UNSAFE
     return unsafe.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))

@@ -9,6 +9,7 @@ from typing import Any
 from hf_fsl.config import HubConfig
 from hf_fsl.config.sections import repo_id_problem
 from hf_fsl.errors import UserError
+from hf_fsl.terminal import printable
 
 
 def add_commands(commands: Any) -> None:
@@ -64,5 +65,5 @@ def _push(options: argparse.Namespace) -> int:
         push_anyway=options.push_anyway,
     )
     result = push_bundle(Path(options.bundle), hub)
-    print(result)
+    print(printable(result))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_fsl.errors import UserError
+from hf_fsl.terminal import printable
 
 
 def add_commands(commands: Any) -> None:
@@ -43,5 +44,5 @@ def _show(options: argparse.Namespace) -> int:
             "search_adapters, or the URL of the storage that its search.storage names."
         )
     for line in lines(report):
-        print(line)
+        print(printable(line))
     return 0

@@ -17,6 +17,7 @@ from hf_fsl.errors import UserError
 from hf_fsl.records import LOWER_IS_BETTER, Comparison, Measurement, RunRecord, goodness
 from hf_fsl.resources import templates_folder
 from hf_fsl.tasks import Task
+from hf_fsl.terminal import UNSAFE, printable
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -28,6 +29,10 @@ METRIC_NAMES = {
 _HUB_METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation"}
 """Our names -> those of the Hub's metrics, where they differ."""
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+_SPECIAL = re.compile(
+    r"[\\`*|~$]|<(?=[A-Za-z/!?])|\](?=[(\[:])|!(?=\[)|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\."
+)
+_FIRST = re.compile(r"\A(\d{0,9})([#>=]|[-+](?=\s|\Z|-)|[.)](?=\s|\Z))")
 _SHORT = 300
 """Characters of an example that is preferred for the card's snippet."""
 
@@ -85,6 +90,8 @@ def card_template(recipe: str) -> Template:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
         autoescape=False,
+        # What a template puts in is text that others may have written, until a filter says that it is Markdown.
+        finalize=lambda value: value if isinstance(value, Markdown) else _markdown(value),
     )
     environment.filters |= _FILTERS
     try:
@@ -211,10 +218,10 @@ def _verdict(row: Comparison) -> str:
     if low > 0:
         return ""
     if row.of:
-        return "**Worse.**" if high < 0 else "**No measurable difference.**"
+        return Markdown("**Worse.**" if high < 0 else "**No measurable difference.**")
     if high < 0:
-        return "**This model is worse than that baseline.**"
-    return "**This model does not measurably beat that baseline.**"
+        return Markdown("**This model is worse than that baseline.**")
+    return Markdown("**This model does not measurably beat that baseline.**")
 
 
 def _recalls(record: RunRecord) -> list[tuple[str, int, float]]:
@@ -225,33 +232,55 @@ def _recalls(record: RunRecord) -> list[tuple[str, int, float]]:
     return [(name, sum(row), row[i] / sum(row) if sum(row) else float("nan")) for i, (name, row) in enumerate(rows)]
 
 
+class Markdown(str):
+    """What goes into a card as it is; everything else is escaped."""
+
+
 def _number(value: float | None, digits: int = 4) -> str:
-    return "unknown" if value is None or value != value else f"{value:.{digits}f}"
+    return Markdown("unknown" if value is None or value != value else f"{value:.{digits}f}")
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.4f}"
+    return Markdown(f"{value:+.4f}")
 
 
 def _interval(value: Measurement | None) -> str:
     if value is None or value.ci95 is None:
         return "unknown"
-    return f"[{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]"
+    return Markdown(f"[{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]")
 
 
-def _line(text: object) -> str:
-    """Text on one line."""
-    return " ".join(str(text).split())
+def _markdown(value: object) -> str:
+    """Text on one line that is nothing but text in Markdown: no HTML, link, heading, code or cell of its own."""
+    text = str(value)
+    leading, trailing = text[:1].isspace(), text[-1:].isspace()  # of the template's own ", "
+    line = _FIRST.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", _comment(text)))
+    return f"{' ' * leading}{line}{' ' * (trailing and bool(line))}"
 
 
-def _cell(text: object) -> str:
-    """Text that cannot break a Markdown table."""
-    return _line(text).replace("\\", "\\\\").replace("|", "\\|")
+def _comment(value: object) -> str:
+    """Text on one line of code that is not a literal."""
+    return Markdown(printable(" ".join(str(value).split())))
+
+
+def _span(value: object) -> str:
+    """A name as inline code; as text where it cannot be that."""
+    text = str(value)
+    plain = re.fullmatch(r"[^`|<\\\s](?:[^`|<\\\n]*[^`|<\\\s])?", text) and printable(text) == text
+    return Markdown(f"`{text}`" if plain else _markdown(text))
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block of code, its fence longer than any in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown(f"{fence}{language}\n{printable(text.strip(), lines=True)}\n{fence}")
 
 
 def _code(value: object) -> str:
     """A text as a Python literal. Not Jinja's ``tojson``: its halves of surrogate pairs are no emoji in Python."""
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return Markdown(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _range(counts: dict[str, int]) -> str:
@@ -278,13 +307,14 @@ def _or_unknown(value: object) -> str:
 
 _FILTERS = {
     "code": _code,
-    "line": _line,
+    "comment": _comment,
+    "span": _span,
+    "fenced": _fenced,
     "range": _range,
     "verdict": _verdict,
     "number": _number,
     "signed": _signed,
     "interval": _interval,
-    "cell": _cell,
     "bytes": _bytes,
     "duration": _duration,
     "or_unknown": _or_unknown,

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 from hf_fsl.errors import UserError
 from hf_fsl.hub.local import running, serve
 from hf_fsl.hub.local.rules import HubError, check_path, check_ref_name, check_repo
+from hf_fsl.hub.local.store import Store
 
 pytestmark = pytest.mark.usefixtures("online")
 
@@ -141,3 +142,47 @@ def test_pages_show_and_escape(api: HfApi, endpoint: str):
     assert (info.pipeline_tag, info.library_name) == ("text-classification", "transformers")
     assert info.card_data is not None and info.card_data.license == "apache-2.0"
     assert info.tags == ["hf_fsl", "transformers", "text-classification", "license:apache-2.0"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("api/models/me/things/preupload/main", '{"files": [{"path": "a", "size": Infinity, "sample": ""}]}'),
+        ("api/models/me/things/preupload/main", '{"files": [{"path": "a", "size": 1e999, "sample": ""}]}'),
+        ("api/models/me/things/preupload/main", '{"files": [{"path": "a", "size": true, "sample": ""}]}'),
+        ("api/models/me/things/preupload/main", "[" * 100_000),
+        ("api/models/me/things/commit/main", '{"key": "header", "value": ' + "[" * 100_000),
+        ("api/models/me/things/commit/main", '{"key": "lfsFile", "value": {"path": "a", "size": NaN}}'),
+        ("api/repos/create", '{"name": "me/other", "sdk": Infinity}'),
+        ("me/things.git/info/lfs/objects/batch", '{"operation": "upload", "objects": [{"oid": "a", "size": NaN}]}'),
+        ("me/things.git/info/lfs/objects/batch", '{"operation": "upload", "objects": [{"size": ' + "9" * 5000 + "}]}"),
+    ],
+)
+def test_bodies_that_no_client_sends_are_refused(path: str, body: str, endpoint: str, api: HfApi) -> None:
+    api.create_repo("me/things")
+    answer = httpx2.post(f"{endpoint}/{path}", content=body.encode())
+    assert answer.status_code == 400, answer.text
+
+
+@pytest.mark.parametrize("limit", ["9" * 5000, "-1", "x", "\u0663"])
+def test_a_limit_that_is_no_number_is_refused(limit: str, endpoint: str, api: HfApi) -> None:
+    assert httpx2.get(f"{endpoint}/api/models", params={"limit": limit}).status_code == 400
+
+
+def test_refs_of_a_repository_that_is_being_deleted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    repo = store.create("models", "me", "things", {"private": False})
+    assert repo.refs("tags") == {}
+    store.delete("models", "me", "things")
+    with pytest.raises(HubError) as caught:
+        repo.refs("heads")
+    assert caught.value.status == 404
+
+
+def test_a_website_cannot_change_a_hub_whose_token_the_browser_knows(tmp_path: Path) -> None:
+    with running(tmp_path / "hub", token="secret") as endpoint:
+        headers = {"Authorization": "Bearer secret", "Origin": "https://evil.example"}
+        body = {"name": "me/things"}
+        assert httpx2.post(f"{endpoint}/api/repos/create", json=body, headers=headers).status_code == 403
+        headers["Origin"] = endpoint
+        assert httpx2.post(f"{endpoint}/api/repos/create", json=body, headers=headers).status_code == 200

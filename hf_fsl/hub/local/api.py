@@ -15,7 +15,7 @@ from hf_fsl.hub.local import pages, views
 from hf_fsl.hub.local.cards import front_matter
 from hf_fsl.hub.local.commits import apply_commit
 from hf_fsl.hub.local.repo import Repo
-from hf_fsl.hub.local.rules import KINDS, HubError, check_path, check_ref_name
+from hf_fsl.hub.local.rules import KINDS, HubError, check_path, check_ref_name, whole_number
 from hf_fsl.hub.local.store import Store
 from hf_fsl.hub.local.uploads import lfs_batch, verify
 
@@ -126,7 +126,7 @@ def _listing(store: Store, call: Call, kind: str) -> Response:
             rows.append(info)
     if query.get("sort") in ("lastModified", "createdAt"):
         rows.sort(key=lambda info: str(info[query["sort"]]), reverse=True)
-    return JSONResponse(rows[: int(limit)] if limit.isdecimal() else rows)
+    return JSONResponse(rows[: whole_number(limit, "limit")] if limit else rows)
 
 
 def _repo_api(call: Call, repo: Repo, rest: list[str]) -> Response:
@@ -194,7 +194,7 @@ def _preupload(repo: Repo, revision: str, files: Any) -> Response:
     rows = []
     try:
         for file in files:
-            path, size = check_path(file["path"]), int(file["size"])
+            path, size = check_path(file["path"]), whole_number(file["size"], "size")
             lfs = size >= LFS_THRESHOLD or b"\0" in base64.b64decode(file.get("sample", ""))
             known = head.files.get(path)
             rows.append(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_fsl.hub.local.repo import Commit, Entry, Repo
-from hf_fsl.hub.local.rules import HubError, check_path
+from hf_fsl.hub.local.rules import HubError, check_path, json_object
 from hf_fsl.hub.local.storage import Storage
 
 _LONGEST_LINE = 16 << 20  # bounds memory: clients send files from LFS_THRESHOLD on through LFS
@@ -78,7 +77,7 @@ def _read(storage: Storage, body: Path) -> tuple[dict[str, Any], list[_Operation
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json_object(line)
                 key, value = row["key"], dict(row["value"])
             except (KeyError, TypeError, ValueError) as error:
                 raise HubError(400, 'A line of a commit is JSON like {"key": …, "value": {…}}.') from error

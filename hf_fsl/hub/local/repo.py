@@ -87,8 +87,14 @@ class Repo:
     def refs(self, group: str) -> dict[str, str]:
         """The refs of a group (heads, tags or pr): name -> commit id."""
         folder = self.folder / "refs" / group
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        return {urllib.parse.unquote(file.name): file.read_text() for file in files}
+        found = {}
+        try:
+            for file in sorted(folder.iterdir()):
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    found[urllib.parse.unquote(file.name)] = file.read_text()
+        except FileNotFoundError:  # there are none, or the repository went
+            self.require()
+        return found
 
     def move_ref(self, ref: str, oid: str) -> None:
         self.storage.write(self._ref(ref), oid)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 KINDS = ("models", "datasets", "spaces")
 
@@ -25,6 +27,32 @@ class HubError(Exception):
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """A request's JSON object. Raises HubError 400 for what is none, and for numbers that are none in JSON.
+
+    Infinity and NaN are Python's alone, and a nesting that Python's reader cannot follow is of no client.
+    """
+    try:
+        values = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise HubError(400, f"This is not JSON: {str(error) or type(error).__name__}.") from error
+    if not isinstance(values, dict):
+        raise HubError(400, f"A JSON object is wanted, not {type(values).__name__}.")
+    return values
+
+
+def whole_number(value: object, name: str) -> int:
+    """A size or count that a client gave. Raises HubError 400 for what is none that a file could have."""
+    digits = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"[0-9]{1,18}", digits):
+        raise HubError(400, f"{name}: a whole number from 0 on, at most 18 digits. Got {value!r:.50}.")
+    return int(digits)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def check_repo(namespace: str, name: str) -> None:

@@ -7,7 +7,6 @@ import binascii
 import contextlib
 import hmac
 import ipaddress
-import json
 import urllib.parse
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hf_fsl.hub.local.api import Call, respond
-from hf_fsl.hub.local.rules import HubError
+from hf_fsl.hub.local.rules import HubError, json_object
 from hf_fsl.hub.local.storage import Incoming
 from hf_fsl.hub.local.store import Store
 from hf_fsl.hub.local.uploads import signed_size
@@ -51,6 +50,7 @@ async def _answer(store: Store, token: str | None, request: Request) -> Response
     raw = request.scope["raw_path"].decode("latin-1")
     parts = [urllib.parse.unquote(part) for part in raw.removeprefix("/").removesuffix("/").split("/")]
     upload = request.method == "PUT" and len(parts) == 2 and parts[0] == "lfs"
+    _require_own_origin(request)
     if token is None:
         _require_local(request)
     elif not upload and not _has_token(request, token):  # an upload's address is signed instead
@@ -104,13 +104,7 @@ async def _read(request: Request) -> bytes:
 def _parsed(body: bytes, content_type: str) -> dict[str, Any]:
     if content_type.startswith("application/x-www-form-urlencoded"):
         return dict(urllib.parse.parse_qs(body.decode(errors="replace")))
-    try:
-        values = json.loads(body or b"{}")
-    except ValueError as error:
-        raise HubError(400, f"The body is not JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise HubError(400, f"The body is a JSON object, not {type(values).__name__}.")
-    return values
+    return json_object(body or b"{}")
 
 
 def _has_token(request: Request, token: str) -> bool:
@@ -127,11 +121,15 @@ def _has_token(request: Request, token: str) -> bool:
 
 
 def _require_local(request: Request) -> None:
-    """Without a token, loopback is the only guard, and a browser on this machine is behind it: keep websites out."""
+    """Without a token, loopback is the only guard."""
     host = request.url.hostname or ""
-    origin = request.headers.get("origin")
     if not is_loopback(host):
         raise HubError(403, f"This Hub has no token, so it answers to localhost only, not to {host!r:.100}.")
+
+
+def _require_own_origin(request: Request) -> None:
+    """A browser is behind every guard: on this machine, or with the token that it remembers. Keep websites out."""
+    origin = request.headers.get("origin")
     if request.method not in ("GET", "HEAD") and origin not in (None, str(request.base_url).rstrip("/")):
         raise HubError(403, f"A page of {origin!r:.100} asked for a change. This Hub takes none from websites.")
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from hf_fsl.hub.local.rules import HubError
+from hf_fsl.hub.local.rules import HubError, whole_number
 from hf_fsl.hub.local.storage import Storage
 
 _VALID_SECONDS = 24 * 3600
@@ -51,9 +51,9 @@ def verify(storage: Storage, sha256: str, body: dict[str, Any]) -> None:
 
 
 def _object(storage: Storage, base: str, wanted: Any) -> dict[str, Any]:
-    if not isinstance(wanted, dict) or not isinstance(wanted.get("size"), int) or wanted["size"] < 0:
+    if not isinstance(wanted, dict):
         raise HubError(400, "objects: a list of {oid, size}.")
-    sha256, size = wanted.get("oid"), wanted["size"]
+    sha256, size = wanted.get("oid"), whole_number(wanted.get("size"), "size")
     blob = storage.blob(sha256)
     row: dict[str, Any] = {"oid": sha256, "size": size}
     if blob.is_file():
