@@ -41,6 +41,9 @@ def sentences(classes: int, each: int = 8) -> tuple[list[str], np.ndarray]:
 class NumbersAsWords(Backbone):
     """Embeds "0.5 1.0" as that: scikit-learn's checks give numbers, and look at what is made of them."""
 
+    def __repr__(self) -> str:  # part of the tests' names, which all processes of a run must agree on
+        return "NumbersAsWords()"
+
     def __init__(self) -> None:
         self.tokenizer, self.image_processor, self.name = None, None, "numbers"
 
