@@ -14,7 +14,7 @@ from sklearn.exceptions import DataConversionWarning
 from torch import Tensor
 
 from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.items import check_text, item_keys
+from hf_fsl.backbones.items import item_keys
 from hf_fsl.errors import UserError
 from hf_fsl.label_values import contradictions, is_label, is_missing, plain_label
 from hf_fsl.zero_shot.bi_encoder import label_prior
@@ -229,8 +229,6 @@ def read_labels(y: Any) -> list[str | int | float | bool]:
         )
     labels = [plain_label(label) for label in rows]
     texts = [label for label in labels if isinstance(label, str)]
-    for text in texts:
-        check_text(text, f"The label {text!r}")  # it could be learned, and not be saved
     if texts and len(texts) < len(labels):
         other = next(label for label in labels if not isinstance(label, str))
         raise FewShotError(f"Labels are all texts or all numbers, got both: {texts[0]!r} and {other!r}.")

@@ -111,8 +111,3 @@ def test_frames_of_one_column_are_columns_and_others_are_refused(text):
         with pytest.raises(BackboneError, match=why):
             FewShotClassifier(text.backbone).fit(wrong, LABELS)
     assert text.predict([]).shape == (0,)
-
-
-def test_half_a_character_in_a_label_is_refused_before_it_cannot_be_saved(text):
-    with pytest.raises(BackboneError, match="The label 'pet .ud83d' holds half of a surrogate pair"):
-        FewShotClassifier(text.backbone).fit(TEXTS, ["pet \ud83d", *LABELS[1:]])
