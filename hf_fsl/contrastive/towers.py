@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from hf_fsl.adapters import attach_adapter, merge_adapter
+from hf_fsl.adapters.gradients import evaluating
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.texts import check_max_length, token_limit
 from hf_fsl.backbones.tokenizer import load_tokenizer
@@ -181,9 +183,8 @@ def _assembled(
     text, tokenizer, new_in_text = _tower(config.text, "text", config.dtype)
     if config.text.pooling == "mean":
         text = with_mean_pooling(text)
-    if getattr(image.config, "hidden_size", None) is None:
-        # A hierarchy of stages has no one size; the stock class asks for that of what it pools.
-        image.config.hidden_size = image.config.hidden_sizes[-1]
+    # The stock class asks for the size of what is pooled; a hierarchy of stages says nothing of it, or another one.
+    image.config.hidden_size = _pooled_size(config.image, image, images)
     for tower in (image, text):
         tower.config._name_or_path = ""
     settings = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
@@ -229,6 +230,19 @@ def _tower(config: TowerConfig, kind: str, dtype: str) -> tuple[Any, Any, list[s
             f"Set model.{kind}.method to lora or full{', or text.pooling to mean' if kind == 'text' else ''}."
         )
     return model, prepares, missing
+
+
+def _pooled_size(config: TowerConfig, tower: Any, processor: Any) -> int:
+    """The size of what an image tower's pooler gives, measured on a picture."""
+    pixels = processor([Image.linear_gradient("L").convert("RGB")], return_tensors="pt")["pixel_values"]
+    with evaluating(tower), torch.inference_mode():
+        pooled = getattr(tower(pixel_values=pixels.to(tower.dtype)), "pooler_output", None)
+    if pooled is None or pooled.ndim != 2:
+        raise BackboneError(
+            f"model.image: {config.model_name_or_path} ({tower.config.model_type}) gives no pooled embedding of a "
+            "picture, by which two towers are put together. Choose another, such as ViT, DINOv2, ConvNeXt or Swin."
+        )
+    return int(pooled.shape[1])
 
 
 def _made_trainable(tower: Any, config: TowerConfig, fresh: list[str]) -> Any:

@@ -143,3 +143,21 @@ def test_mean_pooling_of_other_layers_is_refused(image_backbone):
 def test_a_classifier_is_no_dual_encoder(text_backbone, image_backbone):
     with pytest.raises(BackboneError, match="does not load as a dual encoder|not a dual encoder"):
         load_towers(DualEncoderConfig(model_name_or_path=str(text_backbone)), ContrastiveLossConfig())
+
+
+def test_an_image_tower_has_the_size_of_what_it_pools_and_pools_something(sentence_encoder, tmp_path):
+    sizes = {"embed_dim": 8, "depths": [1, 1], "focal_levels": [1, 1], "focal_windows": [3, 3], "image_size": 32}
+    plain = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    models = {
+        "focalnet": transformers.FocalNetModel(transformers.FocalNetConfig(**sizes)),
+        "mae": transformers.ViTMAEModel(transformers.ViTMAEConfig(**plain, image_size=32, patch_size=8)),
+    }
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / name)
+    towers = assembled(sentence_encoder, tmp_path / "focalnet")
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, 32, 32)
+        assert towers.encoder.merged().get_image_features(pixel_values=pixels).pooler_output.shape == (2, 32)
+    with pytest.raises(BackboneError, match="mae .vit_mae. gives no pooled embedding of a picture"):
+        assembled(sentence_encoder, tmp_path / "mae")
