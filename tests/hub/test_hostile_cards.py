@@ -97,6 +97,7 @@ def test_a_classifiers_own_card_too() -> None:
     values: dict[str, Any] = {
         "title": "x", "repo": "x", "base": "x", "adapted": False, "modality": "text", "names": ["x"],
         "examples": ["x"], "shots": {"x": 1}, "published_as": "x", "stock": True, "reason": "x", "version": "1",
+        "prompt": "x", "limit": 5,
     }  # fmt: skip
     hostile = {name: HOSTILE if value == "x" else value for name, value in values.items()}
     hostile |= {"names": [HOSTILE], "shots": {HOSTILE: 1}, "examples": [HOSTILE]}
