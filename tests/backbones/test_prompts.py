@@ -101,7 +101,7 @@ def test_a_classifier_and_what_it_saves_keep_the_prompt(tmp_path):
     assert not np.allclose(expected, plain.predict_proba(items), atol=1e-3)
     classifier.save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
-    assert '- Before every text stands the prompt "the good film ", put there by the tokenizer.' in card
+    assert '- Before every text stands the prompt `"the good film "`, put there by the tokenizer.' in card
     assert "- Of a text it reads 64 tokens; what lies beyond is cut off." in card
     again = FewShotClassifier.from_pretrained(str(tmp_path / "saved"))
     np.testing.assert_allclose(again.predict_proba(items), expected, atol=1e-5)
