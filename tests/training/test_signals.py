@@ -102,7 +102,7 @@ def test_a_recipe_ends_with_one_line_and_the_code_of_the_signal(tmp_path):
         "run_recipe(main, ZeroShotNLIConfig, None)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (143, "error: SIGTERM: saved\n"), done
+    assert (done.returncode, done.stderr) == (143, "SIGTERM: saved\n"), done
 
 
 def test_a_checkpoint_is_due_by_time_too(make, split, tmp_path):
