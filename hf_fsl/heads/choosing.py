@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_fsl.heads.errors import HeadError
 from hf_fsl.heads.estimators import fit_head, held_out_logits
-from hf_fsl.heads.named_lda import NamedHeldOut, fitted, label_directions
+from hf_fsl.heads.named_lda import Frame, NamedHeldOut, fitted, label_directions
 from hf_fsl.heads.support import Support, read_support, require_every_class
 from hf_fsl.heads.temperature import best_scale
 from hf_fsl.modeling import CacheHead, LinearHead
@@ -188,7 +188,11 @@ def names_trust(support: Support) -> float:
     Two to one before they are seen. Then by the likelihood of their labels given the names, with logits of root mean
     square 1, against guessing.
     """
-    logits = NamedHeldOut.of(support).names
+    support = support.double()
+    frame = Frame.of(support)
+    names = label_directions(support.prior, frame)
+    assert names is not None
+    logits = support.shifted(frame.middle).features @ names.mT / frame.unit
     logits = logits - logits.mean(-1, keepdim=True)
     logits = logits / logits.square().mean().sqrt().clamp(min=1e-30)
     likelihoods = logits.log_softmax(-1).gather(-1, support.labels.unsqueeze(-1))

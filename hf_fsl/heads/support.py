@@ -76,7 +76,9 @@ class Support:
 
     def sums(self) -> Tensor:
         """``(..., C, D)``."""
-        return (self.one_hot * self.weights.unsqueeze(-1)).mT @ self.features
+        features = self.features * self.weights.unsqueeze(-1)
+        empty = features.new_zeros(*features.shape[:-2], self.num_classes, features.shape[-1])
+        return empty.scatter_add(-2, self.labels.unsqueeze(-1).expand(features.shape), features)
 
     def means(self) -> Tensor:
         """Class means ``(..., C, D)``; zeros for a class without supports."""

@@ -79,7 +79,8 @@ def confused_pairs_figure(pairs: Sequence[tuple[int, int, int]], names: Sequence
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     wrong = sum(count for _, _, count in pairs)
     axes.set_xlabel(
-        f"test examples, true class → predicted: {sum(count for _, _, count in shown)} of {wrong} that were put wrong"
+        f"test examples, true class → predicted class\n"
+        f"({sum(count for _, _, count in shown)} of {wrong} wrong predictions)"
     )
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.5)
     axes.set_axisbelow(True)

@@ -27,7 +27,7 @@ def nli(folder: Path, monkeypatch):
 def embedding(folder: Path, monkeypatch):
     monkeypatch.setattr("hf_fsl.pipelines.zero_shot_embedding.WINDOW_TEXTS", 512)
     pipe = ZeroShotEmbeddingPipeline(backbone=Backbone.from_pretrained(str(folder), device="cpu"), device="cpu")
-    monkeypatch.setattr(pipe.label_encoder.backbone, "encode", lambda texts: torch.ones(len(texts), 32))
+    monkeypatch.setattr(pipe.label_encoder.backbone, "encode", lambda texts, **_: torch.ones(len(texts), 32))
     return pipe
 
 
