@@ -64,6 +64,13 @@ def remove_leftovers(folder: Path) -> None:
             if lock is not None or time.time() - leftover.stat().st_mtime > _DEAD_AFTER:
                 remove(leftover)
             _unlock(lock)
+    for old in folder.glob(f".*.{_MARK}-{'[0-9a-f]' * 32}.tmp.old"):  # of put_in_place, between its two renames
+        whole = folder / old.name[1:].split(f".{_MARK}-")[0]
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_ctime > _DEAD_AFTER:
+                remove(old)
+            elif not whole.exists() and not old.with_suffix("").exists():
+                os.replace(old, whole)
 
 
 def remove(path: Path) -> None:

@@ -89,7 +89,9 @@ def from_plain(kind: type[T], values: Any) -> T:
 
 def _read(kind: Any, value: Any) -> Any:
     if value is None:
-        return None
+        if kind in (None, Any, NoneType) or NoneType in get_args(kind):
+            return None
+        raise TypeError(f"expected {getattr(kind, '__name__', kind)}, found null")
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         return kind(**{name: _read(hints.get(name), item) for name, item in value.items()})

@@ -48,8 +48,8 @@ def supervised(command: Sequence[str], environment: Mapping[str, str] | None = N
     Raises:
         Ended: a signal was passed on to it. Not where it was done all the same.
     """
+    received: list[tuple[int, float]] = []
     with signals_to(lambda number, frame: received.append((number, time.monotonic()))):
-        received: list[tuple[int, float]] = []
         # A session of its own: a terminal's Ctrl-C comes from here alone, once.
         process = subprocess.Popen(
             command, env=as_parent(os.environ if environment is None else environment),

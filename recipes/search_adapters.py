@@ -25,7 +25,6 @@ from hf_fsl.adapters import merge_adapter
 from hf_fsl.baselines import baseline_predictions
 from hf_fsl.config import AdapterSearchConfig, run_recipe, to_dict
 from hf_fsl.data import load_splits
-from hf_fsl.data.whole import with_all_labels
 from hf_fsl.files import write_text
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
@@ -57,7 +56,7 @@ def main(config: AdapterSearchConfig) -> None:
     say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
 
     with accelerator.main_process_first():
-        splits = few_shot_splits(with_all_labels(load_splits(config.data), config.data), config.few_shot)
+        splits = few_shot_splits(load_splits(config.data, all_labels=True), config.few_shot)
     trial = AdapterTrial(
         config.model, splits, config.few_shot, config.search, accelerator, config.search.seed,
         config.evaluation.trust_remote_code,

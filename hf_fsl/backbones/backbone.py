@@ -67,6 +67,7 @@ class Backbone:
         """Whether its weights are those that ``name`` stands for: an adapter trained on others fits nowhere else."""
         self.padding_share = 0.0
         """Share of padding among the tokens of the last ``encode``."""
+        self._said: set[str] = set()
         self._sizes: dict[str, int] = {}
         """Modality -> D, of those that were measured."""
 
@@ -241,7 +242,7 @@ class Backbone:
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit, with a warning."""
         ids, found = self._tokenised(texts, prompt)
-        warn_of_cut(found)
+        warn_of_cut(found, self._said)
         return ids
 
     def truncation(self, texts: Sequence[str]) -> TruncationRecord:

@@ -124,7 +124,8 @@ def head_modules(model: PreTrainedModel, fresh: set[str]) -> tuple[str, ...]:
 def _require_body(model: PreTrainedModel, fresh: set[str]) -> None:
     """A head may start at random, a pooler too; the rest is what there is to adapt."""
     sizes = {name: sum(one.numel() for one in child.parameters()) for name, child in model.named_children()}
-    body = f"{max(sizes, key=sizes.__getitem__)}."
+    prefix = model.base_model_prefix
+    body = f"{prefix if prefix in sizes else max(sizes, key=sizes.__getitem__)}."
     missing = sorted(key for key in fresh if key.startswith(body) and "pooler" not in key)
     if missing:
         raise ValueError(

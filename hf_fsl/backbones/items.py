@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.errors import UserError
 from hf_fsl.label_values import is_missing
 from hf_fsl.pictures import PictureError, content_digest, has_picture_suffix, is_picture_file, is_url, open_picture
 
@@ -181,6 +182,8 @@ def _decoded(inputs: Iterable[Any]) -> Iterator[Any]:
             yield next(rows)
         except StopIteration:
             return
+        except UserError:
+            raise
         except UnicodeError as error:
             raise BackboneError(f"Input {row} is no text in the encoding it is read in: {error}.") from error
         except _UNREADABLE as error:

@@ -8,7 +8,7 @@ import warnings
 from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.backbones.modules import EmbeddingModules
 
-_E5 = re.compile(r"(^|[-_])e5([-_]|$)")
+_E5 = re.compile(r"(^|[-_])e5([-_](?!.*instruct)|$)")
 """In a model's name. Its repositories name no prompts, though it was trained with "query: " and "passage: " (Wang et
 al. 2022, arXiv:2212.03533); of the two its authors advise the first for classification."""
 

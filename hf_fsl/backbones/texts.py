@@ -74,9 +74,15 @@ def truncation(
     )
 
 
-def warn_of_cut(found: TruncationRecord) -> None:
-    """Says in a warning that texts were cut, if any were."""
-    if found.cut_tokens:
+def warn_of_cut(found: TruncationRecord, said: set[str] | None = None) -> None:
+    """Says in a warning that texts were cut, if any were.
+
+    Args:
+        said: of an encoder, which says it once.
+    """
+    if found.cut_tokens and "cut" not in (said or ()):
+        if said is not None:
+            said.add("cut")
         warnings.warn(
             f"{found.cut_texts} of {found.texts} texts are longer than the {found.limit} tokens that are read: "
             f"{found.cut_tokens / found.tokens:.1%} of all tokens are cut off. Where the rest matters, split the "

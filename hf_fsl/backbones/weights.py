@@ -40,7 +40,7 @@ def loading(error: type[UserError], name: str, revision: str | None, what: str, 
         raise
     except Exception as cause:
         reason = str(cause) or type(cause).__name__
-        if isinstance(cause, OSError) and "safetensors" in reason:
+        if isinstance(cause, OSError) and cause.errno is None and "safetensors" in reason:
             reason += (
                 " Weights are read from safetensors alone, never from pickles (.bin, .pt): load the model once where "
                 "you trust it and save_pretrained it again, or choose a revision that has them."
@@ -77,7 +77,7 @@ def load_weights(auto: Any, name: str, **options: Any) -> tuple[Any, set[str]]:
         )
     missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     # What is missing may be memory as it was found, NaN among it by chance.
-    require_finite({key: value for key, value in model.named_parameters() if key not in missing})
+    require_finite({key: value for key, value in _tensors(model).items() if key not in missing})
     return model, missing
 
 
@@ -138,6 +138,11 @@ def _refuse_pickled_adapter(name: str, revision: str | None) -> None:
         raise OSError(f"its adapter has no {ADAPTER_WEIGHTS}.")
 
 
+def _tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters, and the buffers that are saved with them."""
+    return {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
 def _astray(model: Any, key: str) -> bool:
     """Whether a weight without a place belongs to a layer that the model has, or to one more of its layers.
 
@@ -154,7 +159,9 @@ def _belongs(module: nn.Module, key: str) -> bool:
         if not isinstance(child, nn.Module):
             return isinstance(module, nn.ModuleList | nn.Sequential) and part.isdigit()
         module = child
-    return bool(path) and name not in module._buffers
+    # What the layer does without (a mask token that is None), or holds as a constant, as old GPT-2 does.
+    spare = name in module._buffers or name == "masked_bias" or (name in vars(module) and vars(module)[name] is None)
+    return bool(path) and not spare
 
 
 def _finite(value: torch.Tensor) -> bool:

@@ -145,6 +145,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         backbone = self._loaded_backbone()
         items = backbone.read(X, open_files=self.open_files)
         others = None if unlabeled is None else backbone.read(unlabeled, open_files=self.open_files)
+        if items and others and isinstance(items[0], str) != isinstance(others[0], str):
+            raise FewShotError("unlabeled is of the kind of the examples, texts or pictures, and got the other.")
         support = read_support(
             items, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
             unlabeled=others, sample_weight=sample_weight, class_weight=self.class_weight,

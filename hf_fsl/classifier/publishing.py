@@ -18,6 +18,7 @@ from PIL import Image
 
 import hf_fsl
 from hf_fsl.adaptation import Adapted
+from hf_fsl.classifier.state import require_sound
 from hf_fsl.classifier.support import FewShotError
 from hf_fsl.config import HubConfig
 from hf_fsl.config.sections import repo_id_problem
@@ -132,6 +133,10 @@ def _write(
 ) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FewShotError(f"{folder} is a file, and a model is saved into a folder. Give the name of one.")
+    try:
+        require_sound(classifier.state_)
+    except ValueError as error:
+        raise FewShotError(f"This classifier would not load again: {error}. Fit it on other examples.") from error
     with temporary_beside(folder, folder=True, inside=True) as building:
         save_parts(building, exported.model, exported.processor)
         _save_adapter(classifier, building)

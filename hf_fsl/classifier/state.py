@@ -145,7 +145,7 @@ class FewShotState:
             no_refusal=settings["no_refusal"],
             class_weights=None if settings.get("class_weights") is None else tuple(settings["class_weights"]),
         )
-        _require_sound(state)
+        require_sound(state)
         return state
 
 
@@ -153,7 +153,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _require_sound(state: FewShotState) -> None:
+def require_sound(state: FewShotState) -> None:
     """Raises ValueError for a state whose parts do not fit each other."""
     classes, head = len(state.classes), state.head
     if len(set(state.classes.tolist())) < classes:

@@ -140,6 +140,8 @@ def _read_csv(path: str) -> tuple[list[str], Iterator[Any]]:
             f"{path}: the columns of {names[0]!r} are not separated by commas. Save it with commas, or as .tsv with "
             "tabs."
         )
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: two columns have one name, of {', '.join(map(repr, names))}. Rename one.")
 
     def rows() -> Iterator[Any]:
         try:

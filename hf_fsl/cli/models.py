@@ -84,6 +84,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
+
     if options.labels is None and (options.template or options.multi_label):
         raise UserError("--template and --multi-label go with --labels, the candidate labels of zero-shot use.")
     source = (options.model, options.revision, options.trust_remote_code)
@@ -112,20 +114,22 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
     """For each input the labels to show by falling score, by a model that was trained for them."""
     import transformers
 
-    import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
     from hf_fsl.backbones.items import read_items
-    from hf_fsl.backbones.texts import longest_input
+    from hf_fsl.backbones.texts import longest_input, tokenise, truncation, warn_of_cut
     from hf_fsl.backbones.weights import loading, require_class_names
     from hf_fsl.pipelines.loading import whole_pipeline
 
     image = task == "image-classification"
     kind = transformers.ImageClassificationPipeline if image else transformers.TextClassificationPipeline
     with loading(UserError, options.model, options.revision, f"as a model for {task}"):
+        _require_own_parts(options)
         pipe = whole_pipeline(task, kind, options.model, options.revision, options.trust_remote_code)
         require_class_names(pipe.model.config)
     settings: dict[str, Any] = {"batch_size": options.batch_size or AT_ONCE}
+    limit = None if image else longest_input(pipe.model, pipe.tokenizer, None)
+    said: set[str] = set()
     if not image:
-        settings |= {"truncation": True, "max_length": longest_input(pipe.model, pipe.tokenizer, None)}
+        settings |= {"truncation": True, "max_length": limit}
     several = options.top_k is None and pipe.model.config.problem_type == "multi_label_classification"
     top_k = pipe.model.config.num_labels if several else options.top_k or 1
     for start in range(0, len(items), settings["batch_size"]):
@@ -135,6 +139,10 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
             for part in value.values() if isinstance(value, dict) else [value]:
                 (read,) = read_items([part], text=not image, image=image, open_files=True, first=number)
                 given[number - start] = as_rgb(read) if image else value
+        texts = [] if image else [value for value in given if isinstance(value, str)]
+        if texts:
+            lengths = [len(ids) for ids in tokenise(pipe.tokenizer, texts, limit)]
+            warn_of_cut(truncation(pipe.tokenizer, [texts], lengths, limit), said)
         try:
             answers = pipe(given, top_k=top_k, **settings)
         except (OSError, ValueError) as error:
@@ -162,7 +170,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
     from hf_fsl.backbones.classification import load_processor
-    from hf_fsl.backbones.texts import longest_input
+    from hf_fsl.backbones.texts import longest_input, truncation, warn_of_cut
     from hf_fsl.backbones.weights import load_whole, loading, require_class_names
     from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.data import load_split
@@ -179,6 +187,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     auto = transformers.AutoModelForImageClassification if image else transformers.AutoModelForSequenceClassification
     with loading(UserError, options.model, options.revision, f"as a model for {modality} classification"):
+        _require_own_parts(options)
         model = load_whole(auto, options.model, **source).eval()
         require_class_names(model.config)
         names = tuple(name for _, name in sorted(model.config.id2label.items()))
@@ -200,7 +209,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     split = load_split(data, options.split, task)
     accelerator = Accelerator()
     model.to(accelerator.device)
-    encoded = EncodedSplit(split, task, processor, longest_input(model, processor, None), model.dtype)
+    limit = longest_input(model, processor, None)
+    encoded = EncodedSplit(split, task, processor, limit, model.dtype)
+    if encoded.lengths is not None:
+        columns = [list(split[column]) for column in task.input_columns]
+        warn_of_cut(truncation(processor, columns, encoded.lengths, limit))
     logits = predict_logits(model, encoded, accelerator, options.batch_size, options.split)
     labels = label_tensor(split["label"], task).numpy()
     measured = measure(logits, labels, task, evaluation)
@@ -212,6 +225,14 @@ def _evaluate(options: argparse.Namespace) -> int:
         interval = f"  95 % [{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 else ""
         print(f"  {name:<10} {value.value:.4f}{interval}")
     return 0
+
+
+def _require_own_parts(options: argparse.Namespace) -> None:
+    """Raises ValueError where the weights of a few-shot model are not those that its state was written with."""
+    from hf_fsl.modeling.loading import published_class, repository_folder, require_own_parts
+
+    if published_class(options.model, options.revision) is not None:
+        require_own_parts(repository_folder(options.model, revision=options.revision))
 
 
 def _pipeline_task(model: str, revision: str | None, trust_remote_code: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -56,6 +57,8 @@ def run_recipe(main: Callable[[T], None], kind: type[T], usage: str | None) -> N
 
     code = run_plainly(run, "error")
     if code:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
         # Other processes of the launch may wait for this one in a collective call: no clean-up, no waiting.
         os._exit(code)
 

@@ -136,7 +136,7 @@ def check_read(files: Iterable[Path], read: dict[str, list[Path]], config: DataC
 
 def _matching(root: Path, pattern: str) -> list[Path]:
     """The files that a pattern of ``data_files`` matches; hidden ones only where it names them."""
-    found = glob.glob(str(root / Path(pattern).expanduser()), recursive=True)
+    found = glob.glob(str(Path(glob.escape(str(root))) / Path(pattern).expanduser()), recursive=True)
     return sorted(path for path in map(Path, found) if path.is_file())
 
 

@@ -43,7 +43,10 @@ def several_labels(splits: dict[str, datasets.Dataset], config: DataConfig) -> t
             split: [None if is_missing(value) else _parts(value, separator) for value in values]
             for split, values in rows.items()
         }
-        numbers = all(part.isdecimal() for value in every for part in _parts(value, separator))
+        # 007 is a name: as a number it would be another one.
+        numbers = all(
+            part.isdecimal() and str(int(part)) == part for value in every for part in _parts(value, separator)
+        )
         if numbers:
             read = {split: [row and [int(part) for part in row] for row in parts] for split, parts in read.items()}
         feature, said = datasets.Value("int64" if numbers else "string"), f"texts of {column} split at {separator!r}"

@@ -36,10 +36,12 @@ class Splits:
     record: DataRecord
 
 
-def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
+def load_splits(config: DataConfig, *, zero_shot: bool = False, all_labels: bool = False) -> Splits:
     """Loads, maps, splits and checks a data set.
 
     Args:
+        all_labels: for what chooses nothing on the validation split: none is set aside, and it is empty unless the
+            data has one of its own.
         zero_shot: classes need no training examples; any split may have classes that the others do not have.
 
     Raises:
@@ -56,7 +58,8 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
             _require_split(source, name, config, role)
     splits, notes = _mapped(source, {role: name for role, name in named.items() if name is not None}, config)
     if aside:
-        notes.append(f"{', '.join(aside)}: set aside from {config.train_split!r}, the only split")
+        shown = [role for role in aside if not (all_labels and role == "validation")]
+        notes += [f"{', '.join(shown)}: set aside from {config.train_split!r}, the only split"] if shown else []
     names = label_names(list(splits.values()) if zero_shot else [splits["train"]], config)
     alike = looks_like_several(names) if config.problem_type == "single_label_classification" else None
     if alike is not None:
@@ -69,14 +72,15 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
     splits = {role: map_labels(data, named[role] or role, names, config) for role, data in splits.items()}
     keys = {role: example_keys(data, named[role] or role) for role, data in splits.items()}
     notes += _contradicting(splits, keys, names)
-    _set_aside(splits, keys, config)
+    unused = "validation" if all_labels and "validation" not in splits else None
+    _set_aside(splits, keys, config, unused)
     splits = {role: splits[role] for role in ROLES}
 
     overlap = find_overlap(splits, keys, config.on_overlap)
     if overlap.dropped:
         splits = {role: data.select(overlap.kept[role]) for role, data in splits.items()}
     for role, data in splits.items():
-        if len(data) == 0:
+        if len(data) == 0 and role != unused:
             reason = f": all its {len(keys[role])} examples occur in a later split too" if keys[role] else ""
             raise DataError(f"The {role} split of {config.path} is empty{reason}. Name another split or add examples.")
     least, seed = 0 if zero_shot else config.min_examples_per_class, config.split_seed
@@ -98,6 +102,7 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False) -> Splits:
         splits={
             role: SplitRecord(name=named[role] or _made_name(role, config), rows=len(data), class_counts=counts[role])
             for role, data in splits.items()
+            if role != unused
         },
         on_overlap=config.on_overlap,
         overlap=overlap.counts,
@@ -189,11 +194,20 @@ def _label_text(label: int | list[int], names: list[str]) -> str:
     return ", ".join(names[number] for number in label) if isinstance(label, list) else names[label]
 
 
-def _set_aside(splits: dict[str, datasets.Dataset], keys: dict[str, list[str]], config: DataConfig) -> None:
-    """Adds the splits that the source does not have, taken from train. Fractions are of the whole train split."""
+def _set_aside(
+    splits: dict[str, datasets.Dataset], keys: dict[str, list[str]], config: DataConfig, unused: str | None
+) -> None:
+    """Adds the splits that the source does not have, taken from train. Fractions are of the whole train split.
+
+    Args:
+        unused: the role of one that stays empty.
+    """
     remaining = 1.0
     for role, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if role in splits:
+            continue
+        if role == unused:
+            splits[role], keys[role] = splits["train"].select([]), []
             continue
         data, own = splits["train"], keys["train"]
         stay, aside = set_aside(data["label"][:], own, fraction / remaining, config.split_seed)

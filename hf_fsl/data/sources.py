@@ -136,11 +136,13 @@ def _csv_options(files: list[Path], config: DataConfig) -> dict[str, Any]:
     Raises:
         DataError: files of both kinds, or one whose first line has another separator.
     """
-    tabs = {file.suffix.lower() == ".tsv" for file in files}
+    tabs = {".tsv" in [suffix.lower() for suffix in file.suffixes] for file in files}
     if len(tabs) > 1:
         raise DataError(f"data.path: {config.path} has both csv and tsv files, {listed(files, 4)}. Write one kind.")
     separator = "\t" if True in tabs else ","
-    for file in filter(Path.is_file, files):
+    for file in files:
+        if not file.is_file() or file.suffix.lower() not in (".csv", ".tsv"):  # a compressed one has no first line yet
+            continue
         with file.open(encoding="utf-8-sig", errors="replace") as opened:
             header = opened.readline()
         other = next((one for one in _SEPARATORS if one in header and separator not in header), None)

@@ -12,7 +12,6 @@ import numpy as np
 from hf_fsl.backbones.items import item_keys
 from hf_fsl.config import FewShotRecipeConfig
 from hf_fsl.data import DataError, Splits, load_splits
-from hf_fsl.data.whole import with_all_labels
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def load_pools(config: FewShotRecipeConfig) -> Pools:
     """
     asked = config.episodes
     seen = asked.support == "train" and asked.classes is None
-    splits = with_all_labels(load_splits(config.data, zero_shot=not seen), config.data)
+    splits = load_splits(config.data, zero_shot=not seen, all_labels=True)
     all_names, test = splits.task.label_names, _examples(splits.test)
     present = [name for number, name in enumerate(all_names) if (test.labels == number).any()]
     names = asked.classes or present

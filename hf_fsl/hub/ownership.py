@@ -58,7 +58,7 @@ def plan(api: HfApi, repo: str, revision: str, there: Sequence[str], files: Mapp
 def merged_card(theirs: str, ours: str, before: str | None) -> tuple[str, str]:
     """A card with the edits that somebody made to the last one, and what became of them in words.
 
-    Where both changed the same passage, the edit stays.
+    Where both changed the same passage, the new card stands: it speaks of the new weights.
 
     Args:
         theirs: as it is in the repository; empty where there is none.
@@ -79,8 +79,8 @@ def merged_card(theirs: str, ours: str, before: str | None) -> tuple[str, str]:
         text, both = _merged_text(their_text, text, old_text)
     merged = merged_values(their_data, data, old_data)
     front = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
-    clash = f" The new card differs in {both} of the passages that were edited; there the edit stays." if both else ""
-    note = f"{CARD} had been edited there; the edits are kept.{clash}"
+    anew = f" but for {both} passages that the new card writes anew; the history has them" if both else ""
+    note = f"{CARD} had been edited there; the edits are kept{anew}."
     same = (merged, text) == (their_data, their_text)
     return (theirs, note if both else "") if same else (f"---\n{front}---\n{text}", note)
 
@@ -101,14 +101,14 @@ def merged_values(theirs: Any, ours: Any, before: Any) -> Any:
 
 
 def _merged_text(theirs: str, ours: str, before: str) -> tuple[str, int]:
-    """Three-way merge by lines. Returns the text, and how many passages both changed: there the edit stays."""
+    """Three-way merge by lines. Returns the text, and how many passages both changed: there ours stands."""
     a, b, base = ours.splitlines(True), theirs.splitlines(True), before.splitlines(True)
     merged: list[str] = []
     both = at_base = at_a = at_b = 0
     for start, end, a_start, b_start in _common(a, b, base):
         old, new, edited = base[at_base:start], a[at_a:a_start], b[at_b:b_start]
         both += edited not in (old, new) and new != old
-        merged += new if edited == old else edited
+        merged += edited if new == old else new
         merged += base[start:end]
         at_base, at_a, at_b = end, a_start + end - start, b_start + end - start
     return "".join(merged), both

@@ -70,6 +70,8 @@ def require_no_local_paths(files: Mapping[str, str | bytes], folder: Path | None
     private = [*machine_folders(), *([folder.resolve()] if folder is not None else [])]
     # A working folder /app is no secret, and a card may well speak of one; a home is, wherever it is.
     named = {str(path) for path in private if len(path.parts) > 2 or path == Path.home()}
+    if not named:
+        return
     spelled = {form for name in named for form in (name, json.dumps(name)[1:-1])}
     pattern = re.compile("(?<![\\w.-])(?:" + "|".join(map(re.escape, sorted(spelled))) + r")(?=[/\\])[^\s'\"`)\]>]*")
     for name, content in files.items():

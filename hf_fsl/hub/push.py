@@ -24,7 +24,7 @@ from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not, remote_files
 from hf_fsl.hub.ownership import Plan, plan
 from hf_fsl.hub.privacy import require_no_local_paths
 from hf_fsl.hub.verify import Verification, card_digest, require_verified, verify_bundle
-from hf_fsl.hub.worth import WAY_OUT, doubt
+from hf_fsl.hub.worth import doubt, way_out
 
 _TRIES = 4
 _LONGEST_PAUSE = 120.0
@@ -95,8 +95,8 @@ def push_bundle(bundle: Path, hub: HubConfig, *, token: str | None = None, endpo
     if not anyway and (why := doubt(record)) is not None:
         command = _command(bundle, replace(hub, push_anyway=True))
         raise UselessModel(
-            f"{hub.hub_model_id} was not pushed: {why} {WAY_OUT} The bundle is whole in {bundle}. hub.push_anyway: "
-            f"true pushes it all the same, as does: {command}"
+            f"{hub.hub_model_id} was not pushed: {why} {way_out(record)} The bundle is whole in {bundle}. "
+            f"hub.push_anyway: true pushes it all the same, as does: {command}"
         )
     card = _card(bundle, record, verification, hub.hub_model_id)
     message = hub.commit_message or f"Upload {pipeline_tag(record)} model made with hf_fsl"

@@ -14,6 +14,16 @@ WAY_OUT = (
     "labels, or look for wrong ones."
 )
 
+_TRAINS_NOTHING = (
+    "Try more examples, label names or templates that say more, another backbone, or look for wrong labels."
+)
+_MAJORITY = "always the same answer, the most frequent one"
+
+
+def way_out(record: RunRecord | ContrastiveRecord) -> str:
+    """What to try where a model is of no use."""
+    return WAY_OUT if isinstance(record, ContrastiveRecord) or record.runs else _TRAINS_NOTHING
+
 
 def doubt(record: RunRecord | ContrastiveRecord) -> str | None:
     """Why a model is not known to be better than no model; None where it is, or where nothing was measured."""
@@ -21,17 +31,20 @@ def doubt(record: RunRecord | ContrastiveRecord) -> str | None:
         return _doubt_of_pairs(record)
     multi_label = Task.from_dict(record.task).multi_label
     metric = "macro_f1" if multi_label else "accuracy"
+    if metric not in record.metrics:
+        beside = next((row for row in record.comparisons if row.name == "majority"), None)
+        return not_above(beside.difference, 0.0, f"gain in {beside.metric}", _MAJORITY) if beside is not None else None
     rows = (row.baseline.value for row in record.comparisons if (row.name, row.metric) == ("majority", metric))
     floor = next(rows, None)
     if floor is None:
         floor = 0.0 if multi_label else largest_share(record.data.splits["test"].class_counts, record.class_names)
-    return not_above(record.metrics.get(metric), floor, metric, "always the same answer, the most frequent one")
+    return not_above(record.metrics.get(metric), floor, metric, _MAJORITY)
 
 
 def cautions(record: RunRecord) -> Iterator[str]:
     """What is to be known of a model before it is published, whether or not it is."""
     if (why := doubt(record)) is not None:
-        yield f"{why} {WAY_OUT}"
+        yield f"{why} {way_out(record)}"
     for row in record.comparisons:
         if row.name == "linear_probe" and row.difference.ci95 is not None and row.difference.ci95[0] <= 0:
             yield (

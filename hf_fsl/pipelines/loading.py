@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 import torch
-from transformers import AutoModel, pipeline
+from transformers import AutoConfig, AutoModel, VisionTextDualEncoderModel, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fsl.backbones.encoder import load_encoder
@@ -61,8 +61,10 @@ def whole_pipeline(
     """
     _, stock, _ = PIPELINE_REGISTRY.check_task(task)
     (auto,) = stock["pt"]
-    load = load_encoder if auto is AutoModel else functools.partial(load_whole, auto)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if AutoConfig.from_pretrained(name, **source).model_type == "vision-text-dual-encoder":
+        auto = VisionTextDualEncoderModel  # which the task's automatic class does not know
+    load = load_encoder if auto is AutoModel else functools.partial(load_whole, auto)
     model = load(name, dtype=dtype, device_map=device_map, **source)
     parts = {part: name for part in ("tokenizer", "image_processor") if getattr(kind, f"_load_{part}")}
     if device_map is not None:

@@ -186,6 +186,8 @@ def train(
         received, late = signals.agreed(accelerator, late)
         if received or late or planned or at_the_end:
             save()
+        if at_the_end and not received:
+            received, _ = signals.agreed(accelerator, False)  # one that came while the last checkpoint was written
         if received:
             name, done = signal.Signals(received).name, f"step {progress.step} of {total}"
             where = folder / f"checkpoint-{progress.step}"

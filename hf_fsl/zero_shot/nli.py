@@ -108,6 +108,7 @@ class EntailmentScorer:
     def count_padding(self) -> None:
         """Starts :attr:`padding_share` anew."""
         self._real_tokens = self._tokens = 0
+        self._said: set[str] = set()
 
     @property
     def padding_share(self) -> float:
@@ -152,7 +153,7 @@ class EntailmentScorer:
         # The classifiers of encoder-decoders read the end token, and want as many of them in each row of a batch.
         end = config.eos_token_id if config.is_encoder_decoder else None
         encoder = PairEncoder(self.tokenizer, texts, hypotheses, config.pad_token_id, limit, end, cut)
-        warn_of_cut(encoder.truncation(pairs))
+        warn_of_cut(encoder.truncation(pairs), self._said)
         run = forward or functools.partial(self._forward, _padded(first_token_only(self.model), encoder))
         budget = self.max_tokens or token_budget(self.model.device)
         result: np.ndarray | None = None

@@ -129,13 +129,13 @@ class PairEncoder:
         return np.minimum(total, self.limit) if self.limit is not None else total
 
     def truncation(self, pairs: np.ndarray) -> TruncationRecord:
-        """How much of the pairs is cut off."""
+        """How much of the texts is cut off, in the pairs that they are part of."""
         whole = self._whole_lengths(pairs)
         lost = whole - self.lengths(pairs)
         return TruncationRecord(
             limit=self.limit,
-            texts=len(pairs),
-            cut_texts=int((lost > 0).sum()),
+            texts=len(np.unique(pairs[:, 0])),
+            cut_texts=len(np.unique(pairs[lost > 0, 0])),
             tokens=int(whole.sum()),
             cut_tokens=int(lost.sum()),
         )

@@ -9,6 +9,7 @@ import sys
 import zlib
 
 import httpx2
+import huggingface_hub
 import peft
 import pytest
 import torch
@@ -280,6 +281,8 @@ def test_a_damaged_file_of_the_cache_is_named(classifier, tmp_path, monkeypatch,
     few_shot.save_pretrained(tmp_path / "few")
     with running(tmp_path / "hub") as endpoint:
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        # Tokenizers ask by functions whose address was taken at import.
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", endpoint)
         resolve = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
         api = HfApi(endpoint=endpoint, token=False)

@@ -73,4 +73,4 @@ def test_the_smoke_config_measures_publishes_and_loads_back(hub, hub_environment
     )
     bundle, missing = str(tmp_path / "bundle"), str(tmp_path / "none.png")
     assert main(["predict", bundle, "--labels", "bird,heart", missing]) == 1
-    assert "cannot be read as an image" in capsys.readouterr().err
+    assert "there is no such file" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_bad_input_is_refused_before_anything_is_measured(nli_model, text_backbo
     for overrides, message in (
         ([*model, "--zero_shot.validation_labels", "[food, foood]"], "no class foood"),
         ([*model, "--zero_shot.templates", "[no place]"], "one place {}"),
-        (["--model.model_name_or_path", str(text_backbone)], "one class for entailment"),
+        (["--model.model_name_or_path", str(text_backbone)], "no weights for classifier"),
         (["--model.model_name_or_path", "me/nowhere"], "me/nowhere does not load for zero-shot-classification"),
     ):
         with pytest.raises(UserError, match=message):
