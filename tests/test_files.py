@@ -119,3 +119,11 @@ def test_there_is_no_moment_without_the_folder(tmp_path):
     assert len(seen) > 300 and all(seen)
     assert (bundle / "file").read_text() == "299"
     assert list(tmp_path.iterdir()) == [bundle]
+
+
+def test_the_old_folder_of_a_writer_that_died_between_two_renames_is_put_back(tmp_path):
+    old = tmp_path / f".bundle.hf_fsl-{'0' * 32}.tmp.old"
+    old.mkdir()
+    (old / "a").write_text("whole")
+    remove_leftovers(tmp_path)
+    assert (tmp_path / "bundle" / "a").read_text() == "whole" and not old.exists()

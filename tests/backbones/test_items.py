@@ -16,6 +16,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_fsl.backbones import Backbone, BackboneError
 from hf_fsl.backbones.items import item_keys, read_items
+from hf_fsl.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,12 @@ def test_a_stream_of_lines_in_another_encoding_is_no_damaged_image(tmp_path):
         pytest.raises(BackboneError, match="no text in the"),
     ):
         read_items(lines)
+
+
+def test_an_error_of_whoever_makes_the_inputs_is_theirs():
+    def texts():
+        yield "the cat"
+        raise UserError("The table is gone.")
+
+    with pytest.raises(UserError, match="^The table is gone.$"):
+        list(read_items(texts()))

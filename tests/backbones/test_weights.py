@@ -14,7 +14,7 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import build_model, write_tokenizer
+from conftest import build_model, image_sizes, write_tokenizer
 from huggingface_hub import HfApi, constants
 from image_text import image_text_model, processors
 from safetensors import SafetensorError
@@ -340,3 +340,27 @@ def test_a_download_that_was_cut_is_one_clear_error(classifier, monkeypatch, err
     for load in (*ENCODERS, *CLASSIFIERS):
         with pytest.raises(UserError, match="does not load"):
             load(classifier)
+
+
+def test_buffers_must_be_finite_too(tmp_path):
+    model = build_model("resnet")
+    next(value for name, value in model.named_buffers() if "running_var" in name).fill_(torch.nan)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="running_var hold NaN"):
+        load_weights(type(model), str(tmp_path))
+
+
+def test_what_a_layer_does_without_is_no_stray_weight(tmp_path):
+    config = transformers.ViTConfig(**image_sizes())
+    transformers.ViTForMaskedImageModeling(config).save_pretrained(
+        tmp_path
+    )  # has a mask token, which ViTModel has not
+    load_weights(transformers.ViTModel, str(tmp_path))
+
+
+def test_the_head_of_many_classes_is_no_body(tmp_path):
+    config = transformers.MobileNetV2Config(depth_multiplier=0.35, image_size=32, hidden_size=8)
+    transformers.MobileNetV2Model(config).save_pretrained(tmp_path)
+    transformers.MobileNetV2ImageProcessor().save_pretrained(tmp_path)
+    task = Task(modality="image", label_names=tuple(map(str, range(2000))))
+    assert load_classifier(ModelConfig(model_name_or_path=str(tmp_path)), task).model.config.num_labels == 2000

@@ -435,3 +435,12 @@ def test_what_a_published_model_holds_is_not_changed_by_loading(backbone, tmp_pa
     with pytest.raises(FewShotError, match="no option shots; there are .*head"):
         FewShotClassifier.from_pretrained(str(tmp_path / "model"), shots=3)
     assert FewShotClassifier.from_pretrained(str(tmp_path / "model"), head="ridge").head == "ridge"
+
+
+def test_classes_of_the_same_examples_are_not_saved(backbone, tmp_path):
+    texts = ["good film", "good film", "red cat"] * 2
+    with pytest.warns(UserWarning, match="given again for another class"):
+        classifier = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(texts, ["x"] * 3 + ["y"] * 3)
+    with pytest.raises(FewShotError, match="would not load again: two of its classes are the same"):
+        classifier.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model" / "model.safetensors").exists()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas
@@ -238,3 +241,27 @@ def test_progress_is_shown_where_the_answers_are_not_seen(out, err, shown, text_
     monkeypatch.setattr("sys.stderr.isatty", lambda: err)
     assert main(["predict", text_model, "the cat"]) == 0
     assert bars == [shown]
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(predict, text_model, tmp_path):
+    (tmp_path / "a.csv").write_text("text,text\nthe cat,the sun\n")
+    code, rows, error = predict(text_model, "a.csv")
+    assert code == 1 and not rows and "two columns have one name" in error
+
+
+def test_texts_that_are_cut_are_said_once(predict, text_model):
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 64 tokens") as said:
+        assert predict(text_model, "the cat", "the cat " * 60, "--batch-size", "2")[0] == 0
+    assert len([one for one in said if "longer than" in str(one.message)]) == 1
+
+
+def test_a_model_of_our_own_class_is_known_to_a_process_that_has_imported_nothing(text_backbone, tmp_path):
+    from hf_fsl import FewShotClassifier
+
+    classifier = FewShotClassifier(str(text_backbone), head="cl2n", prior=None)
+    classifier.fit(["the cat", "a dog", "the sun", "a river"], ["a", "a", "b", "b"]).save_pretrained(
+        tmp_path / "model"
+    )
+    command = [sys.executable, "-m", "hf_fsl.cli.main", "predict", str(tmp_path / "model"), "the cat"]
+    done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("the cat"), done.stderr[-2000:]

@@ -324,3 +324,9 @@ def test_one_split_without_examples(write, made):
     config = made(write("a.jsonl", labelled([None, " "], 4)), drop_unlabelled=True)
     with pytest.raises(DataError, match="Split 'train' of .* is empty"):
         load_split(config, "train", task("a", "b"))
+
+
+def test_numbers_with_leading_zeros_are_names(made, write):
+    path = write("a.csv", labelled(["01;10", "1;02", "007"] * 8))
+    splits = load_splits(made(path, problem_type=MULTI, label_separator=";", min_examples_per_class=0))
+    assert sorted(splits.task.label_names) == ["007", "01", "02", "1", "10"]

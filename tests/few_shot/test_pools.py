@@ -7,8 +7,8 @@ import csv
 import numpy as np
 import pytest
 
-from hf_fsl.config import ConfigError, FewShotRecipeConfig, load_config
-from hf_fsl.data import DataError
+from hf_fsl.config import ConfigError, DataConfig, FewShotRecipeConfig, load_config
+from hf_fsl.data import DataError, load_splits
 from hf_fsl.episodes import EpisodeError
 from hf_fsl.few_shot.evaluation import draw_episodes
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
@@ -124,3 +124,15 @@ def test_what_the_data_does_not_have_is_named(config, overrides, message):
 def test_a_config_that_cannot_work_is_refused_before_anything_is_loaded(config, override, message):
     with pytest.raises(ConfigError, match=message):
         config(*override)
+
+
+def test_few_labels_and_small_evaluations_take_none_away(tmp_path):
+    with (tmp_path / "all.csv").open("w", newline="") as file:
+        rows = [(f"{name} number {n}", name) for name in ("cat", "dog") for n in range(30)]
+        csv.writer(file).writerows([("text", "label"), *rows])
+    data = {"path": str(tmp_path / "all.csv"), "text_column": "text", "max_eval_samples": 4}
+    config = DataConfig(**data, test_fraction=0.2, validation_fraction=0.1)
+    splits = load_splits(config, all_labels=True)
+    assert len(splits.train) == 60 - 12 and len(splits.validation) == 0 and len(splits.test) == 4
+    assert not any("validation" in note for note in splits.record.notes)
+    assert len(load_splits(config).train) == 60 - 12 - 6

@@ -104,3 +104,16 @@ def test_the_push_is_refused_with_what_to_try_and_how_to_push_anyway(make_record
     record.config["hub"]["push_anyway"] = True
     push_bundle(tmp_path, hub)
     assert len(pushed) == 2
+
+
+def test_where_accuracy_is_not_measured_the_paired_gain_over_the_most_frequent_class_decides(make_record):
+    row = majority(0.4, "macro_f1")
+    no_gain = dataclasses.replace(row, difference=Measurement(value=0.0, ci95=(-0.1, 0.1), n=40))
+    assert "gain in macro_f1" in str(doubt(make_record(metrics={"macro_f1": measured(0.0)}, comparisons=[no_gain])))
+    assert doubt(make_record(metrics={"macro_f1": measured(0.0)}, comparisons=[row])) is None
+
+
+def test_what_to_try_is_for_what_was_run(make_record):
+    why = {"metrics": {"accuracy": measured(0.1)}, "comparisons": [majority(0.4)]}
+    assert "num_train_epochs" in next(cautions(make_record(**why)))
+    assert "num_train_epochs" not in next(cautions(make_record(**why, runs=[])))

@@ -60,3 +60,9 @@ def test_trackio_writes_into_its_own_folder(track, tmp_path, monkeypatch):
         ((config,),) = connection.execute("select config from configs").fetchall()
     assert [(json.loads(metrics), step) for step, metrics in rows] == VALUES
     assert json.loads(config)["training.seeds"] == "[0]"
+
+
+def test_a_row_that_was_cut_short_costs_nothing_else(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo{"step": 3}\n{"step": 4}\n{"step"')
+    assert [row["step"] for row in read_log(path)] == [1, 4]
