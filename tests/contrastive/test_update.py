@@ -149,6 +149,9 @@ def _one_of_two(name: str, folder: Path) -> None:
     save_file(kept.gradients, folder / f"{accelerator.process_index}.safetensors")
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(value.item()))
     accelerator.end_training()
+    # What torch's reducer holds of the group is freed at the end of the process while the group's threads wait for the
+    # interpreter: now and then both would wait for ever.
+    os._exit(0)
 
 
 if __name__ == "__main__":
