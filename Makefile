@@ -4,7 +4,8 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread a worker: many threads on few cores wait for each other more than they compute.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations 10
+# A file stays with one worker: what its tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations 10
 
 .PHONY: help install demo test test-all lint data benchmarks clean
 
