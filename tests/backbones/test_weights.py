@@ -15,10 +15,11 @@ import pytest
 import torch
 import transformers
 from conftest import build_model, image_sizes, write_tokenizer
+from folders import config_with, weights_with
 from huggingface_hub import HfApi, constants
 from image_text import image_text_model, processors
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import pipeline
 
 import hf_fsl.auto  # noqa: F401
@@ -88,20 +89,11 @@ def evaluate(folder):
 ENCODERS, CLASSIFIERS = (as_backbone, as_pipeline, as_body, as_few_shot), (predict, evaluate)
 
 
-def weights_with(change):
-    def changed(folder):
-        path = folder / "model.safetensors"
-        save_file(change(load_file(path)), path, {"format": "pt"})
-
-    return changed
-
-
-def config_with(**values):
-    def changed(folder):
-        path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return changed
+def changed_copy(source, tmp_path, change):
+    folder = tmp_path / "model"
+    shutil.copytree(source, folder)
+    change(folder)
+    return folder
 
 
 def written(name, content):
@@ -166,9 +158,7 @@ def no_pickles(monkeypatch):
 @pytest.mark.parametrize("case", FOR_ALL)
 def test_what_is_not_whole_is_refused_by_all(classifier, tmp_path, case):
     change, message = FOR_ALL[case]
-    folder = tmp_path / "model"
-    shutil.copytree(classifier, folder)
-    change(folder)
+    folder = changed_copy(classifier, tmp_path, change)
     for load in (*ENCODERS, *CLASSIFIERS):
         if load is not as_pipeline or case not in READ_BY_THE_STOCK_PIPELINE:
             with pytest.raises(UserError, match=message):
@@ -181,11 +171,9 @@ def test_what_is_whole_is_loaded(classifier, load):
 
 
 def test_what_a_model_does_without_may_be_there(classifier, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(classifier, folder)
     extra = {"cls.predictions.bias": torch.ones(3), "bert.embeddings.position_ids": torch.arange(64).unsqueeze(0),
              "bert.other.dense.weight": torch.ones(2)}  # fmt: skip
-    weights_with(lambda tensors: {**tensors, **extra})(folder)
+    folder = changed_copy(classifier, tmp_path, weights_with(lambda tensors: {**tensors, **extra}))
     for load in (*ENCODERS, *CLASSIFIERS):
         load(folder)
 
@@ -207,9 +195,7 @@ HEADLESS = {
 @pytest.mark.parametrize("case", HEADLESS)
 def test_a_classifier_without_a_head_does_not_answer(classifier, tmp_path, case):
     change, message = HEADLESS[case]
-    folder = tmp_path / "model"
-    shutil.copytree(classifier, folder)
-    change(folder)
+    folder = changed_copy(classifier, tmp_path, change)
     for load in CLASSIFIERS:
         with pytest.raises(UserError, match=message):
             load(folder)

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 
+import folders
 import httpx2
 import numpy as np
 import pytest
 import torch
 from encoders import pictures as draw
 from encoders import save_encoder
+from folders import config_with
 from huggingface_hub import HfApi, ModelCard, constants
 from launching import ROOT
 from safetensors import safe_open
@@ -329,19 +331,12 @@ def state_with(tensors=None, **settings):
 
 
 def weights_with(change):
+    """As of somebody who knows of the checksum."""
+
     def changed(folder):
-        path = folder / "model.safetensors"
-        save_file(change(load_file(path)), path, {"format": "pt"})
+        folders.weights_with(change)(folder)
         state = json.loads((folder / "few_shot" / "state.json").read_text())
         (folder / "few_shot" / "state.json").write_text(json.dumps({**state, "weights": weights_digest(folder)}))
-
-    return changed
-
-
-def config_with(**values):
-    def changed(folder):
-        path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     return changed
 
