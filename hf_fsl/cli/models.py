@@ -84,10 +84,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
-
     if options.labels is None and (options.template or options.multi_label):
         raise UserError("--template and --multi-label go with --labels, the candidate labels of zero-shot use.")
+    import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
+
     source = (options.model, options.revision, options.trust_remote_code)
     task = _pipeline_task(*source) if options.labels is None else zero_shot_task(*source)
     given = read_inputs(options, image="image" in task)

@@ -6,7 +6,13 @@ import functools
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, VisionTextDualEncoderModel, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    VisionTextDualEncoderModel,
+    pipeline,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fsl.backbones.encoder import load_encoder
@@ -62,8 +68,11 @@ def whole_pipeline(
     _, stock, _ = PIPELINE_REGISTRY.check_task(task)
     (auto,) = stock["pt"]
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if AutoConfig.from_pretrained(name, **source).model_type == "vision-text-dual-encoder":
-        auto = VisionTextDualEncoderModel  # which the task's automatic class does not know
+    if (
+        auto is AutoModelForZeroShotImageClassification
+        and AutoConfig.from_pretrained(name, **source).model_type == "vision-text-dual-encoder"
+    ):
+        auto = VisionTextDualEncoderModel  # which that class does not know
     load = load_encoder if auto is AutoModel else functools.partial(load_whole, auto)
     model = load(name, dtype=dtype, device_map=device_map, **source)
     parts = {part: name for part in ("tokenizer", "image_processor") if getattr(kind, f"_load_{part}")}
