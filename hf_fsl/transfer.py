@@ -21,8 +21,9 @@ from hf_fsl.data import Splits
 from hf_fsl.inputs import EncodedSplit
 from hf_fsl.losses import ClassificationLoss, class_weights
 from hf_fsl.metrics import compute_metrics
+from hf_fsl.metrics.measure import measure
 from hf_fsl.records import ModelRecord, SeedRecord, TruncationRecord, goodness
-from hf_fsl.reporting import SeedOutcome, measure
+from hf_fsl.reporting import SeedOutcome
 from hf_fsl.training import find_start, predict_logits, train, training_identity
 
 

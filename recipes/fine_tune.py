@@ -28,7 +28,8 @@ from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
 from hf_fsl.inputs import label_tensor
 from hf_fsl.metrics import predicted_labels
-from hf_fsl.reporting import build_record, compare, sample_inputs, write_predictions
+from hf_fsl.metrics.measure import compare
+from hf_fsl.reporting import build_record, sample_inputs, write_predictions
 from hf_fsl.resources import portable
 from hf_fsl.training import RunLog, start_accelerator
 from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record

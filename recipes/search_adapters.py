@@ -31,7 +31,8 @@ from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
 from hf_fsl.metrics import predicted_labels
-from hf_fsl.reporting import build_record, compare, sample_inputs
+from hf_fsl.metrics.measure import compare
+from hf_fsl.reporting import build_record, sample_inputs
 from hf_fsl.resources import portable
 from hf_fsl.search.choosing import complete
 from hf_fsl.search.few_shot import few_shot_splits

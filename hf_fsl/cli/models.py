@@ -175,7 +175,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.data import load_split
     from hf_fsl.inputs import EncodedSplit, label_tensor
-    from hf_fsl.reporting import measure
+    from hf_fsl.metrics.measure import measure
     from hf_fsl.tasks import Modality, ProblemType, Task
     from hf_fsl.training import predict_logits
 

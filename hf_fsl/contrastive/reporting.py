@@ -13,7 +13,7 @@ from hf_fsl.contrastive.run import TrainedTowers
 from hf_fsl.contrastive_record import ContrastiveRecord
 from hf_fsl.data import Pairs, PairSplit
 from hf_fsl.hub.contrastive import DualEncoderSample
-from hf_fsl.reporting import measured_cost
+from hf_fsl.metrics.measure import measured_cost
 from hf_fsl.resources import portable
 
 

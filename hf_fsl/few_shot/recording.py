@@ -18,9 +18,9 @@ from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import FewShotRecipeConfig, to_dict
 from hf_fsl.few_shot.pools import Examples, Pools
 from hf_fsl.metrics import confusions, paired_difference, probabilities_of
+from hf_fsl.metrics.measure import compare, measure, measured_cost, prediction_table, write_tables
 from hf_fsl.modeling.export import Exported
 from hf_fsl.records import Comparison, EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
-from hf_fsl.reporting import compare, measure, measured_cost, prediction_table, write_tables
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Task
 

@@ -17,8 +17,8 @@ from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig, to_dict
 from hf_fsl.data import Splits
 from hf_fsl.metrics import confusions
+from hf_fsl.metrics.measure import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.records import ModelRecord, RunRecord
-from hf_fsl.reporting import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.resources import portable
 from hf_fsl.tasks import Modality, Task
 from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs

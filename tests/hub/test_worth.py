@@ -16,8 +16,8 @@ from hf_fsl.hub.any_record import load_record
 from hf_fsl.hub.push import UselessModel, push_bundle
 from hf_fsl.hub.worth import cautions, doubt
 from hf_fsl.metrics import f1_difference, macro_f1
+from hf_fsl.metrics.measure import compare
 from hf_fsl.records import Comparison, Measurement
-from hf_fsl.reporting import compare
 
 
 def measured(low, value=0.5):
