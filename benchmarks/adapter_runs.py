@@ -17,20 +17,20 @@ import peft
 import torch
 from accelerate import Accelerator
 
-from hf_fsl.adapters import attach_adapter
 from hf_fsl.config import AdapterConfig, DataConfig, ModelConfig, TrainingConfig
 from hf_fsl.config.search import ShotsConfig, StudyConfig
 from hf_fsl.data import Splits, load_splits
+from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.hub.seed import minilm_folder
-from hf_fsl.inputs import EncodedSplit
-from hf_fsl.losses import ClassificationLoss
 from hf_fsl.metrics.functions import example_losses
+from hf_fsl.models.adapters import attach_adapter
+from hf_fsl.search.cost import Meter
 from hf_fsl.search.few_shot import few_shot_splits
-from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, to_adapter_config, uniform_ranks
 from hf_fsl.search.trial import AdapterTrial, CountedUpdate
 from hf_fsl.training import predict_logits, train
 from hf_fsl.training.checkpoints import TrainingDiverged, load_trainable_state, trainable_state
+from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.update import Update
 
 DATA = Path(__file__).parents[1] / "recipes" / "data" / "supersense"
@@ -41,7 +41,7 @@ DIVERGED = 1e6
 """Log-loss of a training that diverged: behind all others."""
 
 Kind = Literal["architecture", "started", "adalora", "full"]
-"""``started``: an architecture whose training starts from the gradient (hf_fsl/training/start.py)."""
+"""``started``: an architecture whose training starts from the gradient (hf_fsl/training/gradient_init.py)."""
 Row = dict[str, Any]
 
 

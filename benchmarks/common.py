@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_fsl.environment import hardware, versions
-from hf_fsl.files import write_text
+from hf_fsl.core.environment import hardware, versions
+from hf_fsl.core.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 

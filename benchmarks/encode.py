@@ -13,8 +13,8 @@ import numpy as np
 from common import interleave, ratio, write_result
 from datasets import Dataset
 
-from hf_fsl.backbones import Backbone
 from hf_fsl.hub.seed import minilm_folder
+from hf_fsl.models.backbones import Backbone
 
 GLOSSES = Path(__file__).parents[1] / "recipes" / "data" / "supersense" / "data" / "train-00000-of-00001.parquet"
 BATCH_SIZES = (8, 16, 32, 64)

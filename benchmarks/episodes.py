@@ -28,8 +28,7 @@ from common import interleave, ratio, write_result
 from sklearn.neighbors import NearestCentroid
 
 from hf_fsl import Backbone
-from hf_fsl.episodes import Episodes, EpisodeSampler
-from hf_fsl.episodic import NearestMean, evaluate_episodes
+from hf_fsl.few_shot.episodes import Episodes, EpisodeSampler, NearestMean, evaluate_episodes
 from hf_fsl.hub.seed import minilm_folder
 
 DATA = "recipes/data/supersense/data/test-00000-of-00001.parquet"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from common import RESULTS, write_result
 
-from hf_fsl.files import replaced
+from hf_fsl.core.files import replaced
 from hf_fsl.metrics import paired_difference, seeds_interval
 
 Runs = dict[tuple[int, str], dict[str, Any]]

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from hf_fsl import Backbone
-from hf_fsl.backbones import EmbeddingCache
 from hf_fsl.hub.seed import minilm_folder
+from hf_fsl.models.backbones import EmbeddingCache
 
 DATA = Path("recipes/data")
 CACHE = EmbeddingCache(Path.home() / ".cache" / "hf_fsl" / "benchmarks")

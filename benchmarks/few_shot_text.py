@@ -38,9 +38,9 @@ from datasets import load_dataset
 from few_shot_curve import SETFIT, SHOTS, Runs, report
 
 from hf_fsl import Backbone
-from hf_fsl.adaptation import adapt
 from hf_fsl.config import AdaptationConfig, AdapterConfig
-from hf_fsl.heads import fit_head
+from hf_fsl.few_shot.adaptation import adapt
+from hf_fsl.few_shot.heads import fit_head
 from hf_fsl.hub.seed import minilm_folder
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,8 @@ MiniLM on supersense (24 classes, queries: the test split), and the emoji tower 
 PATH on subcategories that it was not trained on (7 classes) and on all (29); its queries are the pictures that are not
 supports, each class counting the same. The label texts are those of the zero-shot recipes' configs. Every method sees
 the same supports; intervals are over draws, differences paired. The constants of ``choose_head`` were settled on other
-examples (``hf_fsl/heads/choosing.py`` lists them); of the 29 subcategories six were among them, and 22 in Twemoji's
-style, of the seven that the tower has not seen none.
+examples (``hf_fsl/few_shot/heads/auto.py`` lists them); of the 29 subcategories six were among them, and 22 in
+Twemoji's style, of the seven that the tower has not seen none.
 
 Bars (issue 5): at one example a class on supersense, at least 0.12 above the nearest mean. At no k, on supersense and
 on the emoji that the tower has not seen, below the better of prior only and the best of the supports-only methods by
@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hf_fsl import Backbone
-from hf_fsl.backbones import EmbeddingCache
-from hf_fsl.heads import choose_head, fit_head
+from hf_fsl.few_shot.heads import choose_head, fit_head
 from hf_fsl.hub.seed import minilm_folder
 from hf_fsl.metrics.measuring import seeds_interval
-from hf_fsl.zero_shot.templates import fill_templates
+from hf_fsl.models.backbones import EmbeddingCache
+from hf_fsl.models.templates import fill_templates
 
 ROOT = Path(__file__).parents[1]
 SHOTS = (1, 2, 4, 8, 16)

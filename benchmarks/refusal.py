@@ -30,11 +30,11 @@ from few_shot_data import DATA, Pool, emoji, supersense
 from sklearn.metrics import roc_auc_score
 
 from hf_fsl import AdapterConfig, Backbone, FewShotClassifier
-from hf_fsl.episodic import mean_interval
-from hf_fsl.heads import HeadError
-from hf_fsl.heads.refusal import fit_refusal
+from hf_fsl.few_shot.episodes import mean_interval
+from hf_fsl.few_shot.heads import HeadError
+from hf_fsl.few_shot.heads.refusal import fit_refusal
 from hf_fsl.hub.seed import minilm_folder
-from hf_fsl.modeling import FeatureTransform
+from hf_fsl.models.export import FeatureTransform
 
 ADAPTED_RUNS = RESULTS / "refusal_adapted_runs.jsonl"
 ADAPTED_SHOTS, ADAPTED_COVERAGE, ADAPTED_QUERIES = 8, 0.9, 30

@@ -31,12 +31,12 @@ def prepare(steps: int) -> tuple[Any, Any, Any]:
     import torch
     from accelerate.utils import set_seed
 
-    from hf_fsl.adapters import attach_adapter
-    from hf_fsl.backbones.classification import load_classifier
     from hf_fsl.config import AdapterConfig, DataConfig, ModelConfig
     from hf_fsl.data import load_splits
+    from hf_fsl.data.encoding import EncodedSplit
     from hf_fsl.hub.seed import minilm_folder
-    from hf_fsl.inputs import EncodedSplit
+    from hf_fsl.models.adapters import attach_adapter
+    from hf_fsl.models.backbones.classification import load_classifier
     from hf_fsl.training.batches import TrainingBatches
 
     set_seed(SEED)
@@ -55,8 +55,8 @@ def run_hf_fsl(steps: int) -> tuple[list[float], float]:
     from accelerate import Accelerator
 
     from hf_fsl.config import TrainingConfig
-    from hf_fsl.losses import ClassificationLoss
     from hf_fsl.training import train
+    from hf_fsl.training.losses import ClassificationLoss
 
     model, split, _ = prepare(steps)
     losses: list[float] = []

@@ -18,10 +18,9 @@ import torch
 from common import write_result
 from few_shot_data import Pool, digits, emoji, supersense
 
-from hf_fsl.episodes import EpisodeSampler
-from hf_fsl.episodic import Method, evaluate_episodes
-from hf_fsl.heads import fit_head
-from hf_fsl.heads.transductive import alpha_tim, bd_cspn, soft_k_means
+from hf_fsl.few_shot.episodes import EpisodeSampler, Method, evaluate_episodes
+from hf_fsl.few_shot.heads import fit_head
+from hf_fsl.few_shot.heads.transductive import alpha_tim, bd_cspn, soft_k_means
 
 METHODS = {"soft_k_means": soft_k_means, "bd_cspn": bd_cspn, "alpha_tim": alpha_tim}
 INDUCTIVE = "inductive (cl2n)"

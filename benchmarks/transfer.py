@@ -20,13 +20,13 @@ import numpy as np
 from accelerate import Accelerator
 from common import RESULTS, write_result
 
-from hf_fsl.baselines import baseline_predictions
 from hf_fsl.config import FineTuneConfig, load_config
 from hf_fsl.data import load_splits
 from hf_fsl.hub.seed import minilm_folder
 from hf_fsl.metrics import paired_difference, seeds_interval
 from hf_fsl.training import start_accelerator
-from hf_fsl.transfer import fine_tune_seed
+from hf_fsl.training.baselines import baseline_predictions
+from hf_fsl.training.fine_tune import fine_tune_seed
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "recipes" / "data" / "supersense"

@@ -1,9 +1,9 @@
 """Importing this module registers what is ours with transformers; nothing else does, and it loads torch.
 
 ``pipeline("text-classification", model=…)`` then loads a few-shot model that is no stock class, without remote code;
-``few-shot-classification`` is the task of :class:`~hf_fsl.pipelines.FewShotPipeline`, for any encoder, and
-``zero-shot-embedding-classification`` that of :class:`~hf_fsl.pipelines.ZeroShotEmbeddingPipeline`. The stock tasks
-stay what they are: our pipelines for them are asked for by ``pipeline_class=``.
+``few-shot-classification`` is the task of :class:`~hf_fsl.few_shot.pipeline.FewShotPipeline`, for any encoder, and
+``zero-shot-embedding-classification`` that of :class:`~hf_fsl.zero_shot.pipelines.ZeroShotEmbeddingPipeline`. The
+stock tasks stay what they are: our pipelines for them are asked for by ``pipeline_class=``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_fsl.modeling import FewShotConfig, FewShotForImageClassification, FewShotForSequenceClassification
-from hf_fsl.pipelines import FewShotPipeline, ZeroShotEmbeddingPipeline
-from hf_fsl.pipelines.few_shot import EncoderLoader
+from hf_fsl.few_shot.pipeline import EncoderLoader, FewShotPipeline
+from hf_fsl.models.export import FewShotConfig, FewShotForImageClassification, FewShotForSequenceClassification
+from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline
 
 EMBEDDING_TASK = "zero-shot-embedding-classification"
 FEW_SHOT_TASK = "few-shot-classification"

@@ -18,19 +18,19 @@ from pathlib import Path
 
 import yaml
 
-from hf_fsl.classifier import FewShotClassifier
-from hf_fsl.classifier.backbones import load_backbone
-from hf_fsl.classifier.publishing import export, write_few_shot_bundle
 from hf_fsl.config import FewShotRecipeConfig, run_recipe, to_dict
+from hf_fsl.core.paths import portable
+from hf_fsl.few_shot.classifier import FewShotClassifier
+from hf_fsl.few_shot.classifier.backbones import load_backbone
+from hf_fsl.few_shot.classifier.publishing import export, write_few_shot_bundle
 from hf_fsl.few_shot.evaluation import draw_episodes, evaluate, meta_trained
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
-from hf_fsl.few_shot.recording import build_record, measure_classifier, report, write_predictions
+from hf_fsl.few_shot.record import build_record, measure_classifier, report, write_predictions
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
-from hf_fsl.resources import portable
+from hf_fsl.models.templates import label_words
 from hf_fsl.training import make_accelerator
-from hf_fsl.zero_shot.templates import label_words
 
 VERIFIED = 16
 """Inputs on which the bundle, loaded by a fresh process, must give the classifier's logits."""

@@ -18,21 +18,21 @@ from pathlib import Path
 import peft
 import yaml
 
-from hf_fsl.adapters import merge_adapter
-from hf_fsl.baselines import baseline_predictions
 from hf_fsl.config import FineTuneConfig, run_recipe, to_dict
+from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
+from hf_fsl.data.encoding import label_tensor
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
-from hf_fsl.inputs import label_tensor
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.metrics.measure import compare
-from hf_fsl.reporting import build_record, sample_inputs, write_predictions
-from hf_fsl.resources import portable
+from hf_fsl.models.adapters import merge_adapter
 from hf_fsl.training import RunLog, start_accelerator
-from hf_fsl.transfer import FineTuned, fine_tune_seed, model_record
+from hf_fsl.training.baselines import baseline_predictions
+from hf_fsl.training.fine_tune import FineTuned, fine_tune_seed, model_record
+from hf_fsl.training.fine_tune_record import build_record, sample_inputs, write_predictions
 
 VERIFIED = 16
 """Test examples on which the bundle, loaded by a fresh process, must give the logits of the trained model."""

@@ -21,29 +21,29 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from hf_fsl.adapters import merge_adapter
-from hf_fsl.baselines import baseline_predictions
 from hf_fsl.config import AdapterSearchConfig, run_recipe, to_dict
+from hf_fsl.core.files import write_text
+from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
-from hf_fsl.files import write_text
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.metrics.measure import compare
-from hf_fsl.reporting import build_record, sample_inputs
-from hf_fsl.resources import portable
+from hf_fsl.models.adapters import merge_adapter
 from hf_fsl.search.choosing import complete
 from hf_fsl.search.few_shot import few_shot_splits
+from hf_fsl.search.locks import only_worker
 from hf_fsl.search.report import lines, write_report
 from hf_fsl.search.retraining import Finish
 from hf_fsl.search.run import fine_tune_yaml, search, search_record, write_extras
 from hf_fsl.search.space import SearchSpace
 from hf_fsl.search.trial import AdapterTrial
-from hf_fsl.search.turns import only_worker
 from hf_fsl.training import make_accelerator
-from hf_fsl.transfer import model_record
+from hf_fsl.training.baselines import baseline_predictions
+from hf_fsl.training.fine_tune import model_record
+from hf_fsl.training.fine_tune_record import build_record, sample_inputs
 
 VERIFIED = 16
 """Test examples on which the bundle, loaded by a fresh process, must give the logits of the trained model."""

@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from hf_fsl.backbones import Backbone
 from hf_fsl.config import ZeroShotClipConfig, run_recipe, to_dict
+from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
 from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.contrastive import DualEncoderSample, verify_dual_encoder
 from hf_fsl.hub.push import push_bundle
 from hf_fsl.hub.worth import cautions
-from hf_fsl.pipelines import ZeroShotImagePipeline
-from hf_fsl.pipelines.loading import load_pipeline
-from hf_fsl.resources import portable
+from hf_fsl.models.backbones import Backbone
 from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
-from hf_fsl.zero_shot.recording import build_record, report, spread, unlabelled_inputs, write_predictions
+from hf_fsl.zero_shot.pipelines import ZeroShotImagePipeline
+from hf_fsl.zero_shot.pipelines.loading import load_pipeline
+from hf_fsl.zero_shot.record import build_record, report, spread, unlabelled_inputs, write_predictions
 
 VERIFIED = 16
 """Images of which the bundle, loaded by a fresh process, must give the model's embeddings."""

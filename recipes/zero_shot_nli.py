@@ -19,18 +19,19 @@ import numpy as np
 import yaml
 
 from hf_fsl.config import ZeroShotNLIConfig, run_recipe, to_dict
+from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
 from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
-from hf_fsl.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
-from hf_fsl.pipelines.loading import load_pipeline
-from hf_fsl.resources import portable
+from hf_fsl.models.templates import fill_templates
 from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
-from hf_fsl.zero_shot.recording import (
+from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
+from hf_fsl.zero_shot.pipelines.loading import load_pipeline
+from hf_fsl.zero_shot.record import (
     build_record,
     mean_of_templates,
     report,
@@ -38,7 +39,6 @@ from hf_fsl.zero_shot.recording import (
     unlabelled_inputs,
     write_predictions,
 )
-from hf_fsl.zero_shot.templates import fill_templates
 
 VERIFIED = 16
 """Pairs on which the bundle, loaded by a fresh process, must give the model's logits."""

@@ -16,7 +16,7 @@ assert type(pipe) is hf_fsl.ZeroShotEmbeddingPipeline
 print(pipe("the cat sleeps", ["cat", "rain"])["labels"])
 assert type(pipeline("zero-shot-classification", model=sys.argv[2])).__module__.startswith("transformers")
 pipe = pipeline("few-shot-classification", model=sys.argv[1])
-assert type(pipe) is hf_fsl.pipelines.FewShotPipeline
+assert type(pipe) is hf_fsl.few_shot.pipeline.FewShotPipeline
 support = {"animals": ["the cat runs", "a dog"], "weather": ["rain", "the sun"]}
 assert {answer["label"] for answer in pipe("the cat sleeps", support=support)} == {"animals", "weather"}
 import importlib

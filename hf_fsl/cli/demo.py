@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_fsl.cli.launch import launch_command
-from hf_fsl.errors import UserError
-from hf_fsl.processes import supervised
-from hf_fsl.resources import recipes_folder
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.paths import recipes_folder
+from hf_fsl.core.processes import supervised
 
 MODEL = "demo/supersense-minilm-lora"
 SEARCHED = "demo/supersense-searched-adapter"

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from hf_fsl.resources import recipes_folder
+from hf_fsl.core.paths import recipes_folder
 
 
 def add_commands(commands: Any) -> None:

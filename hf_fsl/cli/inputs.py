@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from hf_fsl.errors import UserError
-from hf_fsl.pictures import has_picture_suffix, is_picture_file, is_url
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.images import has_picture_suffix, is_picture_file, is_url
 
 DATA_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hf_fsl import environment
 from hf_fsl.config import RECIPES, ConfigError, load_config, read_yaml
-from hf_fsl.errors import UserError
-from hf_fsl.files import require_writable
-from hf_fsl.processes import supervised
-from hf_fsl.resources import find_config, recipes_folder
+from hf_fsl.core import environment
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.files import require_writable
+from hf_fsl.core.paths import find_config, recipes_folder
+from hf_fsl.core.processes import supervised
 
 
 def add_commands(commands: Any) -> None:

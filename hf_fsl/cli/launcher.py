@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from hf_fsl.errors import UserError
-from hf_fsl.exits import run_plainly
-from hf_fsl.processes import as_parent, end_with_parent, exit_code, pass_on, signals_to
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.exits import run_plainly
+from hf_fsl.core.processes import as_parent, end_with_parent, exit_code, pass_on, signals_to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

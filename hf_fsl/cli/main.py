@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hf_fsl import __version__
 from hf_fsl.cli import demo, hub, launch, models, publishing, search
-from hf_fsl.exits import run_plainly
+from hf_fsl.core.exits import run_plainly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

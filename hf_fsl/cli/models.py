@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from hf_fsl.cli.inputs import Given, read_inputs
 from hf_fsl.cli.zero_shot import likely, zero_shot_answers, zero_shot_task
-from hf_fsl.errors import UserError
-from hf_fsl.pictures import as_rgb
-from hf_fsl.terminal import printable
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.images import as_rgb
+from hf_fsl.core.terminal import printable
 
 AT_ONCE = 32
 """Inputs at a time."""
@@ -114,10 +114,10 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
     """For each input the labels to show by falling score, by a model that was trained for them."""
     import transformers
 
-    from hf_fsl.backbones.items import read_items
-    from hf_fsl.backbones.texts import longest_input, tokenise, truncation, warn_of_cut
-    from hf_fsl.backbones.weights import loading, require_class_names
-    from hf_fsl.pipelines.loading import whole_pipeline
+    from hf_fsl.models.backbones.items import read_items
+    from hf_fsl.models.backbones.texts import longest_input, tokenise, truncation, warn_of_cut
+    from hf_fsl.models.backbones.weights import loading, require_class_names
+    from hf_fsl.zero_shot.pipelines.loading import whole_pipeline
 
     image = task == "image-classification"
     kind = transformers.ImageClassificationPipeline if image else transformers.TextClassificationPipeline
@@ -169,14 +169,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from accelerate import Accelerator
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
-    from hf_fsl.backbones.classification import load_processor
-    from hf_fsl.backbones.texts import longest_input, truncation, warn_of_cut
-    from hf_fsl.backbones.weights import load_whole, loading, require_class_names
     from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
+    from hf_fsl.core.task import Modality, ProblemType, Task
     from hf_fsl.data import load_split
-    from hf_fsl.inputs import EncodedSplit, label_tensor
+    from hf_fsl.data.encoding import EncodedSplit, label_tensor
     from hf_fsl.metrics.measure import measure
-    from hf_fsl.tasks import Modality, ProblemType, Task
+    from hf_fsl.models.backbones.classification import load_processor
+    from hf_fsl.models.backbones.texts import longest_input, truncation, warn_of_cut
+    from hf_fsl.models.backbones.weights import load_whole, loading, require_class_names
     from hf_fsl.training import predict_logits
 
     evaluation = EvaluationConfig(metrics=options.metrics, trust_remote_code=options.trust_remote_code)
@@ -229,7 +229,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _require_own_parts(options: argparse.Namespace) -> None:
     """Raises ValueError where the weights of a few-shot model are not those that its state was written with."""
-    from hf_fsl.modeling.loading import published_class, repository_folder, require_own_parts
+    from hf_fsl.models.export.loading import published_class, repository_folder, require_own_parts
 
     if published_class(options.model, options.revision) is not None:
         require_own_parts(repository_folder(options.model, revision=options.revision))
@@ -239,7 +239,7 @@ def _pipeline_task(model: str, revision: str | None, trust_remote_code: bool) ->
     """The pipeline for a model, from its architecture: works offline and for folders, unlike the Hub's tag."""
     from transformers import AutoConfig
 
-    from hf_fsl.backbones.weights import loading
+    from hf_fsl.models.backbones.weights import loading
 
     with loading(UserError, model, revision, "as a classification model"):
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)

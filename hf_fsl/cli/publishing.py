@@ -8,8 +8,8 @@ from typing import Any
 
 from hf_fsl.config import HubConfig
 from hf_fsl.config.sections import repo_id_problem
-from hf_fsl.errors import UserError
-from hf_fsl.terminal import printable
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.terminal import printable
 
 
 def add_commands(commands: Any) -> None:
@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _card(options: argparse.Namespace) -> int:
-    from hf_fsl.files import write_text
+    from hf_fsl.core.files import write_text
     from hf_fsl.hub.any_record import load_record, render
 
     path = Path(options.record)

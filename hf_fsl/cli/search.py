@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hf_fsl.errors import UserError
-from hf_fsl.terminal import printable
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.terminal import printable
 
 
 def add_commands(commands: Any) -> None:

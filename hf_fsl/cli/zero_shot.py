@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hf_fsl.cli.inputs import Given, read_labels
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 PICTURES_AT_ONCE = 32
 _PIPELINES = {
@@ -28,9 +28,9 @@ def zero_shot_answers(
     Raises:
         UserError: options that do not go with the model, or an input that cannot be read.
     """
-    from hf_fsl import pipelines
     from hf_fsl.config import ModelConfig
-    from hf_fsl.pipelines.loading import load_pipeline
+    from hf_fsl.zero_shot import pipelines
+    from hf_fsl.zero_shot.pipelines.loading import load_pipeline
 
     settings: dict[str, Any] = {"hypothesis_template": options.template} if options.template else {}
     if task == "zero-shot-image-classification":
@@ -70,7 +70,7 @@ def zero_shot_task(model: str, revision: str | None, trust_remote_code: bool) ->
     """The stock task that loads a model for zero-shot use. Raises UserError where it is for none."""
     from transformers import AutoConfig
 
-    from hf_fsl.backbones.weights import loading
+    from hf_fsl.models.backbones.weights import loading
 
     with loading(UserError, model, revision, "as a model for zero-shot use"):
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)

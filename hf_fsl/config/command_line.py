@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from hf_fsl.config.loading import ConfigError, load_config, section_of
-from hf_fsl.exits import run_plainly
-from hf_fsl.files import require_writable
-from hf_fsl.processes import end_with_parent
+from hf_fsl.core.exits import run_plainly
+from hf_fsl.core.files import require_writable
+from hf_fsl.core.processes import end_with_parent
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hf_fsl.config.sections import DDP_TIMEOUT, HubConfig, TrainingConfig, _at_least, _between
-from hf_fsl.placeholders import has_one_place, plain_places
+from hf_fsl.core.placeholders import has_one_place, plain_places
 
 
 @dataclass(frozen=True, kw_only=True)

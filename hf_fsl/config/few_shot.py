@@ -16,7 +16,7 @@ from hf_fsl.config.sections import (
     ModelConfig,
     _at_least,
 )
-from hf_fsl.placeholders import has_one_place
+from hf_fsl.core.placeholders import has_one_place
 
 Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "prior", "named_lda", "cache"]
 Refinement = Literal["soft_k_means", "bd_cspn", "alpha_tim"]

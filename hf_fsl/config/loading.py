@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 T = TypeVar("T")
 _INVALID: Any = object()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_fsl.config.sections import DDP_TIMEOUT, DataConfig, EvaluationConfig, HubConfig, ModelConfig, _at_least
-from hf_fsl.placeholders import has_one_place
+from hf_fsl.core.placeholders import has_one_place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_fsl.backbones.classification import BackboneError
+from hf_fsl.models.backbones.classification import BackboneError
 
 KINDS = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types whose encoder layers are BERT's."""

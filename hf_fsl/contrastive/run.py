@@ -11,9 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from hf_fsl.adapters import ParameterCount, count_parameters, describe_adapter
-from hf_fsl.backbones.cards import model_license
-from hf_fsl.backbones.classification import loaded_commit
 from hf_fsl.config import ContrastiveConfig, to_dict
 from hf_fsl.contrastive.evaluation import ZeroShotSplit, measurements, quick_metrics
 from hf_fsl.contrastive.inputs import (
@@ -23,11 +20,14 @@ from hf_fsl.contrastive.inputs import (
     encoded_pictures,
     image_outputs,
 )
+from hf_fsl.contrastive.losses import ContrastiveLoss
 from hf_fsl.contrastive.towers import LoadedTowers, load_towers
 from hf_fsl.contrastive.update import ContrastiveUpdate
-from hf_fsl.contrastive_losses import ContrastiveLoss
-from hf_fsl.contrastive_record import TowerRecord, ZeroShotMeasurement
+from hf_fsl.core.contrastive_record import TowerRecord, ZeroShotMeasurement
 from hf_fsl.data import Pairs
+from hf_fsl.models.adapters import ParameterCount, count_parameters, describe_adapter
+from hf_fsl.models.backbones.cards import model_license
+from hf_fsl.models.backbones.classification import loaded_commit
 from hf_fsl.training import Progress, train, training_identity
 
 

@@ -12,15 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from hf_fsl.adapters import attach_adapter, merge_adapter
-from hf_fsl.adapters.gradients import evaluating
-from hf_fsl.backbones.classification import BackboneError
-from hf_fsl.backbones.texts import check_max_length, token_limit
-from hf_fsl.backbones.tokenizer import load_tokenizer
-from hf_fsl.backbones.weights import load_weights, load_whole, loading
 from hf_fsl.config import AdapterConfig, DualEncoderConfig, TowerConfig
 from hf_fsl.config.contrastive import ContrastiveLossConfig
 from hf_fsl.contrastive.mean_pooling import with_mean_pooling
+from hf_fsl.models.adapters import attach_adapter, merge_adapter
+from hf_fsl.models.adapters.gradients import evaluating
+from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.texts import check_max_length, token_limit
+from hf_fsl.models.backbones.tokenizer import load_tokenizer
+from hf_fsl.models.backbones.weights import load_weights, load_whole, loading
 
 LARGEST_SCALE = math.log(100)
 """CLIP never lets its logits be more than 100 times the cosines."""

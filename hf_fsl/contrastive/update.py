@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_fsl.config import TrainingConfig
+from hf_fsl.contrastive.losses import ContrastiveLoss, true_pairs
 from hf_fsl.contrastive.towers import LARGEST_SCALE, Embedded
-from hf_fsl.contrastive_losses import ContrastiveLoss, true_pairs
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.training.update import Batch, Step, cut
 
 BOOKKEEPING = ("index", "text", "captions")

@@ -12,8 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from hf_fsl.config import DataConfig
+from hf_fsl.core.label_values import is_missing
 from hf_fsl.data.errors import DataError, listed
-from hf_fsl.label_values import is_missing
 
 _SHOWN = 5
 _QUIET = 2000  # below so many pictures a progress bar is only noise

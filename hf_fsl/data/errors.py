@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 
 class DataError(UserError, ValueError):

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import datasets
 
 from hf_fsl.config import DataConfig
+from hf_fsl.core.label_values import contradictions
+from hf_fsl.core.records import DataRecord, SplitRecord
+from hf_fsl.core.task import Modality, Task
 from hf_fsl.data.columns import map_columns
 from hf_fsl.data.errors import DataError, listed
 from hf_fsl.data.labels import drop_unlabelled, label_names, looks_like_several, map_labels, several_labels
 from hf_fsl.data.overlap import example_keys, find_overlap
 from hf_fsl.data.sources import Source, is_lone_file, read_source
 from hf_fsl.data.splits import class_counts, require_examples, set_aside, subset
-from hf_fsl.label_values import contradictions
-from hf_fsl.records import DataRecord, SplitRecord
-from hf_fsl.tasks import Modality, Task
 
 ROLES = ("train", "validation", "test")
 

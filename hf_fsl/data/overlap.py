@@ -9,9 +9,9 @@ from typing import Literal
 
 import datasets
 
+from hf_fsl.core.images import content_digest
 from hf_fsl.data.columns import image_progress, open_image, raw_images, unreadable_image
 from hf_fsl.data.errors import DataError
-from hf_fsl.pictures import content_digest
 
 Policy = Literal["error", "drop_train", "ignore"]
 _SHOWN = 3

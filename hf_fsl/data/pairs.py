@@ -13,12 +13,12 @@ import datasets
 
 from hf_fsl.config import DataConfig, PairsConfig
 from hf_fsl.config.contrastive import caption_columns
+from hf_fsl.core.label_values import is_missing
+from hf_fsl.core.records import DataRecord, SplitRecord
 from hf_fsl.data.columns import check_images, row_list
 from hf_fsl.data.errors import DataError, listed
 from hf_fsl.data.overlap import example_keys, find_overlap
 from hf_fsl.data.sources import Source, read_source
-from hf_fsl.label_values import is_missing
-from hf_fsl.records import DataRecord, SplitRecord
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.backbones import Backbone
+from hf_fsl.core.records import MethodRecord
 from hf_fsl.data import Splits
-from hf_fsl.heads import choose_head, fit_head
+from hf_fsl.few_shot.heads import choose_head, fit_head
 from hf_fsl.metrics import seeds_interval
-from hf_fsl.records import MethodRecord
+from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.templates import ZeroShotError, label_words
 from hf_fsl.zero_shot.bi_encoder import label_prior
 from hf_fsl.zero_shot.evaluation import LabelledInputs, of_classes
-from hf_fsl.zero_shot.templates import ZeroShotError, label_words
 
 DRAWS = 20
 """Support sets drawn for each k."""

@@ -12,18 +12,17 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from hf_fsl.adaptation import Adapted, adapt
-from hf_fsl.backbones import Backbone
 from hf_fsl.config import FewShotRecipeConfig
-from hf_fsl.episodes import Episodes, EpisodeSampler
-from hf_fsl.episodic import Method, evaluate_episodes
-from hf_fsl.episodic.evaluation import mean_interval
+from hf_fsl.core.records import EpisodesRecord, EpisodicRow
+from hf_fsl.few_shot.adaptation import Adapted, adapt
+from hf_fsl.few_shot.episodes import Episodes, EpisodeSampler, Method, evaluate_episodes
+from hf_fsl.few_shot.episodes.evaluation import mean_interval
+from hf_fsl.few_shot.heads import choose_head, fit_head, transductive
 from hf_fsl.few_shot.pools import Pools
-from hf_fsl.heads import choose_head, fit_head, transductive
-from hf_fsl.modeling import CacheHead, LinearHead
-from hf_fsl.records import EpisodesRecord, EpisodicRow
+from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.export import CacheHead, LinearHead
+from hf_fsl.models.templates import label_words
 from hf_fsl.zero_shot.bi_encoder import label_prior
-from hf_fsl.zero_shot.templates import label_words
 
 DIRICHLET = 2.0
 """Concentration of unbalanced queries (Veilleux et al. 2021, arXiv:2106.11984)."""

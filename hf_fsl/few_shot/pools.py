@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_fsl.backbones.items import item_keys
 from hf_fsl.config import FewShotRecipeConfig
 from hf_fsl.data import DataError, Splits, load_splits
+from hf_fsl.models.backbones.items import item_keys
 
 
 @dataclass(frozen=True)

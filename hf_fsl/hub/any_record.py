@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_fsl.contrastive_record import ContrastiveRecord
+from hf_fsl.core.contrastive_record import ContrastiveRecord
+from hf_fsl.core.records import RunRecord
+from hf_fsl.core.serialization import damage_told, json_object
+from hf_fsl.core.task import Task
 from hf_fsl.hub.cards import render_card
 from hf_fsl.hub.contrastive_cards import PIPELINE_TAG, render_contrastive_card
-from hf_fsl.plain import damage_told, json_object
-from hf_fsl.records import RunRecord
-from hf_fsl.tasks import Task
 
 AnyRecord = RunRecord | ContrastiveRecord
 

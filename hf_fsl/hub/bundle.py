@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_fsl.errors import UserError
-from hf_fsl.files import put_in_place, temporary_beside, write_text
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.files import put_in_place, temporary_beside, write_text
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
 from hf_fsl.hub.figures import confused_pairs_figure, confusion_figure, episodes_figure, methods_figure
 from hf_fsl.hub.privacy import forget_sources, published
-from hf_fsl.records import RunRecord
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 

@@ -13,11 +13,11 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateNotFound
 
-from hf_fsl.errors import UserError
-from hf_fsl.records import LOWER_IS_BETTER, Comparison, Measurement, RunRecord, goodness
-from hf_fsl.resources import templates_folder
-from hf_fsl.tasks import Task
-from hf_fsl.terminal import UNSAFE, printable
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.paths import templates_folder
+from hf_fsl.core.records import LOWER_IS_BETTER, Comparison, Measurement, RunRecord, goodness
+from hf_fsl.core.task import Task
+from hf_fsl.core.terminal import UNSAFE, printable
 
 METRIC_NAMES = {
     "accuracy": "accuracy",

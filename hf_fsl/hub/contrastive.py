@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from hf_fsl.contrastive_record import ContrastiveRecord
-from hf_fsl.files import write_text
+from hf_fsl.core.contrastive_record import ContrastiveRecord
+from hf_fsl.core.files import write_text
 from hf_fsl.hub.bundle import copy_adapter, save_parts, whole_folder
 from hf_fsl.hub.contrastive_cards import render_contrastive_card
 from hf_fsl.hub.privacy import published

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_fsl.contrastive_record import ContrastiveRecord
+from hf_fsl.core.contrastive_record import ContrastiveRecord
 from hf_fsl.hub.cards import card_template, is_published
 
 PIPELINE_TAG = "zero-shot-image-classification"

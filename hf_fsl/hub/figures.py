@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_fsl.records import EpisodesRecord, MethodRecord
+from hf_fsl.core.records import EpisodesRecord, MethodRecord
 
 _WITH_COUNTS = 30
 """Up to so many classes every count that is not zero is written into its cell."""

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 OVERLAY = "overlay.safetensors"
 DOWN, UP = ".down", ".up"

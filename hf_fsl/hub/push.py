@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
 
 from hf_fsl.config import HubConfig
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.hub.any_record import AnyRecord, load_record, pipeline_tag, render
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not, remote_files
 from hf_fsl.hub.ownership import Plan, plan

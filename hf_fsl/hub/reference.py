@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hf_fsl.core.images import as_rgb
 from hf_fsl.hub.stranger import logits_one_by_one
 from hf_fsl.hub.verify import BundleMismatch, tolerance
-from hf_fsl.pictures import as_rgb
 
 
 def reference_logits(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not, remote_files
 from hf_fsl.hub.overlay import whole_model
 

@@ -18,12 +18,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import hf_fsl
-from hf_fsl.errors import UserError
-from hf_fsl.files import write_text
-from hf_fsl.pictures import as_rgb
-from hf_fsl.plain import from_plain, json_object
-from hf_fsl.records import RunRecord
-from hf_fsl.tasks import Task
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.files import write_text
+from hf_fsl.core.images import as_rgb
+from hf_fsl.core.records import RunRecord
+from hf_fsl.core.serialization import from_plain, json_object
+from hf_fsl.core.task import Task
 
 TOLERANCE = 1e-5
 """Largest difference allowed between logits in float32, as a share of their scale."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hf_fsl.contrastive_record import ContrastiveRecord
-from hf_fsl.records import Measurement, RunRecord
-from hf_fsl.tasks import Task
+from hf_fsl.core.contrastive_record import ContrastiveRecord
+from hf_fsl.core.records import Measurement, RunRecord
+from hf_fsl.core.task import Task
 
 WAY_OUT = (
     "Try more steps (training.num_train_epochs or max_steps), a higher training.learning_rate, "

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit, log_softmax
 from scipy.special import softmax as _softmax
 
-from hf_fsl.records import MANY_CLASSES
+from hf_fsl.core.records import MANY_CLASSES
 
 BINS = 15
 """Equal-width bins of the expected calibration error."""

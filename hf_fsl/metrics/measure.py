@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_fsl import environment
 from hf_fsl.config import EvaluationConfig
-from hf_fsl.files import replaced
+from hf_fsl.core import environment
+from hf_fsl.core.files import replaced
+from hf_fsl.core.records import Comparison, CostRecord, Measurement
+from hf_fsl.core.task import Task
 from hf_fsl.metrics import (
     OURS,
     bootstrap_interval,
@@ -24,8 +26,6 @@ from hf_fsl.metrics import (
     predicted_labels,
     probabilities_of,
 )
-from hf_fsl.records import Comparison, CostRecord, Measurement
-from hf_fsl.tasks import Task
 
 
 def measure(logits: np.ndarray, labels: np.ndarray, task: Task, config: EvaluationConfig) -> dict[str, Measurement]:

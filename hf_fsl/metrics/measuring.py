@@ -9,9 +9,9 @@ import numpy as np
 from scipy import sparse, stats
 
 from hf_fsl.config.sections import METRICS
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import Measurement
 from hf_fsl.metrics import functions as f
-from hf_fsl.records import Measurement
 
 OURS = METRICS
 _CHUNK = 200

@@ -1,6 +1,6 @@
 """What a search cannot do, and why."""
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 
 class SearchError(UserError, ValueError):

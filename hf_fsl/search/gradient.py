@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_fsl.adapters.gradients import LayerGradient, leading, weight_gradients
+from hf_fsl.models.adapters.gradients import LayerGradient, leading, weight_gradients
+from hf_fsl.search.cost import Meter
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import GROUPS, Architecture, SearchSpace, Sites, uniform_ranks, with_even_steps
 from hf_fsl.search.space.limits import ladder
 
@@ -21,7 +21,7 @@ USUAL = {"dropout": 0.0, "learning_rate": 1e-3, "steps": 100}
 
 
 class Split(Protocol):
-    """Encoded examples, as :class:`hf_fsl.inputs.EncodedSplit` holds them."""
+    """Encoded examples, as :class:`hf_fsl.data.encoding.EncodedSplit` holds them."""
 
     def __len__(self) -> int: ...
 

@@ -15,14 +15,12 @@ import peft
 from accelerate import Accelerator
 
 from hf_fsl.config import AdapterSearchConfig, DataConfig, FineTuneConfig, HubConfig
+from hf_fsl.core.files import replaced, write_text
 from hf_fsl.data import Splits
-from hf_fsl.files import replaced, write_text
 from hf_fsl.metrics import MetricError
-from hf_fsl.reporting import SeedOutcome
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.pareto import most_hypervolume, spread
 from hf_fsl.search.report.record import TrialRow
-from hf_fsl.search.sameness import require_same
 from hf_fsl.search.space import (
     Architecture,
     to_adapter_config,
@@ -30,9 +28,11 @@ from hf_fsl.search.space import (
     uniform_ranks,
 )
 from hf_fsl.search.study.group import Group
+from hf_fsl.search.study.sameness import require_same
 from hf_fsl.search.study.trials import Infeasible, TrialContext, minimised
 from hf_fsl.search.trial import AdapterTrial
-from hf_fsl.transfer import FineTuned, fine_tune_seed
+from hf_fsl.training.fine_tune import FineTuned, fine_tune_seed
+from hf_fsl.training.fine_tune_record import SeedOutcome
 
 Say = Callable[[str], None]
 

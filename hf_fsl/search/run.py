@@ -12,13 +12,13 @@ import numpy as np
 import yaml
 
 from hf_fsl.config import AdapterSearchConfig, to_dict
+from hf_fsl.core.files import write_text
+from hf_fsl.core.paths import portable, portable_values
+from hf_fsl.core.records import RunRecord
 from hf_fsl.data import Splits
-from hf_fsl.files import write_text
 from hf_fsl.hub.bundle import copy_adapter
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.metrics.measure import compare
-from hf_fsl.records import RunRecord
-from hf_fsl.resources import portable, portable_values
 from hf_fsl.search.gradient import gradient_family
 from hf_fsl.search.pareto import spread
 from hf_fsl.search.report import SearchReport, build_report, figures

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hf_fsl.adapters import attach_adapter
-from hf_fsl.inputs import EncodedSplit
-from hf_fsl.losses import ClassificationLoss
-from hf_fsl.search.meter import Meter
+from hf_fsl.data.encoding import EncodedSplit
+from hf_fsl.models.adapters import attach_adapter
+from hf_fsl.search.cost import Meter
 from hf_fsl.search.space import Architecture, Sites, to_adapter_config, uniform_ranks
 from hf_fsl.training import Start, find_start
+from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.update import Batch
 
 DIRECTIONS = 64

@@ -16,24 +16,24 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 
-from hf_fsl.adapters import attach_adapter, trained_in_full
-from hf_fsl.backbones.classification import load_classifier
-from hf_fsl.backbones.texts import longest_input
 from hf_fsl.config import ModelConfig, TrainingConfig, to_dict
 from hf_fsl.config.search import COSTS, ShotsConfig, StudyConfig
 from hf_fsl.data import Splits
-from hf_fsl.inputs import EncodedSplit
-from hf_fsl.losses import ClassificationLoss
+from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.metrics import OURS, bootstrap_interval, compute_metrics
+from hf_fsl.models.adapters import attach_adapter, trained_in_full
+from hf_fsl.models.backbones.classification import load_classifier
+from hf_fsl.models.backbones.texts import longest_input
+from hf_fsl.search.cost import Meter
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import examples_fingerprint
-from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
 from hf_fsl.search.start import shared_start
 from hf_fsl.search.study.identity import fingerprint
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training import Start, list_checkpoints, predict_logits, train
 from hf_fsl.training.checkpoints import TrainingDiverged
+from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.update import Batch, Step
 

@@ -2,10 +2,10 @@
 
 from hf_fsl.training.accelerators import make_accelerator, start_accelerator
 from hf_fsl.training.checkpoints import CheckpointError, list_checkpoints, training_identity
+from hf_fsl.training.gradient_init import Start, find_start
 from hf_fsl.training.loop import Progress, train
 from hf_fsl.training.prediction import predict_logits
 from hf_fsl.training.signals import TrainingInterrupted
-from hf_fsl.training.start import Start, find_start
 from hf_fsl.training.trackers import JSONLTracker, RunLog, read_log
 
 __all__ = [

@@ -33,8 +33,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from hf_fsl.config import TrainingConfig, to_dict
-from hf_fsl.errors import UserError
-from hf_fsl.files import put_in_place, temporary_beside, to_disk
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.files import put_in_place, temporary_beside, to_disk
 
 # Without cpu_offload, which would leave every process but the first with nothing.
 _WHOLE = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)

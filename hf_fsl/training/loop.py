@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hf_fsl.config import TrainingConfig
-from hf_fsl.errors import UserError
-from hf_fsl.losses import ClassificationLoss
-from hf_fsl.records import goodness
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import goodness
 from hf_fsl.training.batches import TrainingBatches
 from hf_fsl.training.checkpoints import (
     WAY_OUT,
@@ -34,6 +33,7 @@ from hf_fsl.training.checkpoints import (
     save_checkpoint,
     trainable_state,
 )
+from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.precision import fast_attention
 from hf_fsl.training.signals import TrainingInterrupted, noted_signals

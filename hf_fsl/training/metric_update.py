@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_fsl.config import TrainingConfig
-from hf_fsl.losses import ClassificationLoss
-from hf_fsl.metric_losses import MetricLoss
-from hf_fsl.training.head import classification_layer, one_each, read_by
+from hf_fsl.training.linear_probe import classification_layer, one_each, read_by
+from hf_fsl.training.losses import ClassificationLoss
+from hf_fsl.training.metric_losses import MetricLoss
 from hf_fsl.training.update import Batch, Update
 
 METRIC_LOSSES: dict[str, MetricLoss] = {

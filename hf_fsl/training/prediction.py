@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hf_fsl.adapters import evaluating
-from hf_fsl.inputs import EncodedSplit
+from hf_fsl.data.encoding import EncodedSplit
+from hf_fsl.models.adapters import evaluating
 from hf_fsl.training.batches import EvaluationBatches
 
 

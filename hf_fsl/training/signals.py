@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 
-from hf_fsl.processes import SAME, signals_to
+from hf_fsl.core.processes import SAME, signals_to
 
 
 class TrainingInterrupted(KeyboardInterrupt):

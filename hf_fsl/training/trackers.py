@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import GeneralTracker
 
-from hf_fsl.files import write_text
+from hf_fsl.core.files import write_text
 
 
 class JSONLTracker(GeneralTracker):

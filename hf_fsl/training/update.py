@@ -15,10 +15,10 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_fsl.backbones.batching import length_batches
 from hf_fsl.config import TrainingConfig
-from hf_fsl.errors import UserError
-from hf_fsl.losses import ClassificationLoss
+from hf_fsl.core.errors import UserError
+from hf_fsl.models.backbones.batching import length_batches
+from hf_fsl.training.losses import ClassificationLoss
 
 Batch = dict[str, Tensor]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from hf_fsl.backbones import Backbone
+from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.templates import fill_templates
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
 from hf_fsl.zero_shot.scores import Question
-from hf_fsl.zero_shot.templates import fill_templates
 
 _NOTHING = "something"
 """Stands for any label: how near a text is to a template whatever the label."""

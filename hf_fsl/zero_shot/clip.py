@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel
 
-from hf_fsl.backbones.backbone import IMAGES_PER_BATCH
-from hf_fsl.backbones.batching import token_budget
-from hf_fsl.backbones.cache import EmbeddingCache, weights_fingerprint
-from hf_fsl.backbones.items import read_items, rows_of
-from hf_fsl.backbones.texts import position_limit, tokenised
-from hf_fsl.backbones.tokenizer import load_tokenizer
-from hf_fsl.backbones.weights import load_whole, loading
-from hf_fsl.environment import usable_device
-from hf_fsl.pictures import as_rgb
+from hf_fsl.core.environment import usable_device
+from hf_fsl.core.images import as_rgb
+from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
+from hf_fsl.models.backbones.batching import token_budget
+from hf_fsl.models.backbones.cache import EmbeddingCache, weights_fingerprint
+from hf_fsl.models.backbones.items import read_items, rows_of
+from hf_fsl.models.backbones.texts import position_limit, tokenised
+from hf_fsl.models.backbones.tokenizer import load_tokenizer
+from hf_fsl.models.backbones.weights import load_whole, loading
+from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
 from hf_fsl.zero_shot.class_token import class_token_only
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
-from hf_fsl.zero_shot.templates import ZeroShotError, as_labels, as_templates, fill_templates
 
 IMAGE_TEMPLATE = "This is a photo of {}."
 """The stock pipeline's."""

@@ -10,12 +10,12 @@ import datasets
 import numpy as np
 
 from hf_fsl.config import EvaluationConfig, ZeroShotConfig
+from hf_fsl.core.records import Comparison, Measurement, MethodRecord
+from hf_fsl.core.task import Task
 from hf_fsl.data import Splits
 from hf_fsl.metrics import bootstrap_interval, paired_difference
-from hf_fsl.records import Comparison, Measurement, MethodRecord
-from hf_fsl.tasks import Task
+from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.scores import estimate_prior, question_of, scores_of
-from hf_fsl.zero_shot.templates import ZeroShotError
 
 EvidenceOf = Callable[[Sequence[Any], Sequence[str], Sequence[str]], np.ndarray]
 """(inputs, labels, templates) -> evidence ``(N, C)``."""

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.backbones.batching import token_budget
-from hf_fsl.backbones.texts import token_limit, warn_of_cut
+from hf_fsl.models.backbones.batching import token_budget
+from hf_fsl.models.backbones.texts import token_limit, warn_of_cut
+from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.first_token import first_token_only
 from hf_fsl.zero_shot.pairs import PairEncoder
-from hf_fsl.zero_shot.templates import ZeroShotError
 
 
 def entailment_ids(

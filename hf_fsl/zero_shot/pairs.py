@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.backbones.texts import tokenised
-from hf_fsl.records import TruncationRecord
-from hf_fsl.zero_shot.templates import ZeroShotError
+from hf_fsl.core.records import TruncationRecord
+from hf_fsl.models.backbones.texts import tokenised
+from hf_fsl.models.templates import ZeroShotError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_fsl.files import write_text
-from hf_fsl.zero_shot.templates import ZeroShotError
+from hf_fsl.core.files import write_text
+from hf_fsl.models.templates import ZeroShotError
 
 
 @dataclass(frozen=True)

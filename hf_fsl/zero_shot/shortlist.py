@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_fsl.zero_shot.templates import ZeroShotError
+from hf_fsl.models.templates import ZeroShotError
 
 PENALTY = 0.3
 """Of the ridge; embeddings have length 1. Settled on the validation split of supersense, as is the next one."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from hf_fsl.files import replaced
+from hf_fsl.core.files import replaced
 from hf_fsl.hub.overlay import DOWN, OVERLAY, UP
 from hf_fsl.hub.seed import MINILM
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from hf_fsl.files import replaced
+from hf_fsl.core.files import replaced
 
 
 def write_parquet(data: datasets.Dataset, path: Path) -> None:

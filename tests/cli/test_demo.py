@@ -8,14 +8,14 @@ import signal
 import socket
 
 import pytest
-from launching import hf_fsl
 
 from hf_fsl.cli import demo
 from hf_fsl.cli.demo import KINDS, LABELS, SENTENCES
 from hf_fsl.cli.main import main
+from hf_fsl.core.processes import Ended
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.verify import require_verified
-from hf_fsl.processes import Ended
-from hf_fsl.records import RunRecord
+from tests.helpers.launching import hf_fsl
 
 
 @pytest.mark.slow

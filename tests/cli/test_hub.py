@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 from huggingface_hub import HfApi, constants
-from launching import ROOT
 
 from hf_fsl.cli.main import main
+from hf_fsl.core.paths import recipes_folder
 from hf_fsl.hub.seed import MINILM
-from hf_fsl.resources import recipes_folder
+from tests.helpers.launching import ROOT
 
 
 def test_a_served_hub_is_seeded_once_and_ends_when_it_is_interrupted(tmp_path, monkeypatch, capsys):

@@ -11,17 +11,17 @@ import time
 import psutil
 import pytest
 import torch
-from launching import ROOT
 
 from hf_fsl.cli import launch
 from hf_fsl.cli.main import main
-from hf_fsl.resources import recipes_folder
+from hf_fsl.core.paths import recipes_folder
+from tests.helpers.launching import ROOT
 
 RECIPE = """
 import os, sys, time
 from dataclasses import dataclass
 from hf_fsl.config import run_recipe
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, build_model, write_tokenizer
 from PIL import Image
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, ViTImageProcessor
 
 from hf_fsl.cli.main import main
+from tests.helpers.tiny_models import WORDS, build_model, write_tokenizer
 
 NAMES = ["bad", "good", "plain"]
 

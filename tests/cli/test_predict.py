@@ -12,12 +12,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import WORDS, build_model, write_tokenizer
-from encoders import pictures
 from PIL import Image
 from transformers import ViTImageProcessor
 
 from hf_fsl.cli.main import main
+from tests.helpers.encoders import pictures
+from tests.helpers.tiny_models import WORDS, build_model, write_tokenizer
 
 NAMES = ["bad", "good", "plain"]
 

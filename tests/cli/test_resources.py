@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_fsl.errors import UserError
-from hf_fsl.resources import find_config, portable, recipes_folder
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.paths import find_config, portable, recipes_folder
 
 
 def test_configs_are_found_by_path_and_by_name(tmp_path):

@@ -5,10 +5,10 @@ import json
 import shutil
 
 import pytest
-from image_text import image_text_model, images, processors
 
 from hf_fsl.cli.main import main
 from hf_fsl.zero_shot.clip import ImageTextScorer
+from tests.helpers.image_text import image_text_model, images, processors
 
 
 def answers(capsys) -> list[dict]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +10,7 @@ from hf_fsl.config import AugmentationConfig, ConfigError, ContrastiveConfig, Pa
 from hf_fsl.contrastive.augmentation import DRAWS, augment
 from hf_fsl.contrastive.evaluation import Scores, found_within, measurements, quick_metrics
 from hf_fsl.data import DataError, load_pairs
-
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_pairs as tiny  # noqa: E402
+from tests.helpers import tiny_pairs as tiny
 
 
 @pytest.fixture(scope="module")

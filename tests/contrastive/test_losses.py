@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_fsl.contrastive_losses import ContrastiveLoss, true_pairs
+from hf_fsl.contrastive.losses import ContrastiveLoss, true_pairs
 
 
 def batch(count=7, size=5, seed=0):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,15 +13,13 @@ from hf_fsl.config import ContrastiveConfig, DualEncoderConfig, PairsConfig, Tow
 from hf_fsl.contrastive.run import train_towers
 from hf_fsl.data import load_pairs
 from hf_fsl.training import CheckpointError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_pairs as tiny  # noqa: E402
+from tests.helpers import tiny_pairs as tiny
 
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory):
     """Folders with a tiny ViT and a tiny BERT, poolers included."""
-    from conftest import build_model, image_sizes, write_tokenizer
+    from tests.helpers.tiny_models import build_model, image_sizes, write_tokenizer
 
     torch.manual_seed(1)
     image, text = tmp_path_factory.mktemp("vit"), tmp_path_factory.mktemp("bert")

@@ -8,11 +8,11 @@ import transformers
 from huggingface_hub import constants
 from PIL import Image
 
-from hf_fsl.backbones import Backbone
-from hf_fsl.backbones.classification import BackboneError
 from hf_fsl.config import ContrastiveLossConfig, DualEncoderConfig, TowerConfig
 from hf_fsl.contrastive.inputs import TextFeatures
 from hf_fsl.contrastive.towers import load_towers
+from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.classification import BackboneError
 
 TEXTS = ["good cat", "the big red house is very small and not green", "dog", "a bird runs"]
 
@@ -20,7 +20,7 @@ TEXTS = ["good cat", "the big red house is very small and not green", "dog", "a 
 @pytest.fixture(scope="module")
 def sentence_encoder(tmp_path_factory):
     """A tiny BERT whose states differ from token to token as those of a trained one do."""
-    from conftest import build_model, write_tokenizer
+    from tests.helpers.tiny_models import build_model, write_tokenizer
 
     folder = tmp_path_factory.mktemp("sentence-encoder")
     model = build_model("bert").bert
@@ -90,7 +90,7 @@ def test_frozen_towers_stay_in_evaluation_mode(sentence_encoder, image_backbone)
 
 
 def test_siglip_pads_to_its_length_and_keeps_its_bias(tmp_path):
-    from conftest import image_sizes, text_sizes, write_tokenizer
+    from tests.helpers.tiny_models import image_sizes, text_sizes, write_tokenizer
 
     settings = transformers.SiglipConfig(vision_config=image_sizes(), text_config=text_sizes())
     model = transformers.SiglipModel(settings)

@@ -13,13 +13,12 @@ import torch
 from accelerate import Accelerator
 
 from hf_fsl.config import TrainingConfig
+from hf_fsl.contrastive.losses import ContrastiveLoss, true_pairs
 from hf_fsl.contrastive.update import BOOKKEEPING, ContrastiveUpdate
-from hf_fsl.contrastive_losses import ContrastiveLoss, true_pairs
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from tests.helpers import tiny_pairs as tiny
 
 HERE = Path(__file__)
-sys.path.insert(0, str(HERE.parent))
-import tiny_pairs as tiny  # noqa: E402
 
 CONFIG = TrainingConfig(max_grad_norm=None, auto_find_batch_size=True)
 
@@ -125,7 +124,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(name, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(HERE), name, str(tmp_path)]  # fmt: skip
     root = HERE.parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     whole = plain(tiny.tiny_dual_encoder(bias=name == "siglip"), ContrastiveLoss(name), tiny.pairs(8))

@@ -8,8 +8,8 @@ import datasets
 import pytest
 
 from hf_fsl.config import DataConfig
+from hf_fsl.core.task import Task
 from hf_fsl.data import DataError, load_split, load_splits
-from hf_fsl.tasks import Task
 
 
 def test_missing_column_names_those_there_are_and_a_close_one(write, rows, made):

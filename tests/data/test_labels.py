@@ -5,8 +5,8 @@ from __future__ import annotations
 import datasets
 import pytest
 
+from hf_fsl.core.task import Task
 from hf_fsl.data import DataError, load_split, load_splits
-from hf_fsl.tasks import Task
 
 MULTI = "multi_label_classification"
 

@@ -9,7 +9,7 @@ import pytest
 
 from hf_fsl.config import ConfigError, DataConfig, FewShotRecipeConfig, load_config
 from hf_fsl.data import DataError, load_splits
-from hf_fsl.episodes import EpisodeError
+from hf_fsl.few_shot.episodes import EpisodeError
 from hf_fsl.few_shot.evaluation import draw_episodes
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_model, write_tokenizer
 from huggingface_hub import HfApi, constants
 from PIL import Image
 
-from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.config import AdapterConfig
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.local import running
 from hf_fsl.hub.verify import Verification, verify_bundle
-from hf_fsl.records import RunRecord
+from hf_fsl.models.adapters import attach_adapter, merge_adapter
+from tests.helpers.tiny_models import build_model, write_tokenizer
 
 EXAMPLE = Path(__file__).with_name("example_record.json")
 TEXTS = [["the cat", "a big tree"], "the cat sleeps", "a good film", "the red house and the big tree"]

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import build_model
 from huggingface_hub import parse_eval_result_entries
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub import verify
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.cards import render_card
 from hf_fsl.hub.figures import confused_pairs_figure, confusion_figure
 from hf_fsl.hub.verify import TOLERANCE, BundleMismatch, require_verified, verify_bundle
 from hf_fsl.metrics import confusions
-from hf_fsl.records import RunRecord
+from tests.helpers.tiny_models import build_model
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -13,9 +13,9 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import Comparison, CostRecord, Measurement, RunRecord, TruncationRecord
 from hf_fsl.hub.cards import is_hub_id, render_card
-from hf_fsl.records import Comparison, CostRecord, Measurement, RunRecord, TruncationRecord
 
 MakeRecord = Callable[..., RunRecord]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import save_encoder, texts
 from safetensors.torch import load_file, save_file
 
-from hf_fsl.backbones import Backbone
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import BundleMismatch, require_verified, verify_bundle
-from hf_fsl.modeling import LinearHead, export_model
+from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.export import LinearHead, export_model
+from tests.helpers.encoders import save_encoder, texts
 
 
 @pytest.fixture

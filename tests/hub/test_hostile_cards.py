@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_fsl.core.paths import templates_folder
 from hf_fsl.hub.any_record import load_record, render
 from hf_fsl.hub.cards import card_template, render_classifier_card
-from hf_fsl.resources import templates_folder
 
 HOSTILE = (
     "</details>\r\n# big\n[click](javascript:x) ![i](//e) <script>x</script>|`x` ```\n```\n\x1b[2J\x07 \ud83d \u202e"

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from hub.local_hub import CARD, LARGE, add, fetch
 from huggingface_hub import CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -23,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_fsl.hub.local.cards import front_matter
+from tests.helpers.local_hub import CARD, LARGE, add, fetch
 
 
 def test_repositories_are_created_listed_and_deleted(api: HfApi, endpoint: str):

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from hub.local_hub import CARD, LARGE, add, fetch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
 )
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.hub.local import running, serve
 from hf_fsl.hub.local.rules import HubError, check_path, check_ref_name, check_repo
 from hf_fsl.hub.local.store import Store
+from tests.helpers.local_hub import CARD, LARGE, add, fetch
 
 pytestmark = pytest.mark.usefixtures("online")
 

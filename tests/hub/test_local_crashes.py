@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from hub.local_hub import LARGE, add, fetch, server_process
 from huggingface_hub import HfApi
 
 from hf_fsl.hub.local import running
 from hf_fsl.hub.local.store import Store
+from tests.helpers.local_hub import LARGE, add, fetch, server_process
 
 pytestmark = pytest.mark.usefixtures("online")
 

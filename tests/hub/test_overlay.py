@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_fsl import Backbone, ZeroShotTextPipeline
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.hub.overlay import whole_model
 from hf_fsl.hub.seed import MINILM, minilm_folder
 

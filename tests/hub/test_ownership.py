@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub.pushing import REPO, TOKEN, content, push, titles
 from huggingface_hub import HfApi, ModelCard
 
 from hf_fsl.hub.ownership import merged_card, merged_values
+from tests.helpers.pushing import REPO, TOKEN, content, push, titles
 
 CARD = """---
 license: mit

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_model, write_tokenizer
 from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForSequenceClassification
 
-from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.config import AdapterConfig, HubConfig
+from hf_fsl.core.paths import portable_text
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub import privacy
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.cards import render_card
 from hf_fsl.hub.privacy import LocalPathError, forget_sources, published, require_no_local_paths
 from hf_fsl.hub.push import push_files
-from hf_fsl.records import RunRecord
-from hf_fsl.resources import portable_text
+from hf_fsl.models.adapters import attach_adapter, merge_adapter
+from tests.helpers.tiny_models import build_model, write_tokenizer
 
 MakeRecord = Callable[..., RunRecord]
 SECRET = "the patient was sent home"

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub.pushing import REPO, TOKEN, content, push, titles
 from huggingface_hub import HfApi, ModelCard, constants
 
 from hf_fsl.config import HubConfig
@@ -17,6 +16,7 @@ from hf_fsl.hub import push as module
 from hf_fsl.hub.mirror import lfs_where_xet_is_not
 from hf_fsl.hub.push import PublishError, PushResult, publish
 from hf_fsl.hub.verify import BundleMismatch, require_verified
+from tests.helpers.pushing import REPO, TOKEN, content, push, titles
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hub.pushing import REPO, TOKEN, push, titles
 from huggingface_hub import HfApi
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from hf_fsl.hub import push as push_module
 from hf_fsl.hub.local import server
 from hf_fsl.hub.push import PublishError
+from tests.helpers.pushing import REPO, TOKEN, push, titles
 
 
 @pytest.fixture

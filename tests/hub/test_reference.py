@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_model, write_tokenizer
 
-from hf_fsl.adapters import attach_adapter, merge_adapter
 from hf_fsl.config import AdapterConfig
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import TOLERANCE, BundleMismatch, tolerance, verify_bundle
-from hf_fsl.records import RunRecord
+from hf_fsl.models.adapters import attach_adapter, merge_adapter
+from tests.helpers.tiny_models import build_model, write_tokenizer
 
 TEXTS = ["the cat sleeps", "a good film", "the red house and the big tree", "rain", ["the cat", "a bird"]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.hub import seed as module
 from hf_fsl.hub.local import running
 from hf_fsl.hub.seed import MINILM, minilm_folder, seed

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_fsl.core.records import Comparison, Measurement, RunRecord
 from hf_fsl.hub.any_record import render
-from hf_fsl.records import Comparison, Measurement, RunRecord
 
 RECORD = Path(__file__).parents[2] / "model_cards" / "zero_shot_clip_emoji" / "run_record.json"
 

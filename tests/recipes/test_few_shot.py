@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import HfApi
-from launching import ROOT, here, launch, run_here, run_process
 from safetensors.torch import load_file
 
 from hf_fsl.cli.main import main
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.verify import require_verified
-from hf_fsl.records import RunRecord
+from tests.helpers.launching import ROOT, here, launch, run_here, run_process
 
 CONFIGS = ROOT / "recipes" / "configs" / "few_shot"
 _STRANGER = """

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
-from launching import ROOT, here, hf_fsl, launch, run_here
 from safetensors.torch import load_file
 
 from hf_fsl.cli.main import main
 from hf_fsl.config import FineTuneConfig, config_from_command_line
+from hf_fsl.core.records import RunRecord
+from hf_fsl.core.task import Task
 from hf_fsl.hub.verify import require_verified
-from hf_fsl.records import RunRecord
-from hf_fsl.tasks import Task
 from hf_fsl.training import read_log
+from tests.helpers.launching import ROOT, here, hf_fsl, launch, run_here
 
 CONFIGS = ROOT / "recipes" / "configs" / "fine_tune"
 SMOKE = sorted(path.name.removesuffix(".smoke.yaml") for path in CONFIGS.glob("*.smoke.yaml"))

@@ -9,13 +9,13 @@ import optuna
 import pytest
 import yaml
 from huggingface_hub import HfApi, snapshot_download
-from launching import ROOT, here, launch, run_here
 
 from hf_fsl.cli.main import main
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.verify import require_verified
-from hf_fsl.records import RunRecord
 from hf_fsl.search.report import SearchReport
+from tests.helpers.launching import ROOT, here, launch, run_here
 
 SMOKE = ROOT / "recipes" / "configs" / "search_adapters" / "supersense.smoke.yaml"
 

@@ -11,15 +11,15 @@ import sys
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, constants
-from launching import ROOT, here, run_here
-from launching import launch as launch_recipe
 from safetensors.torch import load_file
 
 from hf_fsl.cli.main import main
-from hf_fsl.contrastive_record import ContrastiveRecord
-from hf_fsl.errors import UserError
+from hf_fsl.core.contrastive_record import ContrastiveRecord
+from hf_fsl.core.errors import UserError
 from hf_fsl.hub.verify import BundleMismatch, require_verified
 from hf_fsl.training import read_log
+from tests.helpers.launching import ROOT, here, run_here
+from tests.helpers.launching import launch as launch_recipe
 
 SMOKE = ROOT / "recipes" / "configs" / "train_contrastive" / "emoji.smoke.yaml"
 
@@ -118,7 +118,8 @@ def test_two_processes_see_the_negatives_of_both(hub_environment, tmp_path):
 @pytest.mark.slow
 def test_a_whole_dual_encoder_with_lora_on_both_towers(hub_environment, tmp_path):
     import transformers as t
-    from conftest import image_sizes, text_sizes, write_tokenizer
+
+    from tests.helpers.tiny_models import image_sizes, text_sizes, write_tokenizer
 
     folder = tmp_path / "clip"
     sizes = text_sizes() | {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}

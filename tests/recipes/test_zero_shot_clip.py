@@ -8,13 +8,13 @@ import sys
 
 import pytest
 from huggingface_hub import HfApi
-from image_text import image_text_model, processors
-from image_text import images as image_text_images
-from launching import ROOT, hf_fsl, launch
 
 from hf_fsl.cli.main import main
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.verify import require_verified
-from hf_fsl.records import RunRecord
+from tests.helpers.image_text import image_text_model, processors
+from tests.helpers.image_text import images as image_text_images
+from tests.helpers.launching import ROOT, hf_fsl, launch
 
 CONFIG = ROOT / "recipes" / "configs" / "zero_shot_clip" / "emoji.smoke.yaml"
 _STOCK = """

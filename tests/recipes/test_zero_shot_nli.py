@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
-from conftest import text_sizes, write_tokenizer
 from huggingface_hub import HfApi, constants
-from launching import ROOT, here, launch, run_here
 
 from hf_fsl.cli.main import main
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.verify import require_verified
-from hf_fsl.records import RunRecord
+from tests.helpers.launching import ROOT, here, launch, run_here
+from tests.helpers.tiny_models import text_sizes, write_tokenizer
 
 CONFIG = ROOT / "recipes" / "configs" / "zero_shot_nli" / "supersense.smoke.yaml"
 _STOCK = """

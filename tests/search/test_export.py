@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 
-from hf_fsl.adapters import attach_adapter, count_parameters, merge_adapter
+from hf_fsl.models.adapters import attach_adapter, count_parameters, merge_adapter
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.space import (
     Architecture,
@@ -96,9 +96,9 @@ def test_exported_adapter_is_loaded_by_peft_alone(kind, model_and_sites, tiny_in
 def test_many_layers_do_not_confuse_the_patterns():
     """PEFT reads the keys of a pattern as regular expressions: layer 1 must not be taken for 11."""
     import transformers as t
-    from conftest import text_sizes
 
     from hf_fsl.search.space import find_sites
+    from tests.helpers.tiny_models import text_sizes
 
     model = t.BertForSequenceClassification(t.BertConfig(**text_sizes() | {"num_hidden_layers": 12}))
     sites = find_sites(model, ["classifier"])

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from model_splits import split_of
 
+from hf_fsl.search.cost import Meter
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.gradient import gradient_family, gradient_pass, nested_adapters, rank_increments
-from hf_fsl.search.meter import Meter
 from hf_fsl.search.space import Architecture, SearchSpace
+from tests.helpers.model_splits import split_of
 
 TRAINING = {"learning_rate": 1e-3, "steps": 50, "dropout": 0.0}
 

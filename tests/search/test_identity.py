@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from search.few_texts import text_splits
 
 from hf_fsl.config import AdapterSearchConfig, DataConfig, ModelConfig
 from hf_fsl.config.search import ShotsConfig, StudyConfig
@@ -13,10 +12,11 @@ from hf_fsl.config.search_space import SearchSpaceConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.run import study_identity
-from hf_fsl.search.sameness import differences, require_same
 from hf_fsl.search.space import SearchSpace
+from hf_fsl.search.study.sameness import differences, require_same
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator
+from tests.helpers.few_texts import text_splits
 
 
 @pytest.fixture(scope="module")

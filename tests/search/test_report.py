@@ -9,9 +9,8 @@ import re
 import numpy as np
 import pytest
 from scipy import stats
-from search.study_worker import quality, tiny_space
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.report import (
     SearchReport,
@@ -27,6 +26,7 @@ from hf_fsl.search.report.paired import paired_p_value, paired_test
 from hf_fsl.search.report.terminal import value
 from hf_fsl.search.space import Architecture
 from hf_fsl.search.study.trials import Tried
+from tests.helpers.study_worker import quality, tiny_space
 
 CLASSES, EXAMPLES = 3, 90
 LABELS = np.arange(EXAMPLES) % CLASSES

@@ -6,13 +6,12 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
-from search.few_texts import text_splits
 
 from hf_fsl.config import AdapterSearchConfig, DataConfig, EvaluationConfig, ModelConfig
 from hf_fsl.config.search import FinishConfig, ShotsConfig, StudyConfig
 from hf_fsl.config.search_space import SearchSpaceConfig
+from hf_fsl.core.records import Measurement
 from hf_fsl.metrics import MetricError
-from hf_fsl.records import Measurement
 from hf_fsl.search import retraining
 from hf_fsl.search.choosing import choose, complete
 from hf_fsl.search.errors import SearchError
@@ -24,6 +23,7 @@ from hf_fsl.search.space import SearchSpace
 from hf_fsl.search.study import Evaluation, Infeasible
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator
+from tests.helpers.few_texts import text_splits
 
 
 class Run:

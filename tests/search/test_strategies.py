@@ -7,7 +7,6 @@ import itertools
 import re
 
 import pytest
-from search.few_texts import text_splits
 
 from hf_fsl.config import AdapterSearchConfig, DataConfig, ModelConfig
 from hf_fsl.config.search import ShotsConfig, StudyConfig
@@ -17,6 +16,7 @@ from hf_fsl.search.run import search
 from hf_fsl.search.space import SearchSpace
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator
+from tests.helpers.few_texts import text_splits
 
 
 @pytest.fixture

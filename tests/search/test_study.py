@@ -8,8 +8,6 @@ import threading
 import numpy as np
 import optuna
 import pytest
-from search.study_runner import Runner
-from search.study_worker import quality, tiny_space
 
 from hf_fsl.config.search import StudyConfig
 from hf_fsl.search.errors import SearchError
@@ -26,6 +24,8 @@ from hf_fsl.search.study.identity import claim
 from hf_fsl.search.study.liveness import Liveness
 from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import distributions, free_ordinal, parameters_of
+from tests.helpers.study_runner import Runner
+from tests.helpers.study_worker import quality, tiny_space
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 import pytest
 import sqlalchemy
-from search.study_runner import Runner
 
 from hf_fsl.config.search import StudyConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.report.live import read_study
 from hf_fsl.search.study import StorageAway, StudyMismatch, identity, open_storage, run_study
 from hf_fsl.search.study.storage import PatientStorage
+from tests.helpers.study_runner import Runner
 
 
 @pytest.mark.parametrize(

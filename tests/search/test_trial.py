@@ -6,18 +6,18 @@ import dataclasses
 import json
 
 import pytest
-from search.few_texts import NAMES, text_splits
 
 from hf_fsl.config import DataConfig, FineTuneConfig, ModelConfig
 from hf_fsl.config.search import ShotsConfig, StudyConfig
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import examples_fingerprint, few_shot_splits
 from hf_fsl.search.space import Architecture, to_adapter_config
 from hf_fsl.search.study import Infeasible, TrialContext, TrialStopped
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator, predict_logits
-from hf_fsl.transfer import fine_tune_seed
+from hf_fsl.training.fine_tune import fine_tune_seed
+from tests.helpers.few_texts import NAMES, text_splits
 
 SHOTS = ShotsConfig(shots=6, validation_shots=2, per_device_train_batch_size=4)
 LORA = Architecture("lora", ((0, 2, 0), (4, 0, 1)), scaling=2.0, dropout=0.1, learning_rate=1e-2, steps=8)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from launching import ROOT
-from search.postgres import Postgres, find_program
 
 from hf_fsl.search.study import open_storage
+from tests.helpers import study_worker
+from tests.helpers.launching import ROOT
+from tests.helpers.postgres import Postgres, find_program
 
-WORKER = Path(__file__).with_name("study_worker.py")
+WORKER = Path(study_worker.__file__)
 TRIALS = 8
 
 pytestmark = [

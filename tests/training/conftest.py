@@ -5,16 +5,16 @@ from __future__ import annotations
 import datasets
 import pytest
 import torch
-from training.tiny_runs import TASK
 
-from hf_fsl.adapters import attach_adapter
 from hf_fsl.config import AdapterConfig
-from hf_fsl.inputs import EncodedSplit
+from hf_fsl.data.encoding import EncodedSplit
+from hf_fsl.models.adapters import attach_adapter
+from tests.helpers.tiny_runs import TASK
 
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    from conftest import WORDS, write_tokenizer
+    from tests.helpers.tiny_models import WORDS, write_tokenizer
 
     generator = torch.Generator().manual_seed(5)
     texts = []

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from launching import ROOT, own_accelerator_state
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 from hf_fsl.training import make_accelerator
+from tests.helpers.launching import ROOT, own_accelerator_state
 
 slow = pytest.mark.slow  # starts a launch of two processes
 

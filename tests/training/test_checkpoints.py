@@ -16,11 +16,9 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from training.tiny_runs import BASE, assert_same, on_two_processes, run, weights
 
-from hf_fsl.adapters import attach_adapter
 from hf_fsl.config import AdapterConfig
-from hf_fsl.losses import ClassificationLoss
+from hf_fsl.models.adapters import attach_adapter
 from hf_fsl.training import (
     CheckpointError,
     list_checkpoints,
@@ -28,6 +26,8 @@ from hf_fsl.training import (
 )
 from hf_fsl.training import checkpoints as checkpoints_module
 from hf_fsl.training.checkpoints import TrainingDiverged
+from hf_fsl.training.losses import ClassificationLoss
+from tests.helpers.tiny_runs import BASE, assert_same, on_two_processes, run, weights
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

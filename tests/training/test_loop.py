@@ -10,14 +10,12 @@ import datasets
 import pytest
 import torch
 from accelerate import Accelerator
-from training.tiny_runs import BASE, assert_same, run, weights
 
-from hf_fsl.adapters import attach_adapter
 from hf_fsl.config import AdapterConfig, TrainingConfig
-from hf_fsl.errors import UserError
-from hf_fsl.inputs import EncodedSplit
-from hf_fsl.losses import ClassificationLoss
-from hf_fsl.tasks import Task
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.task import Task
+from hf_fsl.data.encoding import EncodedSplit
+from hf_fsl.models.adapters import attach_adapter
 from hf_fsl.training import (
     JSONLTracker,
     predict_logits,
@@ -26,6 +24,8 @@ from hf_fsl.training import (
     train,
 )
 from hf_fsl.training import update as update_module
+from hf_fsl.training.losses import ClassificationLoss
+from tests.helpers.tiny_runs import BASE, assert_same, run, weights
 
 
 def test_equals_a_bare_pytorch_loop(make, split, tmp_path):

@@ -8,7 +8,6 @@ import dataclasses
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import text_sizes
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -18,12 +17,13 @@ from transformers import (
 )
 
 from hf_fsl.config import TrainingConfig
-from hf_fsl.errors import UserError
-from hf_fsl.losses import ClassificationLoss
-from hf_fsl.metric_losses import MetricLoss
+from hf_fsl.core.errors import UserError
 from hf_fsl.training import update as update_module
+from hf_fsl.training.losses import ClassificationLoss
+from hf_fsl.training.metric_losses import MetricLoss
 from hf_fsl.training.metric_update import MetricUpdate, classification_layer, classification_update
 from hf_fsl.training.update import Update
+from tests.helpers.tiny_models import text_sizes
 
 CONFIG = TrainingConfig(loss="supervised_contrastive", metric_loss_weight=0.3)
 

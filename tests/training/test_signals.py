@@ -12,13 +12,13 @@ import sys
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import own_accelerator_state
-from training.tiny_runs import BASE, assert_same, on_two_processes, weights
 
-from hf_fsl.losses import ClassificationLoss
 from hf_fsl.training import RunLog, TrainingInterrupted, list_checkpoints, read_log, start_accelerator, train
 from hf_fsl.training import signals as signals_module
+from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.signals import noted_signals
+from tests.helpers.launching import own_accelerator_state
+from tests.helpers.tiny_runs import BASE, assert_same, on_two_processes, weights
 
 LATER = dataclasses.replace(BASE, resume_from_checkpoint="auto")
 

@@ -6,10 +6,10 @@ import json
 import sqlite3
 
 import pytest
-from launching import own_accelerator_state
 
 from hf_fsl.config import TrainingConfig
 from hf_fsl.training import read_log, start_accelerator
+from tests.helpers.launching import own_accelerator_state
 
 VALUES = [({"train/loss": 0.5}, 4), ({"train/loss": 0.25, "train/epoch": 1.0}, 6), ({"validation/accuracy": 0.75}, 6)]
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as t
-from conftest import image_sizes, text_sizes
-from image_text import image_text_model
 
 from hf_fsl.zero_shot.class_token import class_token_only
+from tests.helpers.image_text import image_text_model
+from tests.helpers.tiny_models import image_sizes, text_sizes
 
 
 def clip_and_bert():

@@ -5,12 +5,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from image_text import KINDS, count_calls, image_text_model, images, label_names, processors
 
-from hf_fsl.backbones import BackboneError
+from hf_fsl.models.backbones import BackboneError
+from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.clip import ImageTextScorer
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
-from hf_fsl.zero_shot.templates import ZeroShotError
+from tests.helpers.image_text import KINDS, count_calls, image_text_model, images, label_names, processors
 
 LABELS = ["cat", "big red house", "the river"]
 
@@ -179,7 +179,8 @@ def test_images_of_differing_input_shapes_are_encoded_one_by_one(scorer_of):
 
 def test_what_cannot_be_scored_is_refused(scorer_of, tmp_path):
     import transformers as t
-    from conftest import text_sizes
+
+    from tests.helpers.tiny_models import text_sizes
 
     parts = processors("clip", tmp_path)
     with pytest.raises(ZeroShotError, match="BertModel has no get_text_features, get_image_features, logit_scale"):

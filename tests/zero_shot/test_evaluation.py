@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from hf_fsl.config import EvaluationConfig, ZeroShotConfig
+from hf_fsl.core.records import DataRecord
+from hf_fsl.core.task import Task
 from hf_fsl.data import Splits
-from hf_fsl.records import DataRecord
-from hf_fsl.tasks import Task
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.evaluation import TOGETHER, LabelledInputs, compare_methods, tuning_and_test
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as t
-from conftest import build_model, model_inputs, text_sizes
 
 from hf_fsl.zero_shot.first_token import computing, first_token_only
+from tests.helpers.tiny_models import build_model, model_inputs, text_sizes
 
 
 def build(kind: str):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
-from conftest import WORDS, build_model, write_tokenizer
 
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.nli import EntailmentScorer, entailment_ids
+from tests.helpers.tiny_models import WORDS, build_model, write_tokenizer
 
 
 def ids_of(names: list[str], **given):
@@ -73,7 +73,7 @@ def test_a_decoder_reads_the_last_token_of_each_pair_whatever_its_padding(pad, t
 
 
 def test_a_decoder_without_a_padding_token_gives_the_stock_pipelines_answers(tmp_path):
-    from hf_fsl.pipelines import ZeroShotTextPipeline
+    from hf_fsl.zero_shot.pipelines import ZeroShotTextPipeline
 
     given = {"model": decoder(), "tokenizer": write_tokenizer(tmp_path), "device": "cpu"}
     given["tokenizer"].model_input_names = ["input_ids", "attention_mask"]

@@ -8,12 +8,12 @@ import onnxruntime.quantization
 import pytest
 import torch
 import transformers as t
-from conftest import text_sizes
 from torch import nn
 
 from hf_fsl.zero_shot import onnx_runtime
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
 from hf_fsl.zero_shot.quantisation import OUTLIERS, PAIRS, fit_for_int8, largest_inputs, random_pairs
+from tests.helpers.tiny_models import text_sizes
 
 
 @pytest.fixture

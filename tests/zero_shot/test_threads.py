@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
-from conftest import WORDS, build_model, text_sizes, write_tokenizer
-from encoders import pictures, texts
-from image_text import image_text_model
 from transformers import ViTImageProcessor
 
-from hf_fsl.backbones import Backbone
+from hf_fsl.models.backbones import Backbone
 from hf_fsl.zero_shot.clip import ImageTextScorer
 from hf_fsl.zero_shot.nli import EntailmentScorer
+from tests.helpers.encoders import pictures, texts
+from tests.helpers.image_text import image_text_model
+from tests.helpers.tiny_models import WORDS, build_model, text_sizes, write_tokenizer
 
 NAMES = {0: "contradiction", 1: "neutral", 2: "entailment"}
 LABELS = {"id2label": NAMES, "label2id": {name: index for index, name in NAMES.items()}}

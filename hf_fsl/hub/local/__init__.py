@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import optuna
 
+from hf_fsl.core.records import Measurement
 from hf_fsl.metrics.functions import correct, example_losses, predicted_labels
-from hf_fsl.records import Measurement
 from hf_fsl.search.pareto import front, hypervolume
 from hf_fsl.search.report.paired import holm, paired_p_value, paired_test
 from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow, SearchReport, TrialRow

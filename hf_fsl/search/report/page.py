@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from hf_fsl.files import write_text
+from hf_fsl.core.files import write_text
 from hf_fsl.search.report.figures import figures
 from hf_fsl.search.report.record import SearchReport
 from hf_fsl.search.report.terminal import interval, measured, value

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_fsl.errors import UserError
-from hf_fsl.plain import Plain, from_plain, json_object
-from hf_fsl.records import Measurement
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import Measurement
+from hf_fsl.core.serialization import Plain, from_plain, json_object
 
 SCHEMA_VERSION = 1
 

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from torch import nn
 
-from hf_fsl.adapters.targets import feedforward_sites, linear_sites, norm_sites
 from hf_fsl.config.search_space import SiteGroup
+from hf_fsl.models.adapters.targets import feedforward_sites, linear_sites, norm_sites
 from hf_fsl.search.errors import SearchError
 
 GROUPS: tuple[SiteGroup, ...] = get_args(SiteGroup)
@@ -81,7 +81,7 @@ def find_sites(model: nn.Module, head: Collection[str]) -> Sites:
 
     Args:
         model: with its classification head.
-        head: names of the modules of the head (:func:`hf_fsl.backbones.classification.head_modules`).
+        head: names of the modules of the head (:func:`hf_fsl.models.backbones.classification.head_modules`).
 
     Raises:
         SearchError: nothing in the model can be adapted.

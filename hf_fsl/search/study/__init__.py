@@ -3,7 +3,7 @@
 Needs Optuna: ``pip install "hf_fsl[search]"``.
 """
 
-from hf_fsl.errors import UserError
+from hf_fsl.core.errors import UserError
 
 try:
     import optuna as _optuna  # noqa: F401

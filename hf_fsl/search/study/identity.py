@@ -12,7 +12,7 @@ import optuna
 
 from hf_fsl import __version__
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.sameness import as_lines, differences
+from hf_fsl.search.study.sameness import as_lines, differences
 
 _KEY = "hf_fsl"
 PATIENCE = 10.0

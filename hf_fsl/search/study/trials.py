@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_fsl.config.search import COSTS
-from hf_fsl.records import goodness
+from hf_fsl.core.records import goodness
 from hf_fsl.search.space import Architecture
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

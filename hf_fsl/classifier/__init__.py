@@ -1,6 +1,0 @@
-"""FewShotClassifier, the front door: a Hub encoder and a few labels."""
-
-from hf_fsl.classifier.estimator import FewShotClassifier
-from hf_fsl.classifier.support import FewShotError
-
-__all__ = ["FewShotClassifier", "FewShotError"]

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, files, images, records, tasks. Never imports torch at load."""

@@ -1,0 +1,6 @@
+"""Metric learning: a backbone adapted to labelled examples, few or many."""
+
+from hf_fsl.few_shot.adaptation.adapt import Adapted, adapt
+from hf_fsl.few_shot.adaptation.errors import AdaptationError
+
+__all__ = ["AdaptationError", "Adapted", "adapt"]

@@ -1,0 +1,317 @@
+"""FewShotClassifier: a Hub encoder and a few labels, as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import peft
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+
+from hf_fsl.config import AdaptationConfig, AdapterConfig
+from hf_fsl.few_shot.classifier.backbones import STOCK, load_backbone
+from hf_fsl.few_shot.classifier.fitting import Adapting, Fitted, HeadKind, fit_adapted, fit_better, fit_frozen
+from hf_fsl.few_shot.classifier.incremental import grown, state_of
+from hf_fsl.few_shot.classifier.parameters import check_parameters
+from hf_fsl.few_shot.classifier.state import FewShotState
+from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_support
+from hf_fsl.few_shot.heads.refusal import Refusal
+from hf_fsl.hub.push import PushResult
+from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.cache import EmbeddingCache
+from hf_fsl.models.export import CacheHead, LinearHead
+
+_SAMPLED = 8
+"""Support examples that stay with the classifier, to verify by what it is published."""
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """Classifies texts or images after a few examples a class: in seconds, without a validation set.
+
+    Example::
+
+        classifier = FewShotClassifier("sentence-transformers/all-MiniLM-L6-v2")
+        classifier.fit(["a cat", "a dog", "red wine", "an apple pie"], ["animal", "animal", "food", "food"])
+        classifier.predict(["a horse"])  # array(['animal'])
+        classifier.push_to_hub("me/animals-and-food")
+
+    Args:
+        backbone: a Hub id, a folder, or a loaded ``Backbone``, which is never changed.
+        head: a name of ``hf_fsl.few_shot.heads.ESTIMATORS``, or ``auto``: chosen from the support set alone.
+        adapter: None: the backbone stays as it is. An ``AdapterConfig`` or ``peft.PeftConfig``: it is adapted to the
+            support set by metric learning. ``auto``: by LoRA, where that takes a tenth off the log-loss on
+            held-out examples.
+        keep_adapter: ``better``: a given adapter is kept only where it is as much better on held-out examples, too.
+        prior: ``auto``: the words for the classes are used where they have some and the backbone encodes texts, as
+            far as they help on held-out examples. None: they are not used.
+        templates: how the words become texts, each with one place ``{}``; their embeddings are averaged.
+        adaptation: how the backbone is adapted; None: the defaults.
+        folds: trainings on parts of the support set by which an adapted model is judged and calibrated; 0: none. Equal
+            examples are held out together.
+        coverage: share of the queries of known classes that ``refuses`` lets through.
+        class_weight: None: every example counts as one. A dict class -> as how many each of its examples counts, 1
+            for a class that it does not name; for the heads ``ridge``, ``logistic``, ``prior`` and ``cache``, as the
+            others hold classes for equally likely. ``balanced``: such that every class counts alike. Held where the
+            model grows.
+        keep_support: the support embeddings stay in the model and are published with it; ``add_examples`` needs them
+            for heads that have no sufficient statistics.
+        pooling, prompt, prompt_name, revision, trust_remote_code, device: of a backbone given by name, see
+            ``Backbone.from_pretrained``. ``pooling="stock"``: the embedding and a head that fold into the stock class
+            of the backbone's family.
+        cache_dir: embeddings of the backbone as it is are kept there.
+        open_files: where the backbone takes images, a string that is the path of one, or its URL, stands for it.
+            False: nothing is opened; a server must not open the path or URL that a client sent.
+        progress: shows a progress bar.
+        random_state: of folds and of adapting.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "sentence-transformers/all-MiniLM-L6-v2",
+        *,
+        head: str = "auto",
+        adapter: Literal["auto"] | AdapterConfig | peft.PeftConfig | None = None,
+        keep_adapter: Literal["always", "better"] = "always",
+        prior: Literal["auto"] | None = "auto",
+        templates: Sequence[str] = ("{}",),
+        adaptation: AdaptationConfig | None = None,
+        folds: int = 2,
+        coverage: float = 0.9,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
+        keep_support: bool = False,
+        pooling: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        device: str | None = None,
+        cache_dir: str | Path | None = None,
+        open_files: bool = True,
+        progress: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.head = head
+        self.adapter = adapter
+        self.keep_adapter = keep_adapter
+        self.prior = prior
+        self.templates = templates
+        self.adaptation = adaptation
+        self.folds = folds
+        self.coverage = coverage
+        self.class_weight = class_weight
+        self.keep_support = keep_support
+        self.pooling = pooling
+        self.prompt = prompt
+        self.prompt_name = prompt_name
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.device = device
+        self.cache_dir = cache_dir
+        self.open_files = open_files
+        self.progress = progress
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Iterable[Any],
+        y: Iterable[Any],
+        sample_weight: Iterable[float] | None = None,
+        *,
+        unlabeled: Iterable[Any] | None = None,
+        label_texts: Mapping[Any, str] | None = None,
+    ) -> FewShotClassifier:
+        """Fits on a support set, from the pristine backbone.
+
+        Args:
+            X: texts or images, a column or a frame of one column among them, see ``Backbone.read``; may be empty where
+                ``label_texts`` names the classes. What they are, all later inputs have to be.
+            y: their classes, texts or numbers.
+            sample_weight: as how many examples each counts in the head; what weighs 0 is left out. An adapter is
+                trained on all others alike.
+            unlabeled: further inputs, whose mean is where ``cl2n`` centres; other heads have no use for them, and they
+                are not encoded then.
+            label_texts: class -> the words for it; None: the classes themselves, where they are texts.
+
+        Raises:
+            FewShotError, HeadError, BackboneError: what cannot be learned from, and why.
+        """
+        check_parameters(self.get_params(deep=False))
+        backbone = self._loaded_backbone()
+        items = backbone.read(X, open_files=self.open_files)
+        others = None if unlabeled is None else backbone.read(unlabeled, open_files=self.open_files)
+        if items and others and isinstance(items[0], str) != isinstance(others[0], str):
+            raise FewShotError("unlabeled is of the kind of the examples, texts or pictures, and got the other.")
+        support = read_support(
+            items, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
+            unlabeled=others, sample_weight=sample_weight, class_weight=self.class_weight,
+        )  # fmt: skip
+        if label_texts is not None and backbone.tokenizer is None:
+            raise FewShotError(f"label_texts: {backbone.name} encodes no texts. Leave them out.")
+        fitted = self._fitted(support, backbone)
+        self.adopt(state_of(fitted, support, self.coverage, self.keep_support), fitted.backbone)
+        self.choice_, self.adapted_, self.support_labels_ = fitted.choice, fitted.adapted, support.labels
+        self.sample_ = support.items[:_SAMPLED]
+        return self
+
+    def adopt(self, state: FewShotState, backbone: Backbone) -> None:
+        """Becomes what ``state`` says, over the embeddings of ``backbone``: how a published model is loaded."""
+        self.state_, self.backbone_ = state, backbone
+        self.adapted_, self.sample_ = None, []
+
+    def logits(self, X: Iterable[Any]) -> np.ndarray:
+        """Logits ``(N, C)``, calibrated where there was something to calibrate them by."""
+        return self._logits(X).numpy()
+
+    def decision_function(self, X: Iterable[Any]) -> np.ndarray:
+        """:meth:`logits` ``(N, C)``; of two classes, as scikit-learn has it, ``(N,)``: above 0 where it is the second.
+
+        Its sigmoid is then the second class's probability.
+        """
+        logits = self.logits(X)
+        return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
+
+    def predict_proba(self, X: Iterable[Any]) -> np.ndarray:
+        """Probabilities ``(N, C)`` in the order of ``classes_``."""
+        return self._logits(X).softmax(-1).numpy()
+
+    def predict_log_proba(self, X: Iterable[Any]) -> np.ndarray:
+        """Logarithms of the probabilities ``(N, C)``."""
+        return self._logits(X).log_softmax(-1).numpy()
+
+    def predict(self, X: Iterable[Any]) -> np.ndarray:
+        """Classes ``(N,)``."""
+        return self.classes_[self._logits(X).argmax(-1).numpy()]
+
+    def refuses(self, X: Iterable[Any]) -> np.ndarray:
+        """Whether an input is unlike every class ``(N,)``, at a threshold that lets ``coverage`` of the known through.
+
+        Raises:
+            FewShotError: the support set had one example a class, from which no threshold can be told.
+        """
+        return self._refusal().refuses(self._embeddings(X)).numpy()
+
+    def add_examples(self, X: Iterable[Any], y: Iterable[Any]) -> FewShotClassifier:
+        """Further examples of known classes; equal to a refit with transform and hyperparameters held.
+
+        Raises:
+            FewShotError: a class that is not known, or a head that needs the support embeddings, which were not kept.
+        """
+        return self._grow(X, y, new=False)
+
+    def add_classes(
+        self, X: Iterable[Any], y: Iterable[Any], *, label_texts: Mapping[Any, str] | None = None
+    ) -> FewShotClassifier:
+        """New classes with their examples; see :meth:`add_examples`.
+
+        Raises:
+            FewShotError: a class that is known already, or words missing where the others have some.
+        """
+        return self._grow(X, y, new=True, label_texts=label_texts)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
+        """Writes the model as a repository: see :func:`hf_fsl.few_shot.classifier.publishing.save`."""
+        from hf_fsl.few_shot.classifier.publishing import save
+
+        self._state()
+        return save(self, Path(save_directory), **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
+        """Saves, verifies and pushes as one commit: see :func:`hf_fsl.few_shot.classifier.publishing.push`."""
+        from hf_fsl.few_shot.classifier.publishing import push
+
+        self._state()
+        return push(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path: str, **options: Any) -> FewShotClassifier:
+        """A published few-shot model, ready to predict, refuse and grow; see ``classifier.loading``."""
+        from hf_fsl.few_shot.classifier.loading import load
+
+        return load(cls, model_name_or_path, **options)
+
+    def _grow(
+        self, X: Iterable[Any], y: Iterable[Any], new: bool, label_texts: Mapping[Any, str] | None = None
+    ) -> FewShotClassifier:
+        items = self._items(X)
+        self.state_ = grown(self._state(), self.backbone_, items, y, new=new, label_texts=label_texts)
+        self.sample_ = [*self.sample_, *items][:_SAMPLED]
+        return self
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The classes ``(C,)``, sorted, as scikit-learn has them."""
+        return self._state().classes
+
+    @property
+    def head_(self) -> LinearHead | CacheHead:
+        return self._state().head
+
+    @property
+    def reason_(self) -> str:
+        """What was chosen, and why, as a sentence."""
+        return self._state().reason
+
+    def refusal_scores(self, X: Iterable[Any]) -> np.ndarray:
+        """How unlike every class an input is ``(N,)``; what :meth:`refuses` compares with its threshold."""
+        return self._refusal().score(self._embeddings(X)).numpy()
+
+    def _state(self) -> FewShotState:
+        if not hasattr(self, "state_"):
+            raise NotFittedError("This FewShotClassifier is not fitted yet. Call fit, or load one by from_pretrained.")
+        return self.state_
+
+    def _refusal(self) -> Refusal:
+        state = self._state()
+        if state.refusal is None:
+            raise FewShotError(f"There is no threshold to refuse by. {state.no_refusal}")
+        return state.refusal
+
+    def _embeddings(self, X: Iterable[Any]) -> Tensor:
+        items = self._items(X)
+        return self.backbone_.encode(items, progress=self.progress, cache=self._cache(), open_files=False)
+
+    def _logits(self, X: Iterable[Any]) -> Tensor:
+        embeddings = self._embeddings(X)
+        return self._state().head(embeddings) if len(embeddings) else torch.empty(0, len(self.classes_))
+
+    def _items(self, X: Iterable[Any]) -> list[Any]:
+        """Inputs of the kind that the classifier was fitted on."""
+        state = self._state()
+        items = self.backbone_.read(X, open_files=self.open_files)
+        if items and sum(state.counts) and isinstance(items[0], str) != (state.modality == "text"):
+            given, taken = ("images", "texts") if state.modality == "text" else ("texts", "images")
+            raise FewShotError(f"This classifier was fitted on {taken}, and was given {given}. Give it {taken}.")
+        return items
+
+    def _cache(self) -> EmbeddingCache | None:
+        return EmbeddingCache(self.cache_dir) if self.cache_dir is not None else None
+
+    def _loaded_backbone(self) -> Backbone:
+        if isinstance(self.backbone, Backbone):
+            return self.backbone
+        return load_backbone(
+            self.backbone, pooling=self.pooling, prompt=self.prompt, prompt_name=self.prompt_name,
+            revision=self.revision, device=self.device, trust_remote_code=self.trust_remote_code,
+        )  # fmt: skip
+
+    def _fitted(self, support: Support, backbone: Backbone) -> Fitted:
+        kind = HeadKind(self.head, foldable=self.pooling == STOCK)
+        if self.adapter is None:
+            return fit_frozen(support, backbone, kind, self._cache())
+        adapter = AdapterConfig() if self.adapter == "auto" else self.adapter
+        config = self.adaptation or AdaptationConfig()
+        how = Adapting(adapter, config, self.folds, self.random_state, self.progress)
+        if self.adapter == "auto" or self.keep_adapter == "better":
+            return fit_better(support, backbone, kind, how, self._cache())
+        return fit_adapted(support, backbone, kind, how)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        return tags

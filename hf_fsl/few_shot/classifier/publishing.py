@@ -1,0 +1,262 @@
+"""A fitted classifier as a repository: written, verified by a fresh process, pushed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+import hf_fsl
+from hf_fsl.config import HubConfig
+from hf_fsl.config.sections import repo_id_problem
+from hf_fsl.core.files import remove, temporary_beside, write_text
+from hf_fsl.core.paths import portable
+from hf_fsl.core.records import RunRecord
+from hf_fsl.core.task import Task
+from hf_fsl.few_shot.adaptation import Adapted
+from hf_fsl.few_shot.classifier.state import require_sound
+from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.hub.bundle import refuse_pickles, save_parts, write_bundle
+from hf_fsl.hub.cards import is_hub_id, render_classifier_card
+from hf_fsl.hub.privacy import forget_sources
+from hf_fsl.hub.push import PublishError, PushResult, UselessModel, push_folder
+from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.verify import verify_model
+from hf_fsl.hub.worth import WAY_OUT, not_above
+from hf_fsl.metrics import bootstrap_interval
+from hf_fsl.models.export.export import Exported, export_model
+from hf_fsl.models.export.loading import FOLDER
+
+ENOUGH = 30
+"""Examples left out, one by one, below which their accuracy says too little to refuse a push by."""
+
+if TYPE_CHECKING:
+    from hf_fsl.few_shot.classifier.estimator import FewShotClassifier
+
+_CARD, _WRITTEN = "README.md", "files.json"
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+"""What transformers would take for weights of this model, too."""
+
+
+def save(
+    classifier: FewShotClassifier, folder: Path, *, stock: bool | None = None, repo_id: str | None = None
+) -> Path:
+    """Writes a classifier as a repository: model, processor, ``few_shot/``, card; the adapter where there is one.
+
+    Args:
+        folder: files there that are not this model's stay; those of an earlier ``save`` that it does not have go. A
+            README.md that somebody else wrote, or edited, stays with a warning.
+        stock: None: a stock class of transformers where the head folds exactly, else one of hf_fsl, which loads after
+            ``import hf_fsl.auto`` or by the code that is saved beside it. True, False: the one, or the other.
+        repo_id: for the card's snippet.
+
+    Raises:
+        ExportError: ``stock=True``, and the head does not fold.
+        FewShotError: ``folder`` is a file.
+    """
+    return _write(classifier, folder, export(classifier, stock), repo_id or portable(folder.as_posix()))
+
+
+def push(
+    classifier: FewShotClassifier,
+    repo_id: str,
+    *,
+    stock: bool | None = None,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    push_anyway: bool = False,
+    share_examples: bool = False,
+) -> PushResult:
+    """Saves, verifies in a fresh process, and pushes as one commit.
+
+    Args:
+        push_anyway: also a classifier that left-out examples do not show to be of any use.
+        share_examples: whether the card shows two of the texts that the classifier was fitted on, for everybody to
+            read.
+
+    Raises:
+        UselessModel: on at least ``ENOUGH`` examples, each classified by a head fitted without it, it is not
+            measurably better than the most frequent class. With fewer nothing is known, and it is pushed.
+        ExportError: see :func:`save`.
+        BundleMismatch: what was written does not give the classifier's logits. Nothing is pushed.
+        PublishError: ``repo_id`` names no user, the Hub refused, or could not be reached. Nothing half-written is
+            left; push again.
+    """
+    if (problem := repo_id_problem(repo_id)) is not None:
+        raise PublishError(f"repo_id: {problem}.")
+    hub = HubConfig(
+        push_to_hub=True, hub_model_id=repo_id, hub_private_repo=private, revision=revision,
+        commit_message=commit_message or "Upload few-shot classifier made with hf_fsl", create_pr=create_pr,
+    )  # fmt: skip
+    if not push_anyway and (why := doubt_of(classifier)) is not None:
+        raise UselessModel(f"{repo_id} was not pushed: {why} {WAY_OUT} push_anyway=True pushes it all the same.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id.rpartition("/")[2]
+        exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
+        _write(classifier, folder, exported, repo_id, classifier.sample_[:2] if share_examples else [])
+        trained = classifier.logits(inputs)
+        reference = reference_logits(exported.model, exported.processor, inputs, trained)
+        verify_model(folder, task_of(classifier), inputs, reference)
+        return push_folder(folder, hub, token=token)
+
+
+def doubt_of(classifier: FewShotClassifier) -> str | None:
+    """Why a classifier that was fitted here is not known to be of use, by its left-out examples; None where it is."""
+    choice, labels = getattr(classifier, "choice_", None), getattr(classifier, "support_labels_", None)
+    if choice is None or labels is None or choice.held_out_logits is None or classifier.adapted_ is not None:
+        return None
+    logits, classes = choice.held_out_logits.numpy(), labels.numpy()
+    left_out = ~np.isnan(logits).any(1)
+    if left_out.sum() < ENOUGH:
+        return None
+    logits, classes = logits[left_out], classes[left_out]
+    floor = float(np.bincount(classes).max() / len(classes))
+    measured = bootstrap_interval("accuracy", logits, classes)
+    return not_above(measured, floor, "accuracy", "always the same answer, the most frequent one")
+
+
+def _write(
+    classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str, examples: Sequence[Any] = ()
+) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise FewShotError(f"{folder} is a file, and a model is saved into a folder. Give the name of one.")
+    try:
+        require_sound(classifier.state_)
+    except ValueError as error:
+        raise FewShotError(f"This classifier would not load again: {error}. Fit it on other examples.") from error
+    with temporary_beside(folder, folder=True, inside=True) as building:
+        save_parts(building, exported.model, exported.processor)
+        _save_adapter(classifier, building)
+        forget_sources(building)
+        write_text(building / "README.md", _card(classifier, exported, repo, examples))
+        refuse_pickles(building)
+        _merge(building, folder)
+    classifier.state_.save(folder)  # last: it belongs to weights and processor as they are there now
+    return folder
+
+
+def _merge(building: Path, folder: Path) -> None:
+    """Moves what is new into its place; what an earlier call put there, and no longer belongs, goes."""
+    new = {path.relative_to(building).as_posix(): _digest(path) for path in building.rglob("*") if path.is_file()}
+    earlier = _written_before(folder)
+    card = folder / _CARD
+    if card.is_file() and _digest(card) not in (earlier.get(_CARD), new[_CARD]):
+        warnings.warn(f"{card} was written, or edited, by others and stays. Delete it to get a new one.", stacklevel=5)
+        del new[_CARD]
+    for name in new:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(building / name, folder / name)
+    stale = {*earlier, *(path.name for path in folder.glob("model*") if _WEIGHTS.fullmatch(path.name))} - new.keys()
+    for path in (folder / name for name in stale - {_CARD}):
+        remove(path)
+        with contextlib.suppress(OSError):  # not empty
+            path.parent.rmdir()
+    write_text(folder / FOLDER / _WRITTEN, json.dumps(new, indent=2) + "\n")
+
+
+def _written_before(folder: Path) -> dict[str, str]:
+    """The files that an earlier call wrote and their checksums: names that somebody put there are of this folder."""
+    path, root = folder / FOLDER / _WRITTEN, folder.resolve()
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return {name: digest for name, digest in listed.items() if root in (folder / name).resolve().parents}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stand_ins(classifier: FewShotClassifier) -> list[Any]:
+    """Inputs to verify a model by that was loaded, or fitted on names alone: it has no examples at hand."""
+    if classifier.state_.modality == "text":
+        return [str(name) for name in classifier.classes_]
+    return [Image.new("RGB", (64, 64), (32 * step, 255 - 32 * step, 128)) for step in range(8)]
+
+
+def write_few_shot_bundle(
+    folder: Path, classifier: FewShotClassifier, exported: Exported, record: RunRecord, trained: Adapted | None = None
+) -> Path:
+    """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures.
+
+    Args:
+        trained: what made the backbone that the classifier was given, where it does not adapt it further.
+    """
+    return write_bundle(
+        folder, model=exported.model, processor=exported.processor, record=record,
+        more=lambda building: write_state(classifier, building, trained),
+    )  # fmt: skip
+
+
+def export(classifier: FewShotClassifier, stock: bool | None = None) -> Exported:
+    """The model of a classifier, see :func:`hf_fsl.models.export.export_model`."""
+    state = classifier.state_
+    return export_model(
+        classifier.backbone_, state.head, task_of(classifier).label_names, stock=stock, modality=state.modality,
+        temperature=state.temperature,
+        refusal_threshold=None if state.refusal is None else float(state.refusal.threshold),
+    )  # fmt: skip
+
+
+def task_of(classifier: FewShotClassifier) -> Task:
+    """The classifier's task: its modality, and its classes as texts."""
+    return Task(modality=classifier.state_.modality, label_names=tuple(str(name) for name in classifier.classes_))
+
+
+def write_state(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
+    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights and processor, written already.
+
+    No adapter where it would not make the published encoder of the one that it names: the weights hold all of it.
+    """
+    classifier.state_.save(folder)
+    _save_adapter(classifier, folder, trained)
+
+
+def _save_adapter(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
+    adapted = classifier.adapted_ or trained
+    if adapted is not None and adapted.publishable:
+        adapted.save_adapter(folder / "adapter")
+
+
+def _card(classifier: FewShotClassifier, exported: Exported, repo: str, examples: Sequence[Any]) -> str:
+    state, name = classifier.state_, portable(classifier.backbone_.name.partition("@")[0])
+    names = [str(one) for one in classifier.classes_]
+    text = state.modality == "text"
+    texts = list(examples) if text else []
+    values = {
+        "title": repo.rpartition("/")[2],
+        "repo": repo,
+        "base": name or "An encoder",
+        "adapted": classifier.adapted_ is not None,
+        "modality": state.modality,
+        "names": names,
+        "examples": texts,
+        "shots": dict(zip(names, state.counts, strict=True)),
+        "published_as": exported.reason,
+        "stock": exported.stock,
+        "reason": state.reason[:1].upper() + state.reason[1:],
+        "version": hf_fsl.__version__,
+        "prompt": classifier.backbone_.modules.prompt(None) if text else "",
+        "limit": classifier.backbone_.token_limit if text else None,
+    }
+    metadata: dict[str, Any] = {"pipeline_tag": f"{state.modality}-classification"}
+    if texts:
+        metadata["widget"] = [{"text": one} for one in texts]
+    if is_hub_id(name):
+        metadata |= {"base_model": name, "base_model_relation": "finetune"}
+    return render_classifier_card(values, metadata)

@@ -1,0 +1,264 @@
+"""Heads that take new examples and new classes: the same as a refit, with transform and hyperparameters held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_fsl.few_shot.heads.auto import HeadChoice
+from hf_fsl.few_shot.heads.errors import HeadError
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, find_estimator, head_of
+from hf_fsl.few_shot.heads.moments import FROM_MOMENTS, Moments
+from hf_fsl.few_shot.heads.support import Support, centred_prior, read_support
+from hf_fsl.models.export import CacheHead, FeatureTransform, LinearHead
+
+_DTYPES = {
+    str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
+
+
+@dataclass(frozen=True)
+class GrowingHead:
+    """What a head can grow from.
+
+    Nearest means, LDA, ridge, "prior" and "named_lda" keep sufficient statistics: class counts, sums and second
+    moments, in float64. "logistic" and "cache" keep the support embeddings, which has to be asked for. Neither is
+    anonymous: the sum of one example is the example.
+    """
+
+    estimator: str
+    hyperparameters: dict[str, Any]
+    """Held, as is all of what follows but the statistics."""
+    temperature: float
+    transform: FeatureTransform
+    dtype: torch.dtype
+    prior: Tensor | None
+    """Label embeddings ``(C, D)``."""
+    moments: Moments | None
+    embeddings: Tensor | None = None
+    """``(n, D)``, as given."""
+    labels: Tensor | None = None
+    """``(n,)``."""
+    weights: Tensor | None = None
+    """``(n,)``; None: each support counts as one."""
+
+    @classmethod
+    def of_choice(
+        cls,
+        choice: HeadChoice,
+        support: Tensor,
+        labels: Tensor,
+        *,
+        prior: Tensor | None = None,
+        weights: Tensor | None = None,
+        keep_embeddings: bool = False,
+    ) -> GrowingHead:
+        """Of what ``choose_head`` gave for these supports ``(n, D)``, labels ``(n,)``, prior ``(C, D)`` and
+        weights ``(n,)``.
+
+        Raises:
+            HeadError: as ``of``.
+        """
+        return cls.of(
+            choice.estimator,
+            support,
+            labels,
+            transform=choice.head.transform,
+            num_classes=choice.head.num_classes,
+            prior=prior,
+            weights=weights,
+            hyperparameters=choice.hyperparameters,
+            temperature=choice.temperature,
+            keep_embeddings=keep_embeddings,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        estimator: str,
+        support: Tensor,
+        labels: Tensor,
+        *,
+        transform: FeatureTransform,
+        num_classes: int | None = None,
+        prior: Tensor | None = None,
+        weights: Tensor | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        temperature: float = 1.0,
+        keep_embeddings: bool = False,
+    ) -> GrowingHead:
+        """Of the supports that ``fit_head(estimator, …)`` was given.
+
+        Args:
+            support, labels, num_classes, prior, weights: as there, without episodes.
+            transform: the fitted head's.
+            hyperparameters: as there; ``centre`` and ``normalize`` are the transform's.
+            temperature: what the head's logits are divided by.
+            keep_embeddings: allows an estimator that grows from the support embeddings only.
+
+        Raises:
+            HeadError: supports that cannot be used, or an estimator that has to keep them where that is not allowed.
+        """
+        settings = {key: value for key, value in (hyperparameters or {}).items() if key not in ("centre", "normalize")}
+        find_estimator(estimator, settings)
+        if estimator not in FROM_MOMENTS and not keep_embeddings:
+            raise HeadError(
+                f"{estimator} grows from the support embeddings only, which are not kept unless you say so: pass "
+                f"keep_embeddings=True, or choose one of {', '.join(FROM_MOMENTS)}."
+            )
+        read = read_support(support, labels, num_classes=num_classes, prior=prior, weights=weights)
+        statistics = estimator in FROM_MOMENTS
+        return cls(
+            estimator,
+            settings,
+            temperature,
+            transform,
+            read.features.dtype,
+            prior,
+            Moments.of(transform(read.features), labels, read.num_classes, weights) if statistics else None,
+            None if statistics else read.features,
+            None if statistics else labels,
+            None if statistics else weights,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        if self.moments is not None:
+            return len(self.moments.counts)
+        assert self.labels is not None
+        return len(self.prior) if self.prior is not None else int(self.labels.max()) + 1
+
+    def add_examples(self, support: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> GrowingHead:
+        """With more examples ``(n', D)`` of the classes there are, labels and weights ``(n',)``.
+
+        Raises:
+            HeadError: supports that cannot be used, or a label of no class.
+        """
+        read = read_support(support, labels, num_classes=self.num_classes, weights=weights)
+        return self._grown(read.features, labels, weights, self.num_classes, None)
+
+    def add_classes(
+        self, support: Tensor, labels: Tensor, *, prior: Tensor | None = None, weights: Tensor | None = None
+    ) -> GrowingHead:
+        """With new classes, whose indices follow those there are.
+
+        Args:
+            support: ``(n', D)``, of the new classes.
+            labels: ``(n',)``, from C on.
+            prior: label embeddings ``(C', D)`` of the new classes, where the head uses such.
+            weights: ``(n',)``; None: each support counts as one.
+
+        Raises:
+            HeadError: supports that cannot be used, labels that are not of new classes, a new class without an
+                example, or names given to a head without, or missing.
+        """
+        classes = self.num_classes
+        if (prior is None) != (self.prior is None):
+            raise HeadError(
+                "New classes come with label embeddings if the head uses them, and only then; this one "
+                f"{'does not' if self.prior is None else 'does'}."
+            )
+        if labels.numel() and int(labels.min()) < classes:
+            raise HeadError(
+                f"New classes are counted from {classes}, got label {int(labels.min())}. More examples of a class "
+                "that is there go to add_examples."
+            )
+        new = len(prior) if prior is not None else int(labels.max()) + 1 - classes if labels.numel() else 0
+        if new == 0:
+            raise HeadError("There is no new class: give examples with labels from the number of classes on.")
+        read = read_support(support, labels, num_classes=classes + new, weights=weights)
+        missing = (read.counts[classes:] == 0).nonzero().flatten().tolist()
+        if missing and not (self.prior is not None and ESTIMATORS[self.estimator].takes_prior):
+            raise HeadError(f"A new class needs an example; class {classes + missing[0]} has none.")
+        return self._grown(read.features, labels, weights, classes + new, prior)
+
+    def head(self) -> LinearHead | CacheHead:
+        """The head, fitted anew and at the temperature that is held."""
+        prior = centred_prior(self.prior, torch.float64) if self.prior is not None else None
+        if self.moments is not None:
+            weight, bias = FROM_MOMENTS[self.estimator](self.moments, prior, **self.hyperparameters)
+            fitted: LinearHead | CacheHead = LinearHead(weight.to(self.dtype), bias.to(self.dtype), self.transform)
+        else:
+            assert self.embeddings is not None and self.labels is not None
+            own = None if prior is None else prior.to(self.dtype)
+            features = self.transform(self.embeddings)
+            support = Support.of(features, self.labels, self.num_classes, self.transform, own, self.weights)
+            fitted = head_of(ESTIMATORS[self.estimator], support, self.hyperparameters)
+        return fitted.scaled(1 / self.temperature)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata, as ``safetensors.torch.save_file`` takes them."""
+        tensors = {
+            "centre": self.transform.centre,
+            "projection": self.transform.projection,
+            "prior": self.prior,
+            "embeddings": self.embeddings,
+            "labels": self.labels,
+            "weights": self.weights,
+        }
+        if self.moments is not None:
+            tensors |= {"counts": self.moments.counts, "sums": self.moments.sums, "second": self.moments.second}
+        settings = {
+            "estimator": self.estimator,
+            "hyperparameters": self.hyperparameters,
+            "temperature": self.temperature,
+            "normalize": self.transform.normalize,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+        kept = {name: value.contiguous() for name, value in tensors.items() if value is not None}
+        return kept, {"growing_head": json.dumps(settings)}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> GrowingHead:
+        """What ``state`` gave.
+
+        Raises:
+            HeadError: it is not such a state.
+        """
+        try:
+            settings = json.loads(metadata["growing_head"])
+            find_estimator(settings["estimator"], settings["hyperparameters"])
+            moments = None
+            if "counts" in tensors:
+                moments = Moments(tensors["counts"], tensors["sums"], tensors["second"])
+            return cls(
+                settings["estimator"],
+                settings["hyperparameters"],
+                settings["temperature"],
+                FeatureTransform(tensors.get("centre"), tensors.get("projection"), settings["normalize"]),
+                _DTYPES[settings["dtype"]],
+                tensors.get("prior"),
+                moments,
+                tensors.get("embeddings"),
+                tensors.get("labels"),
+                tensors.get("weights"),
+            )
+        except (KeyError, json.JSONDecodeError) as error:
+            raise HeadError(f"This is not the state of a growing head: {error} is missing or broken.") from error
+
+    def _grown(
+        self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, num_classes: int, prior: Tensor | None
+    ) -> GrowingHead:
+        if self.prior is not None and prior is not None:
+            prior = torch.cat([self.prior, prior.to(self.prior)])
+        names = self.prior if prior is None else prior
+        if self.moments is not None:
+            more = Moments.of(self.transform(embeddings.to(self.dtype)), labels, num_classes, weights)
+            return replace(self, prior=names, moments=self.moments.plus(more))
+        assert self.embeddings is not None and self.labels is not None
+        both = None
+        if self.weights is not None or weights is not None:
+            pairs = ((self.weights, self.labels), (weights, labels))
+            both = torch.cat([torch.ones(len(of)) if one is None else one for one, of in pairs])
+        return replace(
+            self,
+            weights=both,
+            prior=names,
+            embeddings=torch.cat([self.embeddings, embeddings.to(self.dtype)]),
+            labels=torch.cat([self.labels, labels]),
+        )

@@ -1,0 +1,57 @@
+"""Kernel ridge regression on what the label names leave unexplained (ProKeR, arXiv:2501.11175; CLAP, 2312.12730)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_fsl.few_shot.heads.ridge import absolute, hat, solve, without_own
+from hf_fsl.few_shot.heads.support import Support
+
+
+def prior_anchored(
+    support: Support, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """W = αW₀ + (Ỹ − αF₀)ᵀ (ZZᵀ + λI)⁻¹ Z, b = 0, with Ỹ = Y − 1/C and F₀ = ZW₀ᵀ: with a linear kernel, one map.
+
+    W₀ are the label embeddings. Without supports it is αW₀, the zero-shot classifier; without a prior, a ridge through
+    the origin.
+
+    Args:
+        penalty: λ, counted in ``unit``; None: the mean squared length of the features.
+        strength: α.
+    """
+    support = support.double()
+    start = anchor(support, strength)
+    bias = start.new_zeros(start.shape[:-1])
+    if support.features.shape[-2] == 0:
+        return start, bias
+    features = support.features * support.roots
+    strengths = absolute(penalty, unit, features, support.number)
+    return start + solve(features, _residual(support, start) * support.roots, strengths), bias
+
+
+def prior_anchored_held_out(
+    support: Support, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
+) -> Tensor:
+    """Leave-one-out logits ``(..., n, C)``: the residual's smoother is linear, the prior needs no leaving out."""
+    support = support.double()
+    start = anchor(support, strength)
+    residual = _residual(support, start)
+    features = support.features * support.roots
+    smoother = hat(features, absolute(penalty, unit, features, support.number))
+    fitted = smoother @ (residual * support.roots) / support.roots
+    rest = without_own(residual, fitted, smoother.diagonal(dim1=-2, dim2=-1))
+    return support.features @ start.mT + rest
+
+
+def anchor(support: Support, strength: float) -> Tensor:
+    """αW₀ ``(..., C, D)``."""
+    shape = (*support.counts.shape, support.features.shape[-1])
+    if support.prior is None:
+        return torch.zeros(shape, dtype=support.features.dtype, device=support.features.device)
+    return (strength * support.prior).expand(shape)
+
+
+def _residual(support: Support, start: Tensor) -> Tensor:
+    return support.one_hot - 1 / support.num_classes - support.features @ start.mT

@@ -1,0 +1,263 @@
+"""The support set as the estimators see it: checked, transformed, with one-hot labels and class counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hf_fsl.few_shot.heads.errors import HeadError
+from hf_fsl.models.export import FeatureTransform
+
+
+@dataclass(frozen=True)
+class Support:
+    """A support set, or a batch of them (``...``, episodes)."""
+
+    features: Tensor
+    """``(..., n, D)``, transformed."""
+    labels: Tensor
+    """``(..., n)``, long."""
+    one_hot: Tensor
+    """``(..., n, C)``, of the features' type."""
+    weights: Tensor
+    """``(..., n)``, of the features' type: as how many examples each counts."""
+    counts: Tensor
+    """Examples of each class, each as many as it counts ``(..., C)``."""
+    members: Tensor
+    """Supports of each class ``(..., C)``, whatever they weigh."""
+    transform: FeatureTransform
+    prior: Tensor | None = None
+    """``(..., C, D)``: label embeddings of length 1 less their mean over the classes, which no softmax sees."""
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        transform: FeatureTransform,
+        prior: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Support:
+        """Of transformed supports; without weights each counts as one."""
+        one_hot = torch.nn.functional.one_hot(labels, num_classes).to(features.dtype)
+        weights = torch.ones_like(features[..., 0]) if weights is None else weights.to(features)
+        counts = (weights.unsqueeze(-1) * one_hot).sum(-2)
+        return cls(features, labels, one_hot, weights, counts, one_hot.sum(-2), transform, prior)
+
+    @property
+    def num_classes(self) -> int:
+        return self.one_hot.shape[-1]
+
+    @property
+    def number(self) -> Tensor:
+        """Of all the supports, each as many as it counts ``(...)``."""
+        return self.weights.sum(-1)
+
+    @property
+    def alone(self) -> Tensor:
+        """Whether a support is the only one of its class ``(..., n)``."""
+        return self.own(self.members) < 2
+
+    @property
+    def roots(self) -> Tensor:
+        """``(..., n, 1)``: a weight in a sum of squares is its root on the row."""
+        return self.weights.sqrt().unsqueeze(-1)
+
+    def own(self, of_classes: Tensor) -> Tensor:
+        """Of each support its class's: ``(..., C)`` -> ``(..., n)``."""
+        return torch.take_along_dim(of_classes, self.labels, -1)
+
+    def own_rows(self, of_classes: Tensor) -> Tensor:
+        """Of each support its class's: ``(..., C, D)`` -> ``(..., n, D)``."""
+        return torch.take_along_dim(of_classes, self.labels.unsqueeze(-1), -2)
+
+    def sums(self) -> Tensor:
+        """``(..., C, D)``."""
+        features = self.features * self.weights.unsqueeze(-1)
+        empty = features.new_zeros(*features.shape[:-2], self.num_classes, features.shape[-1])
+        return empty.scatter_add(-2, self.labels.unsqueeze(-1).expand(features.shape), features)
+
+    def means(self) -> Tensor:
+        """Class means ``(..., C, D)``; zeros for a class without supports."""
+        return self.sums() / or_one(self.counts).unsqueeze(-1)
+
+    def squares(self) -> Tensor:
+        """Squared lengths, each as many as its support counts ``(..., n)``."""
+        return self.weights * self.features.square().sum(-1)
+
+    def without(self) -> Tensor:
+        """The classes' counts without each support: ``(..., n, C)``."""
+        return self.counts.unsqueeze(-2) - self.one_hot * self.weights.unsqueeze(-1)
+
+    def at(self, rows: Tensor) -> Support:
+        """Some supports ``(m,)`` of a set without episodes, with the counts of all."""
+        return replace(
+            self,
+            features=self.features[rows],
+            labels=self.labels[rows],
+            one_hot=self.one_hot[rows],
+            weights=self.weights[rows],
+        )
+
+    def shifted(self, middle: Tensor) -> Support:
+        """The same about ``middle`` ``(..., D)``."""
+        return replace(self, features=self.features - middle.unsqueeze(-2))
+
+    def double(self) -> Support:
+        """The same in float64, for what is solved or subtracted."""
+        return Support(
+            self.features.double(),
+            self.labels,
+            self.one_hot.double(),
+            self.weights.double(),
+            self.counts.double(),
+            self.members,
+            self.transform,
+            None if self.prior is None else self.prior.double(),
+        )
+
+
+def read_support(
+    support: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    prior: Tensor | None = None,
+    base_mean: Tensor | None = None,
+    weights: Tensor | None = None,
+    centre: bool = False,
+    normalize: bool = False,
+) -> Support:
+    """Checks a support set and puts it into the transform.
+
+    Args:
+        support: embeddings ``(..., n, D)``.
+        labels: class indices ``(..., n)``.
+        num_classes: C; None: as many as the prior has, or as the labels name.
+        prior: label embeddings ``(..., C, D)``.
+        base_mean: ``(D,)``, what ``centre`` takes away: the mean of the base classes or of unlabelled embeddings;
+            None: the mean of the supports.
+        weights: ``(..., n)``, above 0: as how many examples each support counts; None: as one.
+        centre, normalize: the feature transform.
+
+    Raises:
+        HeadError: shapes that do not fit, values that are not finite, labels or weights out of range, or fewer than
+            two classes.
+    """
+    _check_shapes(support, labels, prior, base_mean)
+    if num_classes is None:
+        num_classes = prior.shape[-2] if prior is not None else int(labels.max()) + 1 if labels.numel() else 0
+    _check_classes(labels, num_classes, prior)
+    if support.dtype not in (torch.float32, torch.float64):
+        support = support.float()
+    if weights is not None and not (
+        weights.shape == labels.shape and bool(weights.isfinite().all() & (weights > 0).all())
+    ):
+        raise HeadError(
+            f"Weights are one finite number above 0 a support, here {tuple(labels.shape)}; got {tuple(weights.shape)}"
+            + (f" from {float(weights.min()):g} to {float(weights.max()):g}." if weights.numel() else ".")
+        )
+    transform = _transform(support, base_mean, weights, centre, normalize)
+    return Support.of(transform(support), labels, num_classes, transform, centred_prior(prior, support.dtype), weights)
+
+
+def or_one(counts: Tensor) -> Tensor:
+    """What sums of a class are divided by; those of a class without supports are 0."""
+    return torch.where(counts > 0, counts, torch.ones_like(counts))
+
+
+def require_every_class(support: Support, method: str) -> None:
+    """Raises:
+    HeadError: a class has no support.
+    """
+    empty = _classes_where(support.counts == 0)
+    if empty:
+        raise HeadError(
+            f"{method} needs an example of every class; class {_listed(empty)} of {support.num_classes} has none. "
+            "Give one, or label embeddings as prior and an estimator that uses them ('prior' or 'cache')."
+        )
+
+
+def require_two_of_every_class(support: Support) -> None:
+    """Raises:
+    HeadError: a class would be empty once its example is left out.
+    """
+    short = _classes_where(support.members < 2)
+    if short:
+        raise HeadError(
+            f"Held-out logits need at least two examples of every class; class {_listed(short)} has fewer. At one "
+            "shot nothing can be held out: use the defaults."
+        )
+
+
+def _classes_where(condition: Tensor) -> list[int]:
+    """Classes for which it holds ``(..., C)`` in any episode."""
+    return condition.reshape(-1, condition.shape[-1]).any(0).nonzero().flatten().tolist()
+
+
+def _transform(
+    support: Tensor, base_mean: Tensor | None, weights: Tensor | None, centre: bool, normalize: bool
+) -> FeatureTransform:
+    if not centre or (base_mean is None and support.shape[-2] == 0):
+        return FeatureTransform(normalize=normalize)
+    if base_mean is not None:
+        mean = base_mean
+    elif weights is None:
+        mean = support.double().mean(-2)
+    else:
+        shares = (weights / weights.sum(-1, keepdim=True)).double()
+        mean = (shares.unsqueeze(-2) @ support.double()).squeeze(-2)
+    return FeatureTransform(centre=mean.to(support.dtype), normalize=normalize)
+
+
+def centred_prior(prior: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Label embeddings ``(..., C, D)`` of length 1, less their mean over the classes."""
+    if prior is None:
+        return None
+    unit = torch.nn.functional.normalize(prior.double(), dim=-1)
+    return (unit - unit.mean(-2, keepdim=True)).to(dtype)
+
+
+def _check_shapes(support: Tensor, labels: Tensor, prior: Tensor | None, base_mean: Tensor | None) -> None:
+    if support.ndim < 2 or not support.is_floating_point():
+        raise HeadError(f"Supports are floats of shape (..., n, D), got {support.dtype} {tuple(support.shape)}.")
+    if labels.shape != support.shape[:-1] or labels.dtype != torch.int64:
+        raise HeadError(
+            f"Labels are one integer (torch.long) a support, here of shape {tuple(support.shape[:-1])}; got "
+            f"{labels.dtype} {tuple(labels.shape)}."
+        )
+    dimension = support.shape[-1]
+    if prior is not None and (prior.ndim < 2 or prior.shape[-1] != dimension):
+        raise HeadError(
+            f"The prior is a label embedding a class, from the encoder of the supports: (C, {dimension}); got "
+            f"{tuple(prior.shape)}."
+        )
+    if base_mean is not None and base_mean.shape != (dimension,):
+        raise HeadError(f"base_mean has the shape ({dimension},) of one embedding, got {tuple(base_mean.shape)}.")
+    for name, value in (("Support embeddings", support), ("The prior", prior), ("base_mean", base_mean)):
+        if value is not None and not bool(value.isfinite().all()):
+            raise HeadError(
+                f"{name} must be finite, got NaN or infinite values. Look for empty inputs, or an encoder in float16."
+            )
+
+
+def _check_classes(labels: Tensor, num_classes: int, prior: Tensor | None) -> None:
+    if num_classes < 2:
+        raise HeadError(
+            f"A classifier needs at least two classes, got {num_classes}. Add examples of another class, or label "
+            "embeddings of every class as prior."
+        )
+    if prior is not None and prior.shape[-2] != num_classes:
+        raise HeadError(f"{num_classes} classes need as many label embeddings as prior, got {prior.shape[-2]}.")
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
+        raise HeadError(
+            f"Labels of {num_classes} classes run from 0 to {num_classes - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}."
+        )
+
+
+def _listed(classes: list[int]) -> str:
+    return ", ".join(map(str, classes[:5])) + (", …" if len(classes) > 5 else "")

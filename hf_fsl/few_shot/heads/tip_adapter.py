@@ -1,0 +1,30 @@
+"""Tip-Adapter without training: a cache of the supports beside the zero-shot classifier (arXiv:2207.09519)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hf_fsl.few_shot.heads.prior_anchored import anchor
+from hf_fsl.few_shot.heads.support import Support
+from hf_fsl.models.export import CacheHead
+
+
+def tip_adapter(support: Support, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0) -> CacheHead:
+    """``α · exp(−β(1 − z·z_i)) Y + logit_scale · z·W₀``; the defaults are the paper's, and CLIP's logit scale."""
+    values = support.one_hot * support.weights.unsqueeze(-1)
+    return CacheHead(support.features, values, anchor(support, logit_scale), alpha, beta, transform=support.transform)
+
+
+def tip_adapter_held_out(
+    support: Support, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0
+) -> Tensor:
+    """Leave-one-out logits ``(..., n, C)``: each support's own key is left out, which gave its class α·exp(0)."""
+    support = support.double()
+    features = support.features
+    affinity = torch.exp(beta * (features @ features.mT - 1))
+    affinity = affinity - torch.diag_embed(affinity.diagonal(dim1=-2, dim2=-1))
+    return (
+        alpha * affinity @ (support.one_hot * support.weights.unsqueeze(-1))
+        + features @ anchor(support, logit_scale).mT
+    )

@@ -1,0 +1,1 @@
+"""Hub models: backbones, adapters, and the models that few-shot learning exports."""

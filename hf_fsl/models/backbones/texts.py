@@ -1,0 +1,181 @@
+"""Texts -> token ids as a text tower wants them: how long, padded how far, and which tokens the prompt takes."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import normalizers
+from torch import nn
+
+from hf_fsl.core.records import TruncationRecord
+from hf_fsl.models.backbones.classification import BackboneError
+
+_CHUNK = 4096
+"""Texts tokenised at a time."""
+CALLING = threading.RLock()
+"""Held while a tokenizer is called, or its settings are changed."""
+_NO_LIMIT = 1_000_000
+"""Tokenizers without a limit of their own name a number above this."""
+
+
+def tokenised(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+    """What a tokenizer gives, one call at a time: it holds how its last call cut and padded, which another thread's
+    call would change under it."""
+    with CALLING:
+        return tokenizer(*texts, **options)
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
+    """Token ids of each text, special tokens included, cut at ``max_length``."""
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), _CHUNK):
+        ids += tokenised(
+            tokenizer,
+            list(texts[start : start + _CHUNK]),
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    return ids
+
+
+def truncation(
+    tokenizer: Any, columns: Sequence[Sequence[str]], lengths: Sequence[int], limit: int | None
+) -> TruncationRecord:
+    """How much of texts is cut off.
+
+    Args:
+        columns: the texts; of pairs two.
+        lengths: tokens of each text, or pair, after it was cut.
+        limit: what it was cut at.
+    """
+    full = [row for row, length in enumerate(lengths) if limit is not None and length >= limit]
+    lost: list[int] = []
+    for start in range(0, len(full), _CHUNK):
+        rows = full[start : start + _CHUNK]
+        chunk = [[column[row] for row in rows] for column in columns]
+        whole = tokenised(
+            tokenizer, *chunk, truncation=False, return_attention_mask=False, return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]  # fmt: skip
+        lost += [len(ids) - lengths[row] for row, ids in zip(rows, whole, strict=True)]
+    return TruncationRecord(
+        limit=limit,
+        texts=len(lengths),
+        cut_texts=sum(beyond > 0 for beyond in lost),
+        tokens=sum(lengths) + sum(lost),
+        cut_tokens=sum(lost),
+    )
+
+
+def warn_of_cut(found: TruncationRecord, said: set[str] | None = None) -> None:
+    """Says in a warning that texts were cut, if any were.
+
+    Args:
+        said: of an encoder, which says it once.
+    """
+    if found.cut_tokens and "cut" not in (said or ()):
+        if said is not None:
+            said.add("cut")
+        warnings.warn(
+            f"{found.cut_texts} of {found.texts} texts are longer than the {found.limit} tokens that are read: "
+            f"{found.cut_tokens / found.tokens:.1%} of all tokens are cut off. Where the rest matters, split the "
+            "texts, or choose a model that reads more.",
+            stacklevel=3,
+        )
+
+
+def token_limit(model: Any, tokenizer: Any, asked: int | None = None) -> int | None:
+    """Tokens a text may have, special tokens included: ``asked``, else the tokenizer's own limit, and never more than
+    the model has positions; None where none of them sets a limit.
+    """
+    own = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+    wanted = asked if asked is not None else own
+    return min((limit for limit in (wanted, position_limit(model)) if limit is not None), default=None)
+
+
+def position_limit(model: Any) -> int | None:
+    """Positions that the text tower has embeddings for; None where it has no such limit.
+
+    RoBERTa and its kin count them from after the padding token's id, so that many of the table are lost.
+    """
+    positions: Any = getattr(_text_config(model), "max_position_embeddings", None)
+    return int(positions) - _first_position(model) if positions and positions > 0 else None
+
+
+def check_max_length(model: Any, max_length: int | None) -> None:
+    """Raises BackboneError for tokens a text that the model has no positions for."""
+    limit = position_limit(model)
+    if max_length is not None and max_length < 1:
+        raise BackboneError(f"max_length={max_length}: a text has at least 1 token. Raise it.")
+    if max_length is not None and limit is not None and max_length > limit:
+        raise BackboneError(f"max_length={max_length}: the backbone takes at most {limit} tokens. Lower it.")
+
+
+def longest_input(model: Any, processor: Any, max_length: int | None) -> int | None:
+    """Tokens a text may have: what was asked for, else the limit of tokenizer and model; None for images.
+
+    Raises:
+        BackboneError: ``max_length`` is above what the model can take.
+    """
+    if not hasattr(processor, "model_max_length"):
+        return None
+    check_max_length(model, max_length)
+    return token_limit(model, processor, max_length)
+
+
+def padded_length(model: Any) -> int | None:
+    """The length to which every text is padded; None: to the longest of its batch.
+
+    SigLIP takes its embedding from the last position, and has seen nothing but texts padded to the full length.
+    """
+    config = _text_config(model)
+    return int(config.max_position_embeddings) if str(model.config.model_type).startswith("siglip") else None
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, max_length: int | None) -> int:
+    """How many tokens a prompt takes at the start of a text, as sentence-transformers counts them.
+
+    Raises:
+        BackboneError: they leave no room for a text.
+    """
+    if not prompt:
+        return 0
+    ids = tokenise(tokenizer, [prompt], None)[0]
+    count = len(ids) - (ids[-1] in tokenizer.all_special_ids)
+    if max_length is not None and count >= max_length:
+        raise BackboneError(f"The prompt {prompt!r:.60} takes {count} tokens of {max_length}. Give a shorter one.")
+    return count
+
+
+def lower_cased(tokenizer: Any) -> Any:
+    """A copy of the tokenizer that lowers the case of what is no special token.
+
+    Raises:
+        BackboneError: the tokenizer is not one of the tokenizers library.
+    """
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise BackboneError(f"do_lower_case: {type(tokenizer).__name__} cannot be told to. Choose another backbone.")
+    tokenizer = copy.deepcopy(tokenizer)
+    before = tokenizer.backend_tokenizer.normalizer
+    steps = [normalizers.Lowercase(), *([before] if before is not None else [])]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
+
+
+def _text_config(model: Any) -> Any:
+    return getattr(model.config, "text_config", None) or model.config
+
+
+def _first_position(model: nn.Module) -> int:
+    for name, module in model.named_modules():
+        padding: Any = getattr(module, "padding_idx", None)
+        if name.rpartition(".")[2] == "position_embeddings" and padding is not None:
+            return int(padding) + 1
+    return 0

@@ -1,0 +1,80 @@
+"""Tokenizer options of the stock pipelines that change an answer: how long a text may be, and whether it is cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from hf_fsl.core.errors import UserError
+from hf_fsl.models.backbones import Backbone
+
+_TOKENIZER = ("truncation", "max_length", "padding")
+CUTTING = (*_TOKENIZER, "tokenizer_kwargs")
+"""The options; ``tokenizer_kwargs`` is a mapping of the others."""
+_KNOWN: dict[str, dict[Any, bool]] = {
+    "truncation": {None: True, True: True, "only_first": True, "longest_first": True, False: False,
+                   "do_not_truncate": False},
+    "padding": dict.fromkeys((None, True, "longest", "max_length", False, "do_not_pad"), True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What becomes of long texts."""
+
+    max_length: int | None = None
+    """Tokens that the model reads at a time, special ones and the hypothesis included; None: as many as it takes."""
+    cut: bool = True
+    """Whether a longer text loses its end (never the label its words); False: it is an error."""
+
+
+WHOLE = Cutting()
+"""As many tokens as the model takes, then cut: what holds unless asked otherwise."""
+
+
+def read_cutting(options: Mapping[str, Any], error: type[UserError]) -> Cutting:
+    """The options of a call or a pipeline. Padding never changes an answer: batches are padded as they need it.
+
+    Raises:
+        error: a value that the tokenizer would not take either, or an option of it that cannot be passed on.
+    """
+    given = options.get("tokenizer_kwargs") or {}
+    if not isinstance(given, Mapping) or set(given) - set(_TOKENIZER):
+        raise error(f"tokenizer_kwargs: a mapping of {', '.join(_TOKENIZER)}; got {given!r}.")
+    given = {**given, **{name: options[name] for name in _TOKENIZER if name in options}}
+    for name, known in _KNOWN.items():
+        value = given.get(name)
+        if not isinstance(value, (str, bool, type(None))) or value not in known:
+            raise error(f"{name} is one of {', '.join(map(repr, known))}; got {value!r}.")
+    size = given.get("max_length")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
+        raise error(f"max_length: a whole number of tokens above 0, or None; got {size!r}.")
+    return Cutting(None if size is None else int(size), _KNOWN["truncation"][given.get("truncation")])
+
+
+def shortened(backbone: Backbone, cutting: Cutting, texts: Sequence[str], error: type[UserError]) -> Backbone:
+    """A view of the backbone that cuts texts so.
+
+    Raises:
+        error: a limit that leaves no room for a word, or a text that must not be cut and is too long.
+    """
+    if cutting == WHOLE or backbone.tokenizer is None:
+        return backbone
+    limits = (backbone.token_limit, cutting.max_length)
+    limit = min((one for one in limits if one is not None), default=None)
+    special = backbone.tokenizer.num_special_tokens_to_add()
+    if limit is not None and limit <= special:
+        raise error(f"max_length: the tokenizer adds {special} tokens of its own; got {limit}. Allow more than that.")
+    view = copy.copy(backbone)
+    view.modules = copy.copy(backbone.modules)
+    view.modules.max_length = limit
+    long = 0 if cutting.cut else view.truncation(texts).cut_texts
+    if long:
+        raise error(
+            f"truncation=False: {long} of {len(texts)} texts have more than {limit} tokens. Shorten them, or have "
+            "them cut: truncation=True."
+        )
+    return view

@@ -1,0 +1,45 @@
+"""Records that another version wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import RunRecord
+from hf_fsl.core.serialization import PlainError
+from hf_fsl.hub.any_record import load_record
+
+EXAMPLE = Path(__file__).parents[1] / "hub" / "example_record.json"
+
+
+def test_record_of_another_schema_is_refused():
+    text = EXAMPLE.read_text().replace('"schema_version": 1', '"schema_version": 99')
+    with pytest.raises(UserError, match="schema 1, the file has 99"):
+        RunRecord.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values["metrics"]["accuracy"].update(value="high"),
+        lambda values: values.update(runs={"seed": 1}),
+        lambda values: values["data"].pop("path"),
+        lambda values: values.update(unknown=1),
+        lambda values: values["cost"].update(processes=[]),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, change):
+    values = json.loads(EXAMPLE.read_text())
+    change(values)
+    path = tmp_path / "run_record.json"
+    path.write_text(json.dumps(values))
+    for load in (RunRecord.load, load_record):
+        with pytest.raises(PlainError, match="run_record.json is damaged: it is no RunRecord"):
+            load(path)
+    path.write_text(json.dumps(values)[:500])
+    for load in (RunRecord.load, load_record):
+        with pytest.raises(PlainError, match="run_record.json is damaged: it is not JSON, or cut off"):
+            load(path)
