@@ -1,50 +1,71 @@
 # Every target sets up what it needs in .venv first.
-PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
+PYTHON ?= python3
 BIN := $(VENV)/bin
-# One thread a worker: many threads on few cores wait for each other more than they compute.
+endif
+# TESTS="tests/data -k labels" runs a part of the suite.
+TESTS ?=
 # A file stays with one worker: what its tests share is made once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --durations 10
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 10
+# What needs neither processes of its own nor a server: the tests for systems other than Linux.
+UNIT := tests/adapters tests/backbones tests/config tests/data tests/episodes tests/few_shot tests/heads tests/metrics \
+	tests/zero_shot tests/test_auto.py tests/test_inputs.py tests/test_losses.py tests/test_metric_losses.py \
+	tests/test_packaging.py tests/test_pictures.py tests/test_records.py
 
-.PHONY: help install demo test test-all lint data benchmarks clean
+# One thread a worker: many threads on few cores wait for each other more than they compute.
+test test-slow test-all test-unit: export OMP_NUM_THREADS = 1
 
-help:
-	@echo "make demo        fine-tune, publish to a Hub on this machine, load back (minutes)"
-	@echo "make test        the test suite (minutes);  make test-all  with the slow tests"
-	@echo "make lint        ruff and mypy"
-	@echo "make data        build the bundled data sets again (needs Debian's wordnet-base, and npm)"
-	@echo "make benchmarks  the side-by-side measurements of benchmarks/ (hours; what is finished is kept)"
+.PHONY: help install demo test test-slow test-all test-unit test-lowest lint pre-commit data benchmarks clean
 
-install: $(VENV)/.installed
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+install: $(VENV)/.installed ## .venv with everything
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[dev]"
 	touch $@
 
-demo: install
+demo: install ## fine-tune, publish to a Hub on this machine, load back (minutes)
 	$(BIN)/hf-fsl demo
 
-test: install
-	$(PYTEST) -m "not slow"
+test: install ## the tests but the slow ones (minutes); TESTS="tests/data -k labels" for a part
+	$(PYTEST) -m "not slow" $(TESTS)
 
-test-all: install
-	$(PYTEST)
+test-slow: install ## the slow tests
+	$(PYTEST) -m slow $(TESTS)
 
-lint: install
+test-all: install ## all tests
+	$(PYTEST) $(TESTS)
+
+test-unit: install ## the tests without launches and servers, as on macOS and Windows
+	$(PYTEST) -m "not slow" $(UNIT)
+
+test-lowest: ## the tests with the lowest versions that are allowed, in .venv-lowest (Python 3.11)
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-data: install
+pre-commit: install ## check each commit from now on, as .pre-commit-config.yaml says
+	$(BIN)/pre-commit install
+
+data: install ## build the bundled data sets again (needs Debian's wordnet-base, and npm)
 	@test -f /usr/share/wordnet/data.noun || { echo "Install WordNet first: apt-get install wordnet-base"; exit 1; }
 	$(BIN)/python recipes/data/build_supersense.py
 	$(BIN)/python recipes/data/build_digits.py
 	$(BIN)/python recipes/data/build_wordnet_nli.py
 	$(BIN)/python recipes/data/build_emoji.py
 
-benchmarks: install
+benchmarks: install ## the side-by-side measurements of benchmarks/ (hours; what is finished is kept)
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) sentence-transformers
 	$(BIN)/python benchmarks/training_loop.py
 	$(BIN)/python benchmarks/encode.py
@@ -55,5 +76,5 @@ benchmarks: install
 	$(BIN)/python benchmarks/few_shot_text.py
 	$(BIN)/python benchmarks/adapter_search.py
 
-clean:
-	rm -rf $(VENV) outputs .demo build dist
+clean: ## remove .venv and what runs left here
+	rm -rf .venv .venv-lowest outputs .demo build dist
