@@ -13,10 +13,9 @@ TESTS ?=
 # A file stays with one worker: what its tests share is made once.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 10
 # What needs neither processes of its own nor a server: the tests for systems other than Linux.
-UNIT := tests/adapters tests/backbones tests/config tests/data tests/episodes tests/few_shot tests/heads tests/metrics \
-	tests/zero_shot tests/test_auto.py tests/test_inputs.py tests/test_losses.py tests/test_metric_losses.py \
-	tests/test_packaging.py tests/test_pictures.py tests/test_records.py
-
+UNIT := tests/config tests/core tests/data tests/few_shot/episodes tests/few_shot/heads tests/metrics tests/models \
+	tests/zero_shot tests/training/test_losses.py tests/training/test_metric_losses.py tests/test_auto.py \
+	tests/test_packaging.py
 # One thread a worker: many threads on few cores wait for each other more than they compute.
 test test-slow test-all test-unit: export OMP_NUM_THREADS = 1
 
