@@ -29,7 +29,7 @@ from hf_fsl.few_shot.record import build_record, measure_classifier, report, wri
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.worth import cautions
-from hf_fsl.models.templates import label_words
+from hf_fsl.models.label_texts import complete_label_texts
 from hf_fsl.training import make_accelerator
 
 VERIFIED = 16
@@ -77,7 +77,7 @@ def main(config: FewShotRecipeConfig) -> None:
             progress=True,
             random_state=config.episodes.seed,
         )
-        words = label_words(pools.names, asked.label_texts)
+        words = complete_label_texts(pools.names, asked.label_texts)
         names = [pools.names[label] for label in support.labels]
         classifier.fit(
             support.inputs, names, unlabeled=pools.base.inputs,

@@ -13,8 +13,8 @@ from hf_fsl.data import Splits
 from hf_fsl.few_shot.heads import choose_head, fit_head
 from hf_fsl.metrics import seeds_interval
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.templates import ZeroShotError, label_words
-from hf_fsl.zero_shot.bi_encoder import label_prior
+from hf_fsl.models.label_texts import complete_label_texts, label_text_embeddings
+from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.evaluation import LabelledInputs, of_classes
 
 DRAWS = 20
@@ -47,7 +47,7 @@ def k_shot_rows(
     own, given = require_shots(test, pool, shots)
     queries = backbone.encode(test.inputs, progress=True, open_files=False)
     supports = queries if own else backbone.encode(given.inputs, progress=True, open_files=False)
-    prior = label_prior(backbone, test.names, templates, label_words(test.names, descriptions))
+    prior = label_text_embeddings(backbone, test.names, templates, complete_label_texts(test.names, descriptions))
     labels = torch.as_tensor(test.labels)
     rows = []
     for k in shots:

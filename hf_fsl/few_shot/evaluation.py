@@ -21,8 +21,7 @@ from hf_fsl.few_shot.heads import choose_head, fit_head, transductive
 from hf_fsl.few_shot.pools import Pools
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.export import CacheHead, LinearHead
-from hf_fsl.models.templates import label_words
-from hf_fsl.zero_shot.bi_encoder import label_prior
+from hf_fsl.models.label_texts import complete_label_texts, label_text_embeddings
 
 DIRICHLET = 2.0
 """Concentration of unbalanced queries (Veilleux et al. 2021, arXiv:2106.11984)."""
@@ -204,11 +203,11 @@ def _encoded(config: FewShotRecipeConfig, pools: Pools, backbone: Backbone, acce
         examples = pools.support.inputs if pools.same else [*pools.support.inputs, *pools.query.inputs]
         rows = np.random.default_rng(config.episodes.seed).permutation(len(pools.base))[:_CENTRED_ON]
         base = [pools.base.inputs[row] for row in np.sort(rows)]
-        words = label_words(pools.names, asked.label_texts)
+        words = complete_label_texts(pools.names, asked.label_texts)
         value = [
             Encoded(
                 backbone.encode(examples, progress=True, open_files=False),
-                label_prior(backbone, pools.names, asked.templates, words)
+                label_text_embeddings(backbone, pools.names, asked.templates, words)
                 if asked.prior and backbone.tokenizer is not None
                 else None,
                 backbone.encode(base, progress=True, open_files=False).mean(0) if base else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +9,6 @@ from typing import Any
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.placeholders import has_one_place
 from hf_fsl.models.backbones.items import check_text
-
-_WORDS = re.compile("[A-Z][a-z]+")
-_CAMEL_CASE = re.compile("([A-Z][a-z]+){2,}")
 
 
 class ZeroShotError(UserError, ValueError):
@@ -71,17 +67,6 @@ def as_templates(templates: Any) -> list[str]:
 def _shown(template: Any) -> str:
     shown = repr(template)
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
-
-
-def label_words(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
-    """What the recipes put into the templates for each class: the words given for it, else its name as one would say
-    it, "card payment fee charged" for "card_payment_fee_charged" and "annual crop" for "AnnualCrop"."""
-    return {name: given.get(name) or _said(name) for name in names}
-
-
-def _said(name: str) -> str:
-    spaced = " ".join(name.replace("_", " ").split())
-    return " ".join(_WORDS.findall(spaced)).lower() if _CAMEL_CASE.fullmatch(spaced) else spaced or name
 
 
 def require_candidates(described: Iterable[str], labels: Iterable[str]) -> None:

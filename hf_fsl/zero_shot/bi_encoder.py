@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import reduce
 
 import numpy as np
@@ -17,20 +17,6 @@ from hf_fsl.zero_shot.scores import Question
 
 _NOTHING = "something"
 """Stands for any label: how near a text is to a template whatever the label."""
-
-
-def label_prior(
-    backbone: Backbone,
-    labels: Sequence[str],
-    templates: Sequence[str] = ("{}",),
-    descriptions: Mapping[str, str] | None = None,
-) -> Tensor:
-    """Label embeddings ``(C, D)`` for a few-shot head: the mean over the templates, of whatever length it has.
-
-    The head's transform does to them what it does to the examples.
-    """
-    filled = fill_templates(labels, templates, descriptions)
-    return torch.stack([backbone.encode(texts, open_files=False) for texts in filled]).mean(0)
 
 
 class LabelEncoder:

@@ -21,7 +21,7 @@ from hf_fsl.metrics import confusions
 from hf_fsl.metrics.measure import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import loaded_commit
-from hf_fsl.models.templates import label_words
+from hf_fsl.models.label_texts import complete_label_texts
 from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs
 
 _SHOWN = 3
@@ -37,7 +37,7 @@ def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelera
         if len(rows):
             part = evidence(
                 [inputs[row] for row in rows], list(labels), hypothesis_template=list(templates),
-                label_descriptions=label_words(labels, config.label_descriptions),
+                label_descriptions=complete_label_texts(labels, config.label_descriptions),
                 progress=accelerator.is_main_process,
             )  # fmt: skip
         return np.concatenate(gather_object([part]))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hf_fsl.models.templates import label_words
 from hf_fsl.zero_shot import ZeroShotError, as_labels, as_templates, fill_templates
 
 
@@ -69,22 +68,3 @@ def test_templates_and_descriptions_are_put_together():
     ]
     with pytest.raises(ZeroShotError, match="Descriptions of bird"):
         fill_templates(["cat"], templates, {"bird": "x"})
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("card_payment_fee_charged", "card payment fee charged"),
-        ("Refund_not_showing_up", "Refund not showing up"),
-        ("AnnualCrop", "annual crop"),
-        ("SeaLake", "sea lake"),
-        ("Forest", "Forest"),
-        ("top_up by_card", "top up by card"),
-        ("iPhone", "iPhone"),
-        ("McDonald's", "McDonald's"),
-        ("NASA", "NASA"),
-        ("_", "_"),
-    ],
-)
-def test_recipes_say_class_names_as_words(name, words):
-    assert label_words([name, "time"], {"time": "a point in time"}) == {name: words, "time": "a point in time"}

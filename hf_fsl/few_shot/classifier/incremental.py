@@ -18,7 +18,7 @@ from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.moments import FROM_MOMENTS
 from hf_fsl.few_shot.heads.refusal import Refusal, fit_refusal, way_to_coverage
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.zero_shot.bi_encoder import label_prior
+from hf_fsl.models.label_texts import label_text_embeddings
 
 
 def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bool) -> FewShotState:
@@ -121,7 +121,7 @@ def _new_prior(backbone: Backbone, words: tuple[str, ...], templates: tuple[str,
             "This model was fitted with words for its classes, and was published without the encoder that read them. "
             "Fit anew on the whole backbone, or with prior=None."
         )
-    return label_prior(backbone, words, templates)
+    return label_text_embeddings(backbone, words, templates)
 
 
 def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal | None, str]:

@@ -17,8 +17,8 @@ from hf_fsl.core.errors import UserError
 from hf_fsl.core.label_values import contradictions, is_label, is_missing, plain_label
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.backbones.items import item_keys
+from hf_fsl.models.label_texts import label_text_embeddings
 from hf_fsl.models.templates import as_templates, fill_templates
-from hf_fsl.zero_shot.bi_encoder import label_prior
 
 _SEVERAL = (list, tuple, set, frozenset, np.ndarray)
 
@@ -77,7 +77,7 @@ class Support:
         """The classes' words as embeddings ``(C, D)``; None without words, or where the backbone encodes no texts."""
         if self.words is None or backbone.tokenizer is None:
             return None
-        return label_prior(backbone, self.words, self.templates)
+        return label_text_embeddings(backbone, self.words, self.templates)
 
     def texts(self) -> list[str]:
         """What is said of each class, template after template: ``len(templates) * C`` texts, or none."""
