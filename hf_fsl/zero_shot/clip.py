@@ -26,8 +26,8 @@ from hf_fsl.models.backbones.texts import position_limit, tokenised
 from hf_fsl.models.backbones.tokenizer import load_tokenizer
 from hf_fsl.models.backbones.weights import load_whole, loading
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
-from hf_fsl.zero_shot.class_token import class_token_only
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
+from hf_fsl.zero_shot.last_layer import first_token_only
 
 IMAGE_TEMPLATE = "This is a photo of {}."
 """The stock pipeline's."""
@@ -173,7 +173,7 @@ class ImageTextScorer:
         batch = {
             name: value.to(self.model.dtype) if value.is_floating_point() else value for name, value in batch.items()
         }
-        model = class_token_only(self.model)
+        model = first_token_only(self.model)
         return normalize(model.get_image_features(**batch).pooler_output.float(), dim=-1)
 
     @torch.no_grad()

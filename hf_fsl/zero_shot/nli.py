@@ -15,7 +15,7 @@ from torch import Tensor
 from hf_fsl.models.backbones.batching import token_budget
 from hf_fsl.models.backbones.texts import token_limit, warn_of_cut
 from hf_fsl.models.templates import ZeroShotError
-from hf_fsl.zero_shot.first_token import first_token_only
+from hf_fsl.zero_shot.last_layer import first_token_only
 from hf_fsl.zero_shot.pairs import PairEncoder
 
 

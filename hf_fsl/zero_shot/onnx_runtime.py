@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.models.templates import ZeroShotError
-from hf_fsl.zero_shot.first_token import first_token_only
+from hf_fsl.zero_shot.last_layer import first_token_only
 from hf_fsl.zero_shot.quantisation import fit_for_int8, float_products
 
 

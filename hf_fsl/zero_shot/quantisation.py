@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_fsl.zero_shot.first_token import computing, watched
+from hf_fsl.zero_shot.last_layer import computing, watched
 
 OUTLIERS = 32
 """Channels of a narrowing layer that stay in float32: 2 % of its product where there are 1,536."""

@@ -1,7 +1,8 @@
-"""The last layer of an encoder whose classifier reads the first token only: the other tokens are not computed there.
+"""The last layer of an encoder of which only the first token is read: the other tokens are not computed there.
 
-Keys and values of all tokens are needed, but query, attention output and feed-forward of the first token alone: of the
-12 d² multiplications a token costs in a layer, 10 d² are saved, and the logits stay what they were.
+That is BERT's (and its kin's) under a sequence classifier, and that of CLIP's image tower. Keys and values of all
+tokens are needed, but query, attention output and feed-forward of the first token alone: of the 12 d² multiplications
+a token costs in a layer, 10 d² are saved, and the result stays what it was.
 """
 
 from __future__ import annotations
@@ -19,10 +20,22 @@ _FIRST_TOKEN_MODELS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 
 def first_token_only(model: Any) -> Any:
-    """A view of a model whose last layer computes the first token alone, where that gives the same logits; else the
-    model itself."""
-    place = _last_layer(model)
-    return model if place is None else computing(model, place, _forward)
+    """A view of a model whose last layer computes the first token alone, where that gives the same result.
+
+    Args:
+        model: a sequence classifier, or a dual encoder.
+
+    Returns:
+        The view, which shares the weights; the model itself where it reads other tokens too, where somebody watches
+        the layer, or in training.
+    """
+    if model.training:
+        return model
+    if (place := _bert_layer(model)) is not None:
+        return computing(model, place, _bert_forward)
+    if (place := _clip_layer(model)) is not None:
+        return computing(model, place, _clip_forward)
+    return model
 
 
 def computing(model: Any, place: str, forward: Callable[..., Tensor]) -> Any:
@@ -45,7 +58,7 @@ def computing(model: Any, place: str, forward: Callable[..., Tensor]) -> Any:
     return view
 
 
-def _last_layer(model: Any) -> str | None:
+def _bert_layer(model: Any) -> str | None:
     config = model.config
     encoder = getattr(getattr(model, model.base_model_prefix, None), "encoder", None)
     layers = getattr(encoder, "layer", None)
@@ -60,10 +73,21 @@ def _last_layer(model: Any) -> str | None:
         or not isinstance(layers, nn.ModuleList)
         or not hasattr(layers[-1], "feed_forward_chunk")
         or watched(layers[-1])
-        or model.training
     ):
         return None
     return f"{model.base_model_prefix}.encoder.layer.{len(layers) - 1}"
+
+
+def _clip_layer(model: Any) -> str | None:
+    tower: Any = getattr(model, "vision_model", None)
+    if (
+        type(tower).__name__ != "CLIPVisionModel"
+        or not type(tower).__module__.startswith("transformers.")  # remote code may take the name
+        or tower.config._attn_implementation != "sdpa"
+        or watched(tower.encoder.layers[-1])
+    ):
+        return None
+    return f"vision_model.encoder.layers.{len(tower.encoder.layers) - 1}"
 
 
 def watched(layer: Any) -> bool:
@@ -73,7 +97,7 @@ def watched(layer: Any) -> bool:
     )
 
 
-def _forward(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+def _bert_forward(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
     attention, first = layer.attention.self, hidden[:, :1]
     heads = (attention.num_attention_heads, attention.attention_head_size)
     query, key, value = (
@@ -85,3 +109,19 @@ def _forward(layer: Any, hidden: Tensor, attention_mask: Tensor | None = None, *
     output = layer.attention.output(attended.transpose(1, 2).flatten(2), first)
     result: Tensor = layer.feed_forward_chunk(output)
     return result
+
+
+def _clip_forward(layer: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden_states)
+    query, key, value = (
+        projection(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        for projection, states in (
+            (attention.q_proj, normed[:, :1]),
+            (attention.k_proj, normed),
+            (attention.v_proj, normed),
+        )
+    )
+    attended = scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    first = hidden_states[:, :1] + attention.out_proj(attended.transpose(1, 2).flatten(2))
+    output: Tensor = first + layer.mlp(layer.layer_norm2(first))
+    return output
