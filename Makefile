@@ -49,10 +49,11 @@ test-unit: install ## the tests without launches and servers, as on macOS and Wi
 test-lowest: ## the tests with the lowest versions that are allowed, in .venv-lowest (Python 3.11)
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
-lint: install ## ruff and mypy
+lint: install ## ruff, mypy and the floors that imports go down
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 pre-commit: install ## check each commit from now on, as .pre-commit-config.yaml says
 	$(BIN)/pre-commit install
