@@ -86,7 +86,8 @@ def main(config: FewShotRecipeConfig) -> None:
         say(f"Fitted on {len(support)} examples: {classifier.reason_}")
         measured = measure_classifier(classifier, test, pools, config)
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
-        exported = export(classifier)
+        fitted = classifier.publishable(trained)
+        exported = export(fitted)
         record = build_record(
             config, command, pools, episodes, classifier, exported, measured, trained, time.perf_counter() - started,
             accelerator.num_processes,
@@ -96,7 +97,7 @@ def main(config: FewShotRecipeConfig) -> None:
         for line in [*report(record), *(f"warning: {why}" for why in cautions(record))]:
             say(line)
 
-        bundle = write_few_shot_bundle(output / "bundle", classifier, exported, record, trained)
+        bundle = write_few_shot_bundle(output / "bundle", fitted, exported, record)
         shown = test.inputs[:VERIFIED]
         reference = reference_logits(
             exported.model, exported.processor, shown, classifier.logits(shown), accelerator.device.type

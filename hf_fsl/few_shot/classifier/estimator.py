@@ -14,10 +14,14 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from hf_fsl.config import AdaptationConfig, AdapterConfig
+from hf_fsl.few_shot.adaptation import Adapted
+from hf_fsl.few_shot.classifier import publishing
 from hf_fsl.few_shot.classifier.backbones import STOCK, load_backbone
 from hf_fsl.few_shot.classifier.fitting import Adapting, Fitted, HeadKind, fit_adapted, fit_better, fit_frozen
 from hf_fsl.few_shot.classifier.incremental import grown, state_of
+from hf_fsl.few_shot.classifier.loading import load
 from hf_fsl.few_shot.classifier.parameters import check_parameters
+from hf_fsl.few_shot.classifier.publishing import PublishableModel
 from hf_fsl.few_shot.classifier.state import FewShotState
 from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_support
 from hf_fsl.few_shot.heads.refusal import Refusal
@@ -28,6 +32,8 @@ from hf_fsl.models.export import CacheHead, LinearHead
 
 _SAMPLED = 8
 """Support examples that stay with the classifier, to verify by what it is published."""
+_HELD = ("backbone", "class_weight", "coverage", "templates")
+"""Parameters that the head and the threshold of a published model came of."""
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -216,24 +222,70 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
         """Writes the model as a repository: see :func:`hf_fsl.few_shot.classifier.publishing.save`."""
-        from hf_fsl.few_shot.classifier.publishing import save
-
-        self._state()
-        return save(self, Path(save_directory), **options)
+        return publishing.save(self.publishable(), Path(save_directory), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
         """Saves, verifies and pushes as one commit: see :func:`hf_fsl.few_shot.classifier.publishing.push`."""
-        from hf_fsl.few_shot.classifier.publishing import push
+        return publishing.push(self.publishable(), repo_id, **options)
 
-        self._state()
-        return push(self, repo_id, **options)
+    def publishable(self, trained: Adapted | None = None) -> PublishableModel:
+        """What is published of it.
+
+        Args:
+            trained: what made the backbone that the classifier was given, where it did not adapt it further.
+        """
+        state, choice = self._state(), getattr(self, "choice_", None)
+        held_out = None
+        # An adapted backbone has seen the examples that its head was held out from.
+        if choice is not None and choice.held_out_logits is not None and self.adapted_ is None:
+            held_out = choice.held_out_logits, self.support_labels_
+        return PublishableModel(state, self.backbone_, self.adapted_ or trained, self.sample_, held_out)
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path: str, **options: Any) -> FewShotClassifier:
-        """A published few-shot model, ready to predict, refuse and grow; see ``classifier.loading``."""
-        from hf_fsl.few_shot.classifier.loading import load
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        device: str | None = None,
+        **parameters: Any,
+    ) -> FewShotClassifier:
+        """Loads what :meth:`save_pretrained` wrote; it predicts, refuses and grows as it did.
 
-        return load(cls, model_name_or_path, **options)
+        Args:
+            model_name_or_path: a Hub id or a folder.
+            revision: a branch, tag or commit of the repository.
+            token: of the Hub.
+            device: where the model runs.
+            parameters: of the classifier, for fitting it anew on the published backbone; what the published model
+                holds (backbone, coverage, templates, class_weight) is not among them.
+
+        Raises:
+            FewShotError: a parameter that there is not or that the model holds; the repository cannot be had, holds no
+                few-shot model, a damaged one, or weights, processor and state that are of two fits.
+        """
+        cls._check_parameters_of_published(parameters)
+        state, backbone = load(model_name_or_path, revision=revision, token=token, device=device)
+        classifier = cls(backbone, coverage=state.coverage, templates=state.templates, device=device, **parameters)
+        classifier.adopt(state, backbone)
+        return classifier
+
+    @classmethod
+    def _check_parameters_of_published(cls, given: Mapping[str, Any]) -> None:
+        held = sorted(set(given) & set(_HELD))
+        if held:
+            raise FewShotError(
+                f"{', '.join(held)}: held by a published model, whose head and threshold came of it. Load it without, "
+                f"and for another {held[0]} fit anew: classifier.set_params({held[0]}=…).fit(X, y)."
+            )
+        known = sorted(set(cls().get_params(deep=False)) - set(_HELD))
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise FewShotError(
+                f"from_pretrained: no option {', '.join(unknown)}; there are revision, token, device, and for fitting "
+                f"anew {', '.join(known)}."
+            )
 
     def _grow(
         self, X: Iterable[Any], y: Iterable[Any], new: bool, label_texts: Mapping[Any, str] | None = None

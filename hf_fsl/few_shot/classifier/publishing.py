@@ -10,11 +10,13 @@ import re
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 import hf_fsl
 from hf_fsl.config import HubConfig
@@ -24,7 +26,7 @@ from hf_fsl.core.paths import portable
 from hf_fsl.core.records import RunRecord
 from hf_fsl.core.task import Task
 from hf_fsl.few_shot.adaptation import Adapted
-from hf_fsl.few_shot.classifier.state import require_sound
+from hf_fsl.few_shot.classifier.state import FewShotState, require_sound
 from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.hub.bundle import refuse_pickles, save_parts, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
@@ -34,24 +36,43 @@ from hf_fsl.hub.reference import reference_logits
 from hf_fsl.hub.verify import verify_model
 from hf_fsl.hub.worth import WAY_OUT, not_above
 from hf_fsl.metrics import bootstrap_interval
+from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.export.export import Exported, export_model
 from hf_fsl.models.export.loading import FOLDER
 
 ENOUGH = 30
 """Examples left out, one by one, below which their accuracy says too little to refuse a push by."""
 
-if TYPE_CHECKING:
-    from hf_fsl.few_shot.classifier.estimator import FewShotClassifier
-
 _CARD, _WRITTEN = "README.md", "files.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 """What transformers would take for weights of this model, too."""
 
 
-def save(
-    classifier: FewShotClassifier, folder: Path, *, stock: bool | None = None, repo_id: str | None = None
-) -> Path:
-    """Writes a classifier as a repository: model, processor, ``few_shot/``, card; the adapter where there is one.
+@dataclass(frozen=True)
+class PublishableModel:
+    """What is published of a fitted classifier."""
+
+    state: FewShotState
+    backbone: Backbone
+    adapted: Adapted | None = None
+    """What made the backbone, where it was adapted."""
+    examples: Sequence[Any] = ()
+    """A few inputs of its support set."""
+    held_out: tuple[Tensor, Tensor] | None = None
+    """Logits ``(n, C)`` of support examples, each by a head fitted without it (NaN: none was), and labels ``(n,)``."""
+
+    @property
+    def task(self) -> Task:
+        """Its modality, and its classes as texts."""
+        return Task(modality=self.state.modality, label_names=tuple(str(name) for name in self.state.classes))
+
+    def logits(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Logits ``(N, C)``."""
+        return self.state.head(self.backbone.encode(list(inputs), open_files=False)).numpy()
+
+
+def save(model: PublishableModel, folder: Path, *, stock: bool | None = None, repo_id: str | None = None) -> Path:
+    """Writes a model as a repository: model, processor, ``few_shot/``, card; the adapter where there is one.
 
     Args:
         folder: files there that are not this model's stay; those of an earlier ``save`` that it does not have go. A
@@ -64,11 +85,11 @@ def save(
         ExportError: ``stock=True``, and the head does not fold.
         FewShotError: ``folder`` is a file.
     """
-    return _write(classifier, folder, export(classifier, stock), repo_id or portable(folder.as_posix()))
+    return _write(model, folder, export(model, stock), repo_id or portable(folder.as_posix()))
 
 
 def push(
-    classifier: FewShotClassifier,
+    model: PublishableModel,
     repo_id: str,
     *,
     stock: bool | None = None,
@@ -101,24 +122,22 @@ def push(
         push_to_hub=True, hub_model_id=repo_id, hub_private_repo=private, revision=revision,
         commit_message=commit_message or "Upload few-shot classifier made with hf_fsl", create_pr=create_pr,
     )  # fmt: skip
-    if not push_anyway and (why := doubt_of(classifier)) is not None:
+    if not push_anyway and (why := doubt_of(model)) is not None:
         raise UselessModel(f"{repo_id} was not pushed: {why} {WAY_OUT} push_anyway=True pushes it all the same.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / repo_id.rpartition("/")[2]
-        exported, inputs = export(classifier, stock), classifier.sample_ or _stand_ins(classifier)
-        _write(classifier, folder, exported, repo_id, classifier.sample_[:2] if share_examples else [])
-        trained = classifier.logits(inputs)
-        reference = reference_logits(exported.model, exported.processor, inputs, trained)
-        verify_model(folder, task_of(classifier), inputs, reference)
+        exported, inputs = export(model, stock), model.examples or _stand_ins(model)
+        _write(model, folder, exported, repo_id, model.examples[:2] if share_examples else [])
+        reference = reference_logits(exported.model, exported.processor, inputs, model.logits(inputs))
+        verify_model(folder, model.task, inputs, reference)
         return push_folder(folder, hub, token=token)
 
 
-def doubt_of(classifier: FewShotClassifier) -> str | None:
-    """Why a classifier that was fitted here is not known to be of use, by its left-out examples; None where it is."""
-    choice, labels = getattr(classifier, "choice_", None), getattr(classifier, "support_labels_", None)
-    if choice is None or labels is None or choice.held_out_logits is None or classifier.adapted_ is not None:
+def doubt_of(model: PublishableModel) -> str | None:
+    """Why a model is not known to be of use, by its held-out examples; None where it is, or has too few of them."""
+    if model.held_out is None:
         return None
-    logits, classes = choice.held_out_logits.numpy(), labels.numpy()
+    logits, classes = (part.numpy() for part in model.held_out)
     left_out = ~np.isnan(logits).any(1)
     if left_out.sum() < ENOUGH:
         return None
@@ -128,23 +147,21 @@ def doubt_of(classifier: FewShotClassifier) -> str | None:
     return not_above(measured, floor, "accuracy", "always the same answer, the most frequent one")
 
 
-def _write(
-    classifier: FewShotClassifier, folder: Path, exported: Exported, repo: str, examples: Sequence[Any] = ()
-) -> Path:
+def _write(model: PublishableModel, folder: Path, exported: Exported, repo: str, examples: Sequence[Any] = ()) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FewShotError(f"{folder} is a file, and a model is saved into a folder. Give the name of one.")
     try:
-        require_sound(classifier.state_)
+        require_sound(model.state)
     except ValueError as error:
         raise FewShotError(f"This classifier would not load again: {error}. Fit it on other examples.") from error
     with temporary_beside(folder, folder=True, inside=True) as building:
         save_parts(building, exported.model, exported.processor)
-        _save_adapter(classifier, building)
+        _save_adapter(model, building)
         forget_sources(building)
-        write_text(building / "README.md", _card(classifier, exported, repo, examples))
+        write_text(building / "README.md", _card(model, exported, repo, examples))
         refuse_pickles(building)
         _merge(building, folder)
-    classifier.state_.save(folder)  # last: it belongs to weights and processor as they are there now
+    model.state.save(folder)  # last: it belongs to weights and processor as they are there now
     return folder
 
 
@@ -182,67 +199,55 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stand_ins(classifier: FewShotClassifier) -> list[Any]:
+def _stand_ins(model: PublishableModel) -> list[Any]:
     """Inputs to verify a model by that was loaded, or fitted on names alone: it has no examples at hand."""
-    if classifier.state_.modality == "text":
-        return [str(name) for name in classifier.classes_]
+    if model.state.modality == "text":
+        return list(model.task.label_names)
     return [Image.new("RGB", (64, 64), (32 * step, 255 - 32 * step, 128)) for step in range(8)]
 
 
-def write_few_shot_bundle(
-    folder: Path, classifier: FewShotClassifier, exported: Exported, record: RunRecord, trained: Adapted | None = None
-) -> Path:
-    """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures.
-
-    Args:
-        trained: what made the backbone that the classifier was given, where it does not adapt it further.
-    """
+def write_few_shot_bundle(folder: Path, model: PublishableModel, exported: Exported, record: RunRecord) -> Path:
+    """The repository of a recipe's run: what :func:`save` writes, with the run's card, record and figures."""
     return write_bundle(
         folder, model=exported.model, processor=exported.processor, record=record,
-        more=lambda building: write_state(classifier, building, trained),
+        more=lambda building: write_state(model, building),
     )  # fmt: skip
 
 
-def export(classifier: FewShotClassifier, stock: bool | None = None) -> Exported:
-    """The model of a classifier, see :func:`hf_fsl.models.export.export_model`."""
-    state = classifier.state_
+def export(model: PublishableModel, stock: bool | None = None) -> Exported:
+    """The model that carries encoder and head, see :func:`hf_fsl.models.export.export_model`."""
+    state = model.state
     return export_model(
-        classifier.backbone_, state.head, task_of(classifier).label_names, stock=stock, modality=state.modality,
+        model.backbone, state.head, model.task.label_names, stock=stock, modality=state.modality,
         temperature=state.temperature,
         refusal_threshold=None if state.refusal is None else float(state.refusal.threshold),
     )  # fmt: skip
 
 
-def task_of(classifier: FewShotClassifier) -> Task:
-    """The classifier's task: its modality, and its classes as texts."""
-    return Task(modality=classifier.state_.modality, label_names=tuple(str(name) for name in classifier.classes_))
-
-
-def write_state(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
+def write_state(model: PublishableModel, folder: Path) -> None:
     """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights and processor, written already.
 
     No adapter where it would not make the published encoder of the one that it names: the weights hold all of it.
     """
-    classifier.state_.save(folder)
-    _save_adapter(classifier, folder, trained)
+    model.state.save(folder)
+    _save_adapter(model, folder)
 
 
-def _save_adapter(classifier: FewShotClassifier, folder: Path, trained: Adapted | None = None) -> None:
-    adapted = classifier.adapted_ or trained
-    if adapted is not None and adapted.publishable:
-        adapted.save_adapter(folder / "adapter")
+def _save_adapter(model: PublishableModel, folder: Path) -> None:
+    if model.adapted is not None and model.adapted.publishable:
+        model.adapted.save_adapter(folder / "adapter")
 
 
-def _card(classifier: FewShotClassifier, exported: Exported, repo: str, examples: Sequence[Any]) -> str:
-    state, name = classifier.state_, portable(classifier.backbone_.name.partition("@")[0])
-    names = [str(one) for one in classifier.classes_]
+def _card(model: PublishableModel, exported: Exported, repo: str, examples: Sequence[Any]) -> str:
+    state, name = model.state, portable(model.backbone.name.partition("@")[0])
+    names = list(model.task.label_names)
     text = state.modality == "text"
     texts = list(examples) if text else []
     values = {
         "title": repo.rpartition("/")[2],
         "repo": repo,
         "base": name or "An encoder",
-        "adapted": classifier.adapted_ is not None,
+        "adapted": model.adapted is not None,
         "modality": state.modality,
         "names": names,
         "examples": texts,
@@ -251,8 +256,8 @@ def _card(classifier: FewShotClassifier, exported: Exported, repo: str, examples
         "stock": exported.stock,
         "reason": state.reason[:1].upper() + state.reason[1:],
         "version": hf_fsl.__version__,
-        "prompt": classifier.backbone_.modules.prompt(None) if text else "",
-        "limit": classifier.backbone_.token_limit if text else None,
+        "prompt": model.backbone.modules.prompt(None) if text else "",
+        "limit": model.backbone.token_limit if text else None,
     }
     metadata: dict[str, Any] = {"pipeline_tag": f"{state.modality}-classification"}
     if texts:

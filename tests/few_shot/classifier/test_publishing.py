@@ -399,11 +399,11 @@ def test_what_left_out_examples_do_not_show_to_be_of_use_is_not_pushed(backbone,
     classifier = FewShotClassifier(backbone, prior=None).fit(texts, labels)
     right = classifier.choice_.held_out_logits.argmax(1) == classifier.support_labels_
     assert f"leave-one-out accuracy {float(right.double().mean()):.3f}" in classifier.reason_
-    assert right.double().mean() > 0.9 and publishing.doubt_of(classifier) is None
+    assert right.double().mean() > 0.9 and publishing.doubt_of(classifier.publishable()) is None
     classifier.choice_ = dataclasses.replace(
         classifier.choice_, held_out_logits=classifier.choice_.held_out_logits.roll(1, dims=1)
     )
-    assert "accuracy on 48 held-out examples is 0." in publishing.doubt_of(classifier)
+    assert "accuracy on 48 held-out examples is 0." in publishing.doubt_of(classifier.publishable())
     with pytest.raises(UselessModel, match="me/m was not pushed: .* push_anyway=True pushes it"):
         classifier.push_to_hub("me/m")
     monkeypatch.setattr(publishing, "export", lambda *arguments: pytest.fail("asked for, it is on its way"))
@@ -411,7 +411,7 @@ def test_what_left_out_examples_do_not_show_to_be_of_use_is_not_pushed(backbone,
         classifier.push_to_hub("me/m", push_anyway=True)
     few = FewShotClassifier(backbone).fit(TEXTS, LABELS)  # six left out one by one say nothing
     few.choice_ = dataclasses.replace(few.choice_, held_out_logits=few.choice_.held_out_logits.roll(1, dims=1))
-    assert publishing.doubt_of(few) is None
+    assert publishing.doubt_of(few.publishable()) is None
 
 
 def test_a_saved_model_loads_without_a_word_of_other_models(saved):
