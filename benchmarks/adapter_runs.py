@@ -204,7 +204,7 @@ class Bench:
 
     def _adapter(self, architecture: Architecture, kind: Kind) -> AdapterConfig | peft.PeftConfig:
         if kind == "full":
-            return AdapterConfig(method="none")
+            return AdapterConfig(method="full")
         if kind in ("architecture", "started"):
             return to_adapter_config(architecture, self.sites)
         rank, steps = max(max(row) for row in architecture.ranks), architecture.steps

@@ -39,7 +39,7 @@ SMOOTHING = "--training.label_smoothing_factor 0.1"
 SETTINGS = [SMOOTHING, f"{SMOOTHING} --training.train_sampling_strategy random"]
 METHODS = {
     "lora": "--adapter.lora_alpha 24 --training.learning_rate 2e-3",
-    "none": "--adapter.method none --training.learning_rate 2e-4",
+    "none": "--adapter.method full --training.learning_rate 2e-4",
 }
 GRID = {method: [f"{own} {setting}".split() for setting in SETTINGS] for method, own in METHODS.items()}
 """Overrides of the config among which validation chooses; ``none`` is full fine-tuning."""

@@ -140,6 +140,6 @@ class FewShotRecipeConfig:
                 "meta-trained backbone names the original one, on which it makes another model. Leave out one of them"
             )
         if self.adapter.method == "head" and (self.meta_training or self.classifier.adapt != "never"):
-            yield "adapter.method: head adapts no backbone; choose lora, or none for all parameters"
+            yield "adapter.method: head adapts no backbone; choose lora, or full for all parameters"
         if self.episodes.query_name is not None and self.data.item_column is None:
             yield "data.item_column: needed with episodes.query_name, so that support and query never show the same"

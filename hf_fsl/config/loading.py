@@ -18,6 +18,8 @@ from hf_fsl.core.errors import UserError
 
 T = TypeVar("T")
 _INVALID: Any = object()
+_RENAMED_CHOICES = {"adapter.method": {"none": "full"}}
+"""Field -> old name of a choice -> what it is called now."""
 
 
 class ConfigError(UserError, ValueError):
@@ -205,7 +207,7 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
         else:
             read = parser.parse_object({"value": value}).value
     except (ArgumentError, ValueError, RecursionError):
-        problems.append(f"{name}: expected {_describe(kind)}, got {value!r}")
+        problems.append(f"{name}: expected {_describe(kind)}, got {value!r}{_renamed(name, value)}")
         return _INVALID
     if not _nulls_allowed(kind, read):
         problems.append(f"{name}: expected {_describe(kind)}, got null; leave it out for the default")
@@ -214,6 +216,14 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
         problems.append(f"{name}: expected finite numbers, got {value if isinstance(value, str) else read}")
         return _INVALID
     return read
+
+
+def _renamed(name: str, value: Any) -> str:
+    """What an old name of a choice is called now, as the end of a message."""
+    for field, choices in _RENAMED_CHOICES.items():
+        if f".{name}".endswith(f".{field}") and isinstance(value, str) and value in choices:
+            return f", which is now called {choices[value]}"
+    return ""
 
 
 def _nulls_allowed(kind: Any, value: Any) -> bool:

@@ -144,8 +144,8 @@ class ModelConfig:
 class AdapterConfig:
     """How the backbone is adapted. Names as in PEFT; ``rank_pattern`` and ``alpha_pattern`` are per layer."""
 
-    method: Literal["none", "head", "lora", "rslora", "dora", "ia3", "ln_tuning", "vera"] = "lora"
-    """``none``: full fine-tuning; ``head``: the classification head alone."""
+    method: Literal["full", "head", "lora", "rslora", "dora", "ia3", "ln_tuning", "vera"] = "lora"
+    """``full``: every parameter is trained; ``head``: the classification head alone."""
     r: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -344,7 +344,7 @@ class FineTuneConfig:
 
     def resolved(self) -> FineTuneConfig:
         """With what its ``null`` stand for: as it is printed, recorded and run."""
-        in_full = self.adapter.method == "none" and self.adapter.peft_config is None and not self.model.from_config
+        in_full = self.adapter.method == "full" and self.adapter.peft_config is None and not self.model.from_config
         return replace(self, training=self.training.resolved(in_full))
 
     def problems(self) -> Iterator[str]:

@@ -92,13 +92,19 @@ class ModelRecord:
     base_license: str | None = None
     architecture: str
     adapter: dict[str, Any]
-    """The adapter section of the config, and ``peft`` with the PEFT config that came of it."""
+    """The adapter section of the config, and ``peft`` with the PEFT config that came of it. Its method is
+    ``none`` where nothing was trained."""
     total_parameters: int
     trainable_parameters: int
     prompt: str = ""
     """Put before every text."""
     truncation: TruncationRecord | None = None
     """Of the texts of all splits that were used."""
+
+    def __post_init__(self) -> None:
+        # Until 0.2, "none" meant full fine-tuning too, beside its meaning that nothing was trained.
+        if self.trainable_parameters and self.adapter.get("method") == "none":
+            self.adapter = {**self.adapter, "method": "full"}
 
 
 @dataclass(kw_only=True)

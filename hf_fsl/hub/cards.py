@@ -190,7 +190,7 @@ def _method(record: RunRecord) -> str:
 
 def _method_tags(record: RunRecord, method: str) -> list[str]:
     """PEFT is named where it was used: training the head alone, or everything, needs none."""
-    if method == "none":
+    if method in ("none", "full"):  # none: nothing was trained
         return []
     return ["peft", method] if record.model.adapter.get("peft") else [method]
 

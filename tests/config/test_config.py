@@ -48,7 +48,7 @@ adapter: {method: lorax, rank_pattern: {query: 0}}
         "training.num_train_epochs: expected float, got True",
         "training.seeds: expected list[int], got [1, 2.5]",
         "training.save_steps: at least 1, got 0",
-        "adapter.method: expected one of none, head, lora, rslora, dora, ia3, ln_tuning, vera, got 'lorax'",
+        "adapter.method: expected one of full, head, lora, rslora, dora, ia3, ln_tuning, vera, got 'lorax'",
         "adapter.rank_pattern.query: at least 1, got 0",
         "hub.hub_model_id: needed with push_to_hub",
         "x: unknown field",
@@ -148,6 +148,13 @@ adapter: {target_modules: "(query", rank_pattern: {"*a": 4}}
     found = problems(tmp_path, text)
     assert found[0].startswith("adapter.target_modules: not a regular expression (missing ), unterminated")
     assert found[1].startswith("adapter.rank_pattern.*a: not a regular expression (nothing to repeat")
+
+
+def test_the_old_name_of_a_choice_is_refused_with_the_new_one(tmp_path):
+    text = "data: {path: u/d, text_column: text}\nmodel: {model_name_or_path: m}\n"
+    (found,) = problems(tmp_path, text, ["--adapter.method", "none"])
+    assert found.startswith("adapter.method: expected one of full, ")
+    assert found.endswith("got 'none', which is now called full")
 
 
 def test_missing_required_fields_are_named():
@@ -316,10 +323,10 @@ adapter: {rank_pattern: {query: null}, target_modules: null}
     [
         (["--adapter.method", "lora"], 1e-3),
         (["--adapter.method", "head"], 1e-3),
-        (["--adapter.method", "none"], 5e-5),
-        (["--adapter.method", "none", "--model.from_config", "true"], 1e-3),
-        (["--adapter.method", "none", "--training.learning_rate", "2e-5"], 2e-5),
-        (["--adapter.peft_config", "some/adapter", "--adapter.method", "none"], 1e-3),
+        (["--adapter.method", "full"], 5e-5),
+        (["--adapter.method", "full", "--model.from_config", "true"], 1e-3),
+        (["--adapter.method", "full", "--training.learning_rate", "2e-5"], 2e-5),
+        (["--adapter.peft_config", "some/adapter", "--adapter.method", "full"], 1e-3),
     ],
 )
 def test_the_learning_rate_is_that_of_the_method_unless_given(settings, rate):

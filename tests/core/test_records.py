@@ -21,6 +21,13 @@ def test_record_of_another_schema_is_refused():
         RunRecord.from_json(text)
 
 
+@pytest.mark.parametrize(("trainable", "method"), [(1000, "full"), (0, "none")])
+def test_full_fine_tuning_is_read_from_records_that_call_it_none(trainable, method):
+    values = json.loads(EXAMPLE.read_text())
+    values["model"] |= {"adapter": {"method": "none", "r": 8}, "trainable_parameters": trainable}
+    assert RunRecord.from_json(json.dumps(values)).model.adapter == {"method": method, "r": 8}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -258,7 +258,7 @@ def test_number_that_is_none_stays_out_of_the_metadata(make_record: MakeRecord) 
 @pytest.mark.parametrize(
     ("adapter", "summary", "tags"),
     [
-        ({"method": "none", "peft": {}}, "fine-tuned (all parameters)", ["hf_fsl", "few-shot"]),
+        ({"method": "full", "peft": {}}, "fine-tuned (all parameters)", ["hf_fsl", "few-shot"]),
         ({"method": "head", "peft": {}}, "fine-tuned (head only)", ["hf_fsl", "head", "few-shot"]),
         (
             {"method": "lora", "peft_config": "u/adapter", "peft": {"peft_type": "IA3"}},

@@ -141,7 +141,7 @@ def test_rows_of_a_are_directions_of_the_gradient_below_the_fitted_head(kind, me
     assert turned >= 4
 
 
-@pytest.mark.parametrize("method", ["ia3", "vera", "ln_tuning", "head", "none"])
+@pytest.mark.parametrize("method", ["ia3", "vera", "ln_tuning", "head", "full"])
 def test_what_has_no_low_rank_matrices_starts_from_the_fitted_head(method, tiny_model, split):
     model = tiny_model("bert")
     plain = copy.deepcopy(model).eval()

@@ -99,7 +99,7 @@ def adapt(
         inputs: texts or images (PIL), see ``Backbone.read`` for those that files hold.
         labels: the class of each, integers.
         config: None: the defaults.
-        adapter: what is trained: None is LoRA with its defaults on all linear layers, ``AdapterConfig(method="none")``
+        adapter: what is trained: None is LoRA with its defaults on all linear layers, ``AdapterConfig(method="full")``
             everything but the embeddings of the tokens. With ``initialization="gradient"`` a LoRA starts along the
             gradient of its first batch, and needs half the steps.
         label_texts: one for each class 0, 1, …; each counts as one more example of its class. For texts.
@@ -214,7 +214,7 @@ def _trainable(
     if isinstance(adapter, AdapterConfig):
         if adapter.method == "head":
             raise AdaptationError(
-                "adapter.method: head trains no part of a backbone. Use lora, or none for all of it."
+                "adapter.method: head trains no part of a backbone. Use lora, or full for all of it."
             )
         if above is not None and adapter.layers_to_transform is None and adapter.peft_config is None:
             adapter = replace(adapter, layers_to_transform=list(range(first, first + len(above))))

@@ -13,17 +13,8 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from hf_fsl.config import AdapterConfig
-from hf_fsl.models.adapters.targets import (
-    AdapterError,
-    compress,
-    feedforward_sites,
-    inside,
-    key_value_sites,
-    linear_sites,
-    matches,
-    norm_sites,
-    select,
-)
+from hf_fsl.models.adapters.methods import peft_config, trained_in_full
+from hf_fsl.models.adapters.targets import AdapterError
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,12 @@ class ParameterCount:
 def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, head: Sequence[str] = ()) -> nn.Module:
     """Makes ``model`` trainable in the way ``adapter`` says.
 
+    Example::
+
+        head = head_modules(model, set())
+        adapted = attach_adapter(model, AdapterConfig(method="lora", r=8), head)
+        print(count_parameters(adapted))
+
     Args:
         model: a transformers model; changed in place.
         adapter: our config, or a ``peft.PeftConfig``, of which a copy is taken as it is, but for the head: that is
@@ -57,65 +54,23 @@ def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, h
     Raises:
         AdapterError: the adapter matches nothing in this model, or cannot do what is asked of it.
     """
-    given: Any = copy.deepcopy(adapter)
-    if isinstance(adapter, AdapterConfig):
-        if adapter.peft_config is not None:
-            given = _stored_config(adapter.peft_config)
-        elif adapter.method == "none":
-            return model
-        elif adapter.method == "head":
-            return _head_only(model, trained_in_full(model, adapter.modules_to_save, head))
-        else:
-            given = peft_config(model, adapter, head)
+    config: Any
+    if not isinstance(adapter, AdapterConfig):
+        config = copy.deepcopy(adapter)
+    elif adapter.peft_config is not None:
+        config = _stored_config(adapter.peft_config)
+    elif adapter.method == "full":
+        return model
+    elif adapter.method == "head":
+        return _head_only(model, trained_in_full(model, adapter.modules_to_save, head))
+    else:
+        config = peft_config(model, adapter, head)
     if head:
-        given.modules_to_save = trained_in_full(model, getattr(given, "modules_to_save", None), head)
+        config.modules_to_save = trained_in_full(model, getattr(config, "modules_to_save", None), head)
     try:
-        return peft.get_peft_model(model, given)
+        return peft.get_peft_model(model, config)
     except (ValueError, re.error) as error:
-        raise AdapterError(f"PEFT cannot attach {given.peft_type}: {error}") from error
-
-
-def peft_config(model: nn.Module, adapter: AdapterConfig, head: Sequence[str] = ()) -> peft.PeftConfig:
-    """The standard PEFT config for ``adapter`` on ``model``, its targets resolved from the module tree."""
-    low_rank = adapter.method in ("lora", "rslora", "dora")
-    if not low_rank and (adapter.rank_pattern or adapter.alpha_pattern):
-        raise AdapterError(f"rank_pattern and alpha_pattern belong to lora, rslora and dora, not {adapter.method}.")
-    sites = norm_sites(model, head) if adapter.method == "ln_tuning" else linear_sites(model, head)
-    wanted = adapter.target_modules
-    if adapter.method == "ia3" and wanted is None:
-        wanted = [*key_value_sites(sites), *feedforward_sites(sites)] or None
-    names = select(list(sites), wanted, adapter.layers_to_transform)
-    common: dict[str, Any] = {
-        "target_modules": compress(names, model),
-        "modules_to_save": trained_in_full(model, adapter.modules_to_save, head) or None,
-    }
-    if adapter.method == "ln_tuning":
-        return peft.LNTuningConfig(**common)
-    if adapter.method == "ia3":
-        narrowing = [name for name in feedforward_sites(sites) if name in names]
-        return peft.IA3Config(**common | {"target_modules": names}, feedforward_modules=narrowing)
-    if adapter.method == "vera":
-        return peft.VeraConfig(**common, r=adapter.r, vera_dropout=adapter.lora_dropout)
-    for pattern in (*adapter.rank_pattern, *adapter.alpha_pattern):
-        select(names, rf"(.*\.)?({pattern})", None)
-    return peft.LoraConfig(
-        **common,
-        r=adapter.r,
-        lora_alpha=adapter.lora_alpha,  # type: ignore[arg-type]  # PEFT scales by any number
-        lora_dropout=adapter.lora_dropout,
-        rank_pattern=dict(adapter.rank_pattern),
-        alpha_pattern=dict(adapter.alpha_pattern),
-        use_rslora=adapter.method == "rslora",
-        use_dora=adapter.method == "dora",
-    )
-
-
-def trained_in_full(model: nn.Module, named: Sequence[str] | None, head: Sequence[str]) -> list[str]:
-    """What ``modules_to_save`` comes to: the head, and beside it the modules that are named, none inside another."""
-    found = {name: [full for full, _ in model.named_modules() if matches(full, name)] for name in named or ()}
-    beside = [name for name, full in found.items() if not full or not all(inside(one, head) for one in full)]
-    around = [one for name in beside for one in found[name]]
-    return [*(part for part in head if not inside(part, around)), *beside]
+        raise AdapterError(f"PEFT cannot attach {config.peft_type}: {error}") from error
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:

@@ -41,7 +41,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def alone_required(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def only_trainable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Within the block some parameters of a model require gradients, no others, and it is in evaluation mode."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
@@ -68,7 +68,7 @@ def weight_gradients(
         losses: computed one at a time, while the weights require gradients: a generator.
     """
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
-    with alone_required(model, weights.values()):
+    with only_trainable(model, weights.values()):
         for loss in losses:
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, found, strict=True):

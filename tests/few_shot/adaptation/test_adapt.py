@@ -38,7 +38,7 @@ LABELS = [number for number, nouns in enumerate(TOPICS) for _ in nouns for _ in 
 CONFIG = AdaptationConfig(steps=6, batch_size=12, examples_per_class=4, learning_rate=5e-3, mixed_precision="no")
 LORA = AdapterConfig(r=4)
 ALONG = AdapterConfig(r=4, initialization="gradient")
-FULL = AdapterConfig(method="none")
+FULL = AdapterConfig(method="full")
 
 
 @pytest.fixture

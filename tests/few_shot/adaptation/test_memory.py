@@ -67,7 +67,7 @@ def _adapt(folder: str, modality: str, count: int, first_layer: int) -> None:
     inputs = _texts(count) if modality == "text" else _images(count)
     adapt(
         Backbone.from_pretrained(folder), inputs, [row % 50 for row in range(count)],
-        replace(config, first_layer=first_layer), adapter=AdapterConfig(method="none"),
+        replace(config, first_layer=first_layer), adapter=AdapterConfig(method="full"),
     )  # fmt: skip
     # Not ru_maxrss: that of a process starts with the peak of the one which started it.
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))

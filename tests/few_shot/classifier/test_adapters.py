@@ -65,7 +65,7 @@ def test_what_was_meta_trained_is_published_with_that_adapter(source, tmp_path):
 
 
 def test_a_backbone_that_was_trained_in_full_is_published_whole(source, tmp_path):
-    classifier = FewShotClassifier(source, adapter=AdapterConfig(method="none"), adaptation=QUICK, folds=0)
+    classifier = FewShotClassifier(source, adapter=AdapterConfig(method="full"), adaptation=QUICK, folds=0)
     assert not published(classifier.fit(TEXTS, LABELS), tmp_path / "model")[1].exists()
     again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
     assert again.predict(TEXTS).tolist() == classifier.predict(TEXTS).tolist()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args, get_type_hints
 
 import peft
 import pytest
 import torch
 
 from hf_fsl.config import AdapterConfig
-from hf_fsl.models.adapters import AdapterError, attach_adapter, count_parameters, merge_adapter, peft_config
+from hf_fsl.models.adapters import METHODS, AdapterError, attach_adapter, count_parameters, merge_adapter, peft_config
 from hf_fsl.models.backbones.classification import head_modules
 
 KINDS = ("bert", "roberta", "distilbert", "modernbert", "vit", "dinov2", "clip", "convnext", "resnet")
-METHODS = ("lora", "rslora", "dora", "ia3", "ln_tuning", "vera")
+CONVOLUTIONS_LACK = ("vera", "ln_tuning", "ia3")
+"""PEFT has no VeRA for convolutions, IA3 finds no keys and values, and batch norm is not tuned here."""
+EVERY_METHOD = (*METHODS, "head", "full")
 
 
 def perturb(model):
@@ -25,19 +28,42 @@ def perturb(model):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("method", METHODS)
+def loaded_again(pristine, adapted, folder):
+    adapted.save_pretrained(folder)
+    if isinstance(adapted, peft.PeftModel):
+        return peft.PeftModel.from_pretrained(copy.deepcopy(pristine), folder).eval()
+    return type(pristine).from_pretrained(folder).eval()
+
+
+def test_every_method_of_the_config_is_registered_and_the_other_way_round():
+    assert set(get_args(get_type_hints(AdapterConfig)["method"])) == set(EVERY_METHOD)
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
 @pytest.mark.parametrize("kind", KINDS)
-def test_trained_adapter_survives_saving_and_merging(kind, method, tiny_model, tiny_inputs, tmp_path):
-    if kind == "resnet" and method in ("vera", "ln_tuning", "ia3"):
-        pytest.skip("convolutions only: PEFT has no VeRA for them; batch norm is not tuned here")
+def test_contract(kind, method, tiny_model, tiny_inputs, tmp_path):
+    if kind == "resnet" and method in CONVOLUTIONS_LACK:
+        pytest.skip("convolutions only")
     model = tiny_model(kind).eval()
     pristine, inputs = copy.deepcopy(model), tiny_inputs(kind)
     head = head_modules(model, set())
     adapted = attach_adapter(model, AdapterConfig(method=method, r=4), head).eval()
+    trainable = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+
+    # What is trained: the head, and what the method adds or says; the count is theirs.
     count = count_parameters(adapted)
-    assert 0 < count.trainable < count.total
-    trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    assert all(any(f".{part}." in name for name in trainable) for part in head)
+    assert count.trainable == sum(parameter.numel() for parameter in trainable.values()) > 0
+    assert count.total == sum(parameter.numel() for parameter in adapted.parameters())
+    assert all(any(f".{part}." in f".{name}" for name in trainable) for part in head)
+    beside_head = {name for name in trainable if not any(f".{part}." in f".{name}" for part in head)}
+    if method == "full":
+        assert count.trainable == count.total
+    elif method == "head":
+        assert not beside_head
+    else:
+        assert beside_head and all(adapted.prefix in name for name in beside_head)
+
+    # It starts as the model that it is attached to, but for VeRA, whose vectors start at 0.1.
     with torch.inference_mode():
         before = pristine(**inputs).logits
         assert torch.allclose(adapted(**inputs).logits, before, atol=1e-5) or method == "vera"
@@ -45,9 +71,9 @@ def test_trained_adapter_survives_saving_and_merging(kind, method, tiny_model, t
     with torch.inference_mode():
         trained = adapted(**inputs).logits
         assert not torch.allclose(trained, before, atol=1e-3)
-    adapted.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(copy.deepcopy(pristine), tmp_path).eval()
-    with torch.inference_mode():
+
+        # Saved and merged, it gives the same logits.
+        again = loaded_again(pristine, adapted, tmp_path)
         torch.testing.assert_close(again(**inputs).logits, trained, atol=1e-6, rtol=1e-5)
         merged = merge_adapter(adapted).eval()
         assert type(merged) is type(pristine)
@@ -55,18 +81,9 @@ def test_trained_adapter_survives_saving_and_merging(kind, method, tiny_model, t
         torch.testing.assert_close(merged(**inputs).logits, trained, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_head_only_trains_the_head_and_nothing_else(kind, tiny_model):
-    model = tiny_model(kind)
-    head = head_modules(model, set())
-    adapted = attach_adapter(model, AdapterConfig(method="head"), head)
-    trainable = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    assert trainable == {name for name, _ in model.named_parameters() if name.startswith(head)}
-
-
-def test_full_fine_tuning_trains_everything(tiny_model):
-    count = count_parameters(attach_adapter(tiny_model("bert"), AdapterConfig(method="none"), ["classifier"]))
-    assert count.trainable == count.total
+def test_the_old_name_of_full_fine_tuning_is_refused_with_the_new_one(tiny_model):
+    with pytest.raises(AdapterError, match="none is now called full"):
+        attach_adapter(tiny_model("bert"), AdapterConfig(method="none"), ["classifier"])
 
 
 @pytest.mark.parametrize(
