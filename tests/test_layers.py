@@ -28,7 +28,7 @@ def imported(path: Path) -> set[str]:
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             # Only what is published beside weights, where its folder has no name: see FewShotConfig.
-            assert node.level == 0 or path.parent.name == "export" and node.level == 1, f"{path}: relative import"
+            assert node.level == 0 or path.parent.name == "published" and node.level == 1, f"{path}: relative import"
             modules = [node.module or ""]
             if node.module == "hf_fsl":
                 modules = [f"hf_fsl.{alias.name}" for alias in node.names]

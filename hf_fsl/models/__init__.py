@@ -1,1 +1,1 @@
-"""Hub models: backbones, adapters, and the models that few-shot learning exports."""
+"""Hub models: backbones, adapters, what few-shot learning exports, and the code that is published with it."""

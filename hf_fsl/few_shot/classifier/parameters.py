@@ -14,7 +14,7 @@ from hf_fsl.few_shot.classifier.backbones import STOCK
 from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.few_shot.heads import ESTIMATORS
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.backbones.pooling import Pooling
+from hf_fsl.models.published.pooling import Pooling
 
 OF_MEANS = ("nearest_mean", "cosine", "cl2n", "lda", "named_lda")
 """Heads that compare class means: how many examples a class has says nothing of how likely it is."""

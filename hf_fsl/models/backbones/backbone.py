@@ -18,10 +18,9 @@ from hf_fsl.models.backbones.batching import TokenBatch, token_batches, token_bu
 from hf_fsl.models.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.models.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.models.backbones.encoder import load_parts
-from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable, without_masking
+from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable, pooler_output, without_masking
 from hf_fsl.models.backbones.items import item_keys, read_items
 from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules
-from hf_fsl.models.backbones.pooling import PATCH_POOLINGS, Pooling, pool, pooler_output
 from hf_fsl.models.backbones.prompts import settle_prompt
 from hf_fsl.models.backbones.texts import (
     CALLING,
@@ -35,6 +34,7 @@ from hf_fsl.models.backbones.texts import (
     warn_of_cut,
 )
 from hf_fsl.models.backbones.tokenizer import WORDLESS, knows_words
+from hf_fsl.models.published.pooling import PATCH_POOLINGS, Pooling, pool
 
 IMAGES_PER_BATCH = 32
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.models.backbones.classification import BackboneError
-from hf_fsl.models.backbones.pooling import PATCH_POOLINGS, Pooling, pooler_output
+from hf_fsl.models.published.pooling import PATCH_POOLINGS, Pooling
 
 
 def without_masking(model: Any) -> None:
@@ -70,6 +70,14 @@ def poolable(config: Any, output: Any, pixels: Tensor, pooling: Pooling) -> tupl
     if pooling in PATCH_POOLINGS and getattr(config, "num_detection_tokens", None):
         raise BackboneError(f"pooling={pooling!r}: {config.model_type} has further tokens behind the patches.")
     return hidden, leading
+
+
+def pooler_output(output: Any) -> Tensor:
+    """What the model's own pooler gives. Raises BackboneError where it has none."""
+    pooler = getattr(output, "pooler_output", None)
+    if pooler is None:
+        raise BackboneError("pooling: this model has no pooler; use cls, mean or last.")
+    return pooler
 
 
 def _states(config: Any, output: Any) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from hf_fsl.models.backbones.classification import BackboneError
-from hf_fsl.models.backbones.pooling import Pooling
 from hf_fsl.models.backbones.weights import loading, require_finite
+from hf_fsl.models.published.pooling import Pooling
 
 _MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from hf_fsl.models.export.cache_head import CacheHead
-from hf_fsl.models.export.linear_head import FeatureTransform, LinearHead
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
 _EXPORTS = {
     "ExportError": "hf_fsl.models.export.towers",
     "Exported": "hf_fsl.models.export.export",
-    "FewShotConfig": "hf_fsl.models.export.configuration_few_shot",
-    "FewShotForImageClassification": "hf_fsl.models.export.modeling_few_shot",
-    "FewShotForSequenceClassification": "hf_fsl.models.export.modeling_few_shot",
+    "FewShotConfig": "hf_fsl.models.published.configuration_few_shot",
+    "FewShotForImageClassification": "hf_fsl.models.published.modeling_few_shot",
+    "FewShotForSequenceClassification": "hf_fsl.models.published.modeling_few_shot",
     "backbone_of": "hf_fsl.models.export.loading",
     "load_published": "hf_fsl.models.export.loading",
     "export_model": "hf_fsl.models.export.export",

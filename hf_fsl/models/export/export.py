@@ -10,12 +10,12 @@ from torch import Tensor
 
 import hf_fsl
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.export.cache_head import CacheHead
-from hf_fsl.models.export.linear_head import LinearHead
 from hf_fsl.models.export.ours import build_ours
 from hf_fsl.models.export.processors import published_processor
 from hf_fsl.models.export.stock import CannotFold, build_stock
 from hf_fsl.models.export.towers import ExportError, Tower, linear_dense, tower_of
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import LinearHead
 
 
 @dataclass(frozen=True)

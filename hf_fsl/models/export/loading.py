@@ -18,11 +18,11 @@ from hf_fsl.core.errors import UserError
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.backbones.modules import EmbeddingModules
 from hf_fsl.models.backbones.weights import load_whole, loading, require_class_names, require_finite
-from hf_fsl.models.export.configuration_few_shot import FewShotConfig
-from hf_fsl.models.export.modeling_few_shot import FewShotForImageClassification, FewShotForSequenceClassification
 from hf_fsl.models.export.processors import without_prompt
 from hf_fsl.models.export.stock import FAMILIES
 from hf_fsl.models.export.towers import ExportError
+from hf_fsl.models.published.configuration_few_shot import FewShotConfig
+from hf_fsl.models.published.modeling_few_shot import FewShotForImageClassification, FewShotForSequenceClassification
 
 FOLDER = "few_shot"
 """In a published repository, what its classifier remembers; stock pipelines ignore it."""

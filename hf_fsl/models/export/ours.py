@@ -11,15 +11,15 @@ from transformers import AutoModel
 import hf_fsl
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.backbones.texts import prompt_tokens, tokenise
-from hf_fsl.models.export.cache_head import CacheHead
-from hf_fsl.models.export.configuration_few_shot import FewShotConfig
-from hf_fsl.models.export.linear_head import LinearHead
-from hf_fsl.models.export.modeling_few_shot import (
+from hf_fsl.models.export.towers import ExportError, Tower
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.configuration_few_shot import FewShotConfig
+from hf_fsl.models.published.linear_head import LinearHead
+from hf_fsl.models.published.modeling_few_shot import (
     ACTIVATIONS,
     FewShotForImageClassification,
     FewShotForSequenceClassification,
 )
-from hf_fsl.models.export.towers import ExportError, Tower
 
 
 def build_ours(backbone: Backbone, tower: Tower, head: LinearHead | CacheHead, **settings: Any) -> Any:

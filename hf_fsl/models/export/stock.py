@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_fsl.models.backbones.pooling import Pooling
+from hf_fsl.models.published.pooling import Pooling
 
 TANH_SCALE = 2.0**-13
 NORM_SCALE = 2.0**-20

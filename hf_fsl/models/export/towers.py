@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hf_fsl.core.errors import UserError
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable
-from hf_fsl.models.backbones.pooling import Pooling
 from hf_fsl.models.backbones.texts import padded_length
+from hf_fsl.models.published.pooling import Pooling
 
 
 class ExportError(UserError, ValueError):

@@ -11,7 +11,6 @@ from transformers import AutoTokenizer
 
 from hf_fsl.hub.seed import minilm_folder
 from hf_fsl.models.backbones import Backbone, BackboneError, EmbeddingCache
-from hf_fsl.models.backbones.pooling import pool
 from tests.helpers.tiny_models import WORDS, build_model, image_sizes, text_sizes, write_tokenizer
 
 
@@ -52,15 +51,6 @@ def test_encode_equals_one_by_one_in_the_order_given(text_backbone, pooling, max
     expected = one_by_one(backbone, [*items, items[3]], pooling)
     torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=1e-4)
     assert embeddings.dtype == torch.float32 and embeddings.shape == (24, backbone.dimension)
-
-
-def test_the_right_tokens_are_pooled_on_either_side_of_padding():
-    hidden = torch.randn(2, 4, 3)
-    right, left = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    torch.testing.assert_close(pool(hidden, right, "last"), torch.stack([hidden[0, 1], hidden[1, 3]]))
-    torch.testing.assert_close(pool(hidden, left, "last"), torch.stack([hidden[0, 3], hidden[1, 3]]))
-    torch.testing.assert_close(pool(hidden, left, "cls"), torch.stack([hidden[0, 2], hidden[1, 0]]))
-    torch.testing.assert_close(pool(hidden, left, "mean")[0], hidden[0, 2:].mean(0))
 
 
 def test_duplicates_are_encoded_once_and_none_gives_none(text_backbone):

@@ -16,7 +16,7 @@ from hf_fsl.config import RECIPES, ConfigError, load_config
 from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.models.backbones import Backbone, BackboneError
 from hf_fsl.models.export import ExportError, export_model
-from hf_fsl.models.export.linear_head import LinearHead
+from hf_fsl.models.published.linear_head import LinearHead
 from tests.helpers.encoders import save_encoder, texts
 from tests.helpers.tiny_models import write_tokenizer
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_fsl.hub.seed import minilm_folder
+from hf_fsl.models import published as published_code
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.backbones.pooling import pool as backbone_pool
 from hf_fsl.models.export import (
     CacheHead,
     ExportError,
@@ -23,7 +23,6 @@ from hf_fsl.models.export import (
     backbone_of,
     export_model,
 )
-from hf_fsl.models.export.modeling_few_shot import pool
 from tests.helpers.encoders import pictures, save_encoder, texts
 from tests.helpers.publishing import NAMES, in_fresh_process, job, publish, random_head, whitened
 from tests.helpers.tiny_models import text_sizes, write_tokenizer
@@ -169,14 +168,14 @@ def test_texts_are_cut_where_the_caller_of_the_pipeline_does_not_ask_for_it(case
 def test_a_bundle_holds_flat_files_that_need_transformers_only(published):
     folder = Path(published["dual encoder"][-1])
     code = {path.stem for path in folder.glob("*.py")}
-    assert code == {"configuration_few_shot", "modeling_few_shot", "linear_head", "cache_head"}
+    assert code == {"configuration_few_shot", "modeling_few_shot", "linear_head", "cache_head", "pooling"}
     for path in folder.glob("*.py"):
-        assert path.read_bytes() == (Path(export_model.__code__.co_filename).parent / path.name).read_bytes()
+        assert path.read_bytes() == (Path(published_code.__file__).parent / path.name).read_bytes()
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         names |= {f"{'.' * node.level}{node.module}" for node in nodes if isinstance(node, ast.ImportFrom)}
         tops = {name.partition(".")[0] for name in names if not name.startswith(".")}
-        assert tops <= {"torch", "transformers", "dataclasses", "typing", "__future__"}
+        assert tops <= {"torch", "transformers", "collections", "dataclasses", "typing", "__future__"}
         assert {name[1:] for name in names if name.startswith(".")} <= code
     assert json.loads((folder / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "configuration_few_shot.FewShotConfig",
@@ -205,14 +204,6 @@ def test_labels_give_a_loss_that_trains_head_and_encoder(published):
         output.loss.backward()
         assert all(parameter.grad is not None for parameter in model.head.parameters())
         assert any(parameter.grad.abs().sum() > 0 for parameter in model.backbone.parameters())
-
-
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "patch_mean", "cls_patch_mean"])
-def test_the_published_pooling_is_that_of_backbones(pooling):
-    hidden = torch.randn(3, 6, 4)
-    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
-    for given in (None, mask):
-        torch.testing.assert_close(pool(hidden, given, pooling), backbone_pool(hidden, given, pooling))
 
 
 def test_the_config_says_what_the_model_does(published):

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 from .cache_head import CacheHead
 from .configuration_few_shot import FewShotConfig
 from .linear_head import FeatureTransform, LinearHead
+from .pooling import pool
 
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)}
 
@@ -170,20 +171,3 @@ class FewShotForImageClassification(FewShotPreTrainedModel):
             return {}
         count = self.backbone.embeddings.patch_embeddings.num_patches
         return {"noise": torch.arange(count, device=pixels.device).expand(len(pixels), -1)}
-
-
-def pool(hidden: Tensor, mask: Tensor | None, pooling: str, leading: int = 1) -> Tensor:
-    """Token states ``(B, T, D)`` -> ``(B, D)``, as ``models.backbones.pooling.pool``: this file has to stand alone."""
-    if hidden.ndim == 4:
-        hidden = hidden.flatten(2).mT
-    if pooling in ("patch_mean", "cls_patch_mean"):
-        patches = hidden[:, leading:].mean(1)
-        return patches if pooling == "patch_mean" else torch.cat([hidden[:, 0], patches], 1)
-    if mask is None:
-        mask = torch.ones_like(hidden[..., 0], dtype=torch.long)
-    if pooling == "mean":
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1)
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    index = (mask.long() if pooling == "cls" else positions * mask.long()).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), index]
