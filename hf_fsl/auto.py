@@ -8,11 +8,11 @@ stock tasks stay what they are: our pipelines for them are asked for by ``pipeli
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fsl.few_shot.pipeline import EncoderLoader, FewShotPipeline
-from hf_fsl.models.export import FewShotConfig, FewShotForImageClassification, FewShotForSequenceClassification
+from hf_fsl.models import registration  # noqa: F401
 from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline
 
 EMBEDDING_TASK = "zero-shot-embedding-classification"
@@ -26,7 +26,3 @@ if FEW_SHOT_TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
         FEW_SHOT_TASK, pipeline_class=FewShotPipeline, pt_model=EncoderLoader, type="multimodal"
     )
-
-AutoConfig.register(FewShotConfig.model_type, FewShotConfig, exist_ok=True)
-AutoModelForSequenceClassification.register(FewShotConfig, FewShotForSequenceClassification, exist_ok=True)
-AutoModelForImageClassification.register(FewShotConfig, FewShotForImageClassification, exist_ok=True)

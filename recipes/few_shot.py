@@ -27,8 +27,9 @@ from hf_fsl.few_shot.evaluation import draw_episodes, evaluate, meta_trained
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
 from hf_fsl.few_shot.record import build_record, measure_classifier, report, write_predictions
 from hf_fsl.hub.push import publish
-from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.verify import reference_logits
 from hf_fsl.hub.worth import cautions
+from hf_fsl.models import registration
 from hf_fsl.models.label_texts import complete_label_texts
 from hf_fsl.training import make_accelerator
 
@@ -102,7 +103,7 @@ def main(config: FewShotRecipeConfig) -> None:
         reference = reference_logits(
             exported.model, exported.processor, shown, classifier.logits(shown), accelerator.device.type
         )
-        result = publish(bundle, config.hub, shown, reference)
+        result = publish(bundle, config.hub, shown, reference, registration=registration.__name__)
         say(result or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -27,7 +27,7 @@ from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
-from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.verify import reference_logits
 from hf_fsl.hub.worth import cautions
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.metrics.measure import compare

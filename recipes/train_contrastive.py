@@ -24,8 +24,9 @@ from hf_fsl.contrastive.record import build_contrastive_record, verification_sam
 from hf_fsl.contrastive.run import train_towers
 from hf_fsl.core.paths import portable
 from hf_fsl.data import load_pairs
-from hf_fsl.hub.contrastive import verify_dual_encoder, write_dual_encoder_bundle
+from hf_fsl.hub.bundle import write_dual_encoder_bundle
 from hf_fsl.hub.push import push_bundle
+from hf_fsl.hub.verify import verify_dual_encoder
 from hf_fsl.training import RunLog, start_accelerator
 
 VERIFIED = 16

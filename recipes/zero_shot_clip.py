@@ -23,8 +23,8 @@ from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
 from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
-from hf_fsl.hub.contrastive import DualEncoderSample, verify_dual_encoder
 from hf_fsl.hub.push import push_bundle
+from hf_fsl.hub.verify import DualEncoderSample, verify_dual_encoder
 from hf_fsl.hub.worth import cautions
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.training import make_accelerator

@@ -24,7 +24,7 @@ from hf_fsl.data import load_splits
 from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
-from hf_fsl.hub.reference import reference_logits
+from hf_fsl.hub.verify import reference_logits
 from hf_fsl.hub.worth import cautions
 from hf_fsl.models.templates import fill_templates
 from hf_fsl.training import make_accelerator

@@ -34,7 +34,8 @@ def add_commands(commands: Any) -> None:
 
 def _card(options: argparse.Namespace) -> int:
     from hf_fsl.core.files import write_text
-    from hf_fsl.hub.any_record import load_record, render
+    from hf_fsl.core.records import load_record
+    from hf_fsl.hub.cards import render_card
 
     path = Path(options.record)
     path = path / "run_record.json" if path.is_dir() else path
@@ -42,7 +43,7 @@ def _card(options: argparse.Namespace) -> int:
         record = load_record(path)
     except FileNotFoundError:
         raise UserError(f"There is no run record at {path}. A run writes run_record.json to its output_dir.") from None
-    text = render(record, repo_id=options.hub_model_id)
+    text = render_card(record, repo_id=options.hub_model_id)
     if options.output:
         write_text(options.output, text)
     else:

@@ -12,8 +12,7 @@ from accelerate import Accelerator
 
 from hf_fsl.contrastive.inputs import TextFeatures, encoded_pictures, image_outputs
 from hf_fsl.contrastive.towers import DualEncoder, LoadedTowers
-from hf_fsl.core.contrastive_record import ZeroShotMeasurement
-from hf_fsl.core.records import Measurement
+from hf_fsl.core.records import Measurement, ZeroShotMeasurement
 from hf_fsl.data import PairSplit
 from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.metrics import bootstrap_interval

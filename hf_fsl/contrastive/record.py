@@ -10,10 +10,10 @@ from hf_fsl.config import ContrastiveConfig, to_dict
 from hf_fsl.contrastive.inputs import TextFeatures, encoded_pictures, image_outputs
 from hf_fsl.contrastive.run import TrainedTowers
 from hf_fsl.core import environment
-from hf_fsl.core.contrastive_record import ContrastiveRecord
 from hf_fsl.core.paths import portable
+from hf_fsl.core.records import ContrastiveRecord
 from hf_fsl.data import Pairs, PairSplit
-from hf_fsl.hub.contrastive import DualEncoderSample
+from hf_fsl.hub.verify import DualEncoderSample
 from hf_fsl.metrics.measure import measured_cost
 
 

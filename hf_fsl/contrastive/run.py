@@ -23,7 +23,7 @@ from hf_fsl.contrastive.inputs import (
 from hf_fsl.contrastive.losses import ContrastiveLoss
 from hf_fsl.contrastive.towers import LoadedTowers, load_towers
 from hf_fsl.contrastive.update import ContrastiveUpdate
-from hf_fsl.core.contrastive_record import TowerRecord, ZeroShotMeasurement
+from hf_fsl.core.records import TowerRecord, ZeroShotMeasurement
 from hf_fsl.data import Pairs
 from hf_fsl.models.adapters import ParameterCount, count_parameters, describe_adapter
 from hf_fsl.models.backbones.cards import model_license

@@ -1,4 +1,4 @@
-"""Where the recipes and the card templates are: beside the package in a checkout, inside it in an installed wheel."""
+"""Where the recipes are, and paths without what is private to this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ _PASSWORD = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
 
 
 def recipes_folder() -> Path:
-    """The folder with the recipe scripts, their ``configs/`` and ``data/``."""
-    return _first_existing(_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
+    """The folder with the recipe scripts, ``configs/`` and ``data/``: in an installed wheel it is in the package.
 
-
-def templates_folder() -> Path:
-    """The folder with the model card templates."""
-    return _first_existing(_PACKAGE / "_model_cards", _PACKAGE.parent / "model_cards")
+    Raises:
+        UserError: it is not there.
+    """
+    folders = [_PACKAGE / "_recipes", _PACKAGE.parent / "recipes"]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise UserError(f"This installation of hf_fsl is not whole: {folders[0]} is missing. Install it again.")
 
 
 def find_config(name: str, recipe: str | None = None) -> Path:
@@ -96,10 +99,3 @@ def _is_here(path: str) -> bool:
         return any(Path(path).is_relative_to(folder) for folder in machine_folders()) or Path(path).exists()
     except (OSError, ValueError):  # too long for a name, or with a null character
         return False
-
-
-def _first_existing(*folders: Path) -> Path:
-    for folder in folders:
-        if folder.is_dir():
-            return folder
-    raise UserError(f"This installation of hf_fsl is not whole: {folders[0]} is missing. Install it again.")

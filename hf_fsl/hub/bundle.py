@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.files import put_in_place, temporary_beside, write_text
-from hf_fsl.core.records import RunRecord
+from hf_fsl.core.records import ContrastiveRecord, RunRecord
 from hf_fsl.hub.cards import eval_results, is_hub_id, render_card
 from hf_fsl.hub.figures import confused_pairs_figure, confusion_figure, episodes_figure, methods_figure
 from hf_fsl.hub.privacy import forget_sources, published
@@ -60,6 +60,34 @@ def write_bundle(
         for name, figure in _figures(record):
             (building / "figures").mkdir(exist_ok=True)
             (building / "figures" / name).write_bytes(figure)
+        write_text(building / "README.md", render_card(record))
+    return folder
+
+
+def write_dual_encoder_bundle(
+    folder: Path,
+    *,
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    record: ContrastiveRecord,
+    adapters: Mapping[str, Path] | None = None,
+) -> Path:
+    """Writes weights, configuration, tokenizer, image processor, card, record and adapters.
+
+    Args:
+        model: the stock model, adapters merged.
+        adapters: tower -> folder of its saved PEFT adapter, to go into ``adapter/<tower>/``.
+
+    Returns:
+        The folder, replaced as a whole.
+    """
+    record = published(record)
+    with whole_folder(folder) as building:
+        save_parts(building, model, tokenizer, image_processor)
+        for tower, source in (adapters or {}).items():
+            copy_adapter(source, building / "adapter" / tower, getattr(record, tower).source)
+        record.save(building / "run_record.json")
         write_text(building / "README.md", render_card(record))
     return folder
 

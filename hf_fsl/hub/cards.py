@@ -1,4 +1,4 @@
-"""Model cards: rendered from a RunRecord alone, through the templates in ``model_cards/``."""
+"""Model cards: rendered from a record alone, through the templates in ``templates/``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateNotFound
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.paths import templates_folder
-from hf_fsl.core.records import LOWER_IS_BETTER, Comparison, Measurement, RunRecord, goodness
+from hf_fsl.core.records import (
+    LOWER_IS_BETTER,
+    Comparison,
+    ContrastiveRecord,
+    Measurement,
+    Record,
+    RunRecord,
+    goodness,
+)
 from hf_fsl.core.task import Task
 from hf_fsl.core.terminal import UNSAFE, printable
 
@@ -26,6 +33,14 @@ METRIC_NAMES = {
     "ece": "expected calibration error",
     "loss": "log-loss",
 }
+CONTRASTIVE_METRICS = {
+    "accuracy": "classified into {n} classes by name",
+    "balanced_accuracy": "the same, mean of the recalls of {n} classes",
+    "retrieval_at_1": "own text first of {n}",
+    "retrieval_at_5": "own text among the first 5 of {n}",
+}
+"""What each metric says, in words."""
+DUAL_ENCODER_TAG = "zero-shot-image-classification"
 _HUB_METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation"}
 """Our names -> those of the Hub's metrics, where they differ."""
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
@@ -33,11 +48,12 @@ _SPECIAL = re.compile(
     r"[\\`*|~$]|<(?=[A-Za-z/!?])|\](?=[(\[:])|!(?=\[)|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\."
 )
 _FIRST = re.compile(r"\A(\d{0,9})([#>=]|[-+](?=\s|\Z|-)|[.)](?=\s|\Z))")
+_TEMPLATES = Path(__file__).with_name("templates")
 _SHORT = 300
 """Characters of an example that is preferred for the card's snippet."""
 
 
-def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
+def render_card(record: Record, *, repo_id: str | None = None) -> str:
     """The card of a run.
 
     Args:
@@ -50,22 +66,47 @@ def render_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     hub = record.config.get("hub", {})
     repo_id = repo_id or hub.get("hub_model_id")
     output = Path(record.config.get("output_dir", "."))
-    task = Task.from_dict(record.task)
+    if isinstance(record, ContrastiveRecord):
+        values, metadata = _contrastive_values(record), contrastive_card_data(record, repo_id)
+    else:
+        values, metadata = _run_values(record), card_data(record, repo_id)
     body = card_template(record.recipe).render(
         record=record,
-        task=task,
         title=repo_id.rpartition("/")[2] if repo_id else output.name,
         repo=repo_id or (output / "bundle").as_posix(),
-        metric_names=METRIC_NAMES,
-        recalls=_recalls(record),
-        config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
-        data_on_hub=is_published(record.data.path, record.data.revision),
         hub=hub,
-        method=_method(record),
-        examples=_examples(record),
-        lower=[METRIC_NAMES[name] for name in LOWER_IS_BETTER if name in record.metrics],
+        data_on_hub=is_published(record.data.path, record.data.revision),
+        config_yaml=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
+        **values,
     )
-    return f"---\n{card_data(record, repo_id).to_yaml()}\n---\n\n{body.strip()}\n"
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def pipeline_tag(record: Record) -> str:
+    """The transformers pipeline that runs the model."""
+    if isinstance(record, ContrastiveRecord):
+        return DUAL_ENCODER_TAG
+    return record.pipeline_tag or Task.from_dict(record.task).pipeline_tag
+
+
+def _run_values(record: RunRecord) -> dict[str, Any]:
+    return {
+        "task": Task.from_dict(record.task),
+        "metric_names": METRIC_NAMES,
+        "recalls": _recalls(record),
+        "method": _method(record),
+        "examples": _examples(record),
+        "lower": [METRIC_NAMES[name] for name in LOWER_IS_BETTER if name in record.metrics],
+    }
+
+
+def _contrastive_values(record: ContrastiveRecord) -> dict[str, Any]:
+    splits = record.data.splits
+    return {
+        "measured": CONTRASTIVE_METRICS,
+        "seen": sorted(set(splits["train"].class_counts) & set(splits["test"].class_counts)),
+        "template": record.config["data"]["label_templates"][0],
+    }
 
 
 def render_classifier_card(values: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
@@ -84,7 +125,7 @@ def render_classifier_card(values: Mapping[str, Any], metadata: Mapping[str, Any
 def card_template(recipe: str) -> Template:
     """The template of a recipe's cards. Raises UserError where there is none."""
     environment = Environment(
-        loader=FileSystemLoader(templates_folder()),
+        loader=FileSystemLoader(_TEMPLATES),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -97,7 +138,7 @@ def card_template(recipe: str) -> Template:
     try:
         return environment.get_template(f"{recipe}.md.jinja")
     except TemplateNotFound as error:
-        known = ", ".join(sorted(path.name for path in templates_folder().glob("[!_]*.md.jinja")))
+        known = ", ".join(sorted(path.name for path in _TEMPLATES.glob("[!_]*.md.jinja")))
         raise UserError(f"There is no card template {error.name} for this record; there are {known}.") from None
 
 
@@ -140,6 +181,54 @@ def card_data(record: RunRecord, repo_id: str | None) -> ModelCardData:
         widget=[{"text": row["input"]} for row in _examples(record)]
         if tag == "text-classification" and task.modality == "text" and record.shown_examples
         else None,
+        **{key: value for key, value in optional.items() if value is not None},
+    )
+
+
+def contrastive_card_data(record: ContrastiveRecord, repo_id: str | None) -> ModelCardData:
+    """The card's metadata, the measurements as ``model-index`` among them."""
+    hub, data = record.config.get("hub", {}), record.data
+    results = [
+        EvalResult(
+            task_type=DUAL_ENCODER_TAG,
+            dataset_type=data.path,
+            dataset_name=data.path,
+            dataset_config=data.name,
+            dataset_split=data.splits[split].name,
+            dataset_revision=data.revision,
+            metric_type=name,
+            metric_name=f"{name} ({split})",
+            metric_value=round(row.measurement.value, 6),
+            metric_args={
+                "ci95": [round(end, 6) for end in row.measurement.ci95 or ()],
+                "n": row.measurement.n,
+                "chance": round(row.chance, 6),
+                "candidates": row.candidates,
+            },
+        )
+        for split, rows in record.tests.items()
+        for name, row in rows.items()
+    ]
+    bases = list(
+        dict.fromkeys(
+            tower.source for tower in (record.image, record.text) if is_published(tower.source, tower.revision)
+        )
+    )
+    optional: dict[str, Any] = {
+        "base_model": bases or None,
+        "base_model_relation": "finetune" if bases else None,
+        "datasets": [data.path] if is_published(data.path, data.revision) else None,
+        "license": hub.get("license"),
+        "language": hub.get("language"),
+    }
+    adapted = "lora" if "lora" in (record.image.method, record.text.method) else None
+    tags = ["hf_fsl", "contrastive", *(["peft", adapted] if adapted else []), *hub.get("tags", [])]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=DUAL_ENCODER_TAG,
+        tags=list(dict.fromkeys(tags)),
+        model_name=(repo_id or "model").rpartition("/")[2],
+        eval_results=results,
         **{key: value for key, value in optional.items() if value is not None},
     )
 

@@ -13,11 +13,10 @@ import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_fsl.core.contrastive_record import ContrastiveRecord
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.files import write_text
 from hf_fsl.core.paths import machine_folders, portable, portable_values
-from hf_fsl.core.records import DataRecord, RunRecord
+from hf_fsl.core.records import ContrastiveRecord, DataRecord, RunRecord
 from hf_fsl.core.serialization import from_plain
 
 R = TypeVar("R", RunRecord, ContrastiveRecord)

@@ -19,7 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Revisio
 
 from hf_fsl.config import HubConfig
 from hf_fsl.core.errors import UserError
-from hf_fsl.hub.any_record import AnyRecord, load_record, pipeline_tag, render
+from hf_fsl.core.records import Record, load_record
+from hf_fsl.hub.cards import pipeline_tag, render_card
 from hf_fsl.hub.mirror import differences, lfs_where_xet_is_not, remote_files
 from hf_fsl.hub.ownership import Plan, plan
 from hf_fsl.hub.privacy import require_no_local_paths
@@ -62,15 +63,32 @@ class PushResult:
 
 
 def publish(
-    bundle: Path, hub: HubConfig, inputs: Sequence[Any], logits: np.ndarray, endpoint: str | None = None
+    bundle: Path,
+    hub: HubConfig,
+    inputs: Sequence[Any],
+    logits: np.ndarray,
+    *,
+    registration: str | None = None,
+    endpoint: str | None = None,
 ) -> PushResult | None:
     """Verifies a bundle in a fresh process and, if ``hub.push_to_hub`` says so, pushes it.
+
+    Args:
+        bundle: the folder that the run wrote.
+        hub: where it goes.
+        inputs: texts, pairs of texts, or images.
+        logits: ``(N, C)`` for them, see :func:`hf_fsl.hub.verify.verify_bundle`.
+        registration: of a model that is no stock class, the module that registers its classes.
+        endpoint: of another Hub than ``HF_ENDPOINT``.
+
+    Returns:
+        What was pushed, None where nothing was to be.
 
     Raises:
         BundleMismatch: it does not give the trained model's logits.
         UselessModel, PublishError: see :func:`push_bundle`.
     """
-    verify_bundle(bundle, inputs, logits)
+    verify_bundle(bundle, inputs, logits, registration)
     return push_bundle(bundle, hub, endpoint=endpoint) if hub.push_to_hub else None
 
 
@@ -224,12 +242,12 @@ def _files(folder: Path) -> dict[str, str | bytes]:
     return {path.relative_to(folder).as_posix(): str(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def _card(bundle: Path, record: AnyRecord, verification: Verification, repo: str) -> bytes:
+def _card(bundle: Path, record: Record, verification: Verification, repo: str) -> bytes:
     """The bundle's card: as somebody edited it, else rendered again, so that its snippet names the repository."""
     path = bundle / "README.md"
     if path.is_file() and card_digest(bundle) != verification.card:
         return path.read_bytes()
-    return render(record, repo_id=repo).encode()
+    return render_card(record, repo_id=repo).encode()
 
 
 def _translated(error: BaseException, hub: HubConfig, again: str) -> PublishError:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hf_fsl.core.contrastive_record import ContrastiveRecord
-from hf_fsl.core.records import Measurement, RunRecord
+from hf_fsl.core.records import ContrastiveRecord, Measurement, RunRecord
 from hf_fsl.core.task import Task
 
 WAY_OUT = (

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.records import RunRecord
+from hf_fsl.core.records import RunRecord, load_record
 from hf_fsl.core.serialization import PlainError
-from hf_fsl.hub.any_record import load_record
 
 EXAMPLE = Path(__file__).parents[1] / "hub" / "example_record.json"
 

@@ -147,8 +147,8 @@ def test_every_disagreement_is_refused(
 
     def stranger(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         work = Path(command[-1])
-        save_file({"logits": np.array([loaded], dtype=np.float32)}, work / "logits.safetensors")
-        (work / "labels.json").write_text(json.dumps(answer))
+        save_file({"logits": np.array([loaded], dtype=np.float32)}, work / "outputs.safetensors")
+        (work / "answers.json").write_text(json.dumps(answer))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(verify.subprocess, "run", stranger)

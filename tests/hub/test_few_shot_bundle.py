@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_fsl.hub.bundle import write_bundle
-from hf_fsl.hub.reference import reference_logits
-from hf_fsl.hub.verify import BundleMismatch, require_verified, verify_bundle
+from hf_fsl.hub.verify import BundleMismatch, reference_logits, require_verified, verify_bundle
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.export import LinearHead, export_model
 from tests.helpers.encoders import save_encoder, texts
@@ -34,13 +33,13 @@ def case(tmp_path, make_record):
 
 def test_it_is_verified_for_both_kinds_of_reader(case):
     bundle, items, logits = case
-    verification = verify_bundle(bundle, items, logits)
+    verification = verify_bundle(bundle, items, logits, "hf_fsl.models.registration")
     assert require_verified(bundle) == verification and verification.examples == 4
     # Code that is loaded without hf_fsl and gives something else is found, though hf_fsl's own is right.
     code = bundle / "linear_head.py"
     code.write_text(code.read_text().replace("self.bias.unsqueeze(-2)", "2 * self.bias.unsqueeze(-2)"))
     with pytest.raises(BundleMismatch, match="gives other logits"):
-        verify_bundle(bundle, items, logits)
+        verify_bundle(bundle, items, logits, "hf_fsl.models.registration")
     with pytest.raises(BundleMismatch, match="was changed after it was verified"):
         require_verified(bundle)
 
@@ -51,5 +50,5 @@ def test_a_head_that_changed_is_refused(case):
     weights["head.bias"] += torch.arange(len(weights["head.bias"])) * 10.0
     save_file(weights, bundle / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BundleMismatch, match="gives other logits"):
-        verify_bundle(bundle, items, logits)
+        verify_bundle(bundle, items, logits, "hf_fsl.models.registration")
     assert not Path(f"{bundle}.verified.json").exists()

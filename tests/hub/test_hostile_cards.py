@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_fsl.core.paths import templates_folder
-from hf_fsl.hub.any_record import load_record, render
-from hf_fsl.hub.cards import card_template, render_classifier_card
+from hf_fsl.core.records import load_record
+from hf_fsl.hub import cards
+from hf_fsl.hub.cards import card_template, render_card, render_classifier_card
 
 HOSTILE = (
     "</details>\r\n# big\n[click](javascript:x) ![i](//e) <script>x</script>|`x` ```\n```\n\x1b[2J\x07 \ud83d \u202e"
@@ -86,8 +86,8 @@ def test_hostile_names_leave_a_card_as_it_is(path: Path) -> None:
     benign.config["hub"] |= {"license": "x", "language": "x", "tags": ["x"], "hub_model_id": None}
     record.config["output_dir"] = f"outputs/{HOSTILE}"
     record.command = f"accelerate launch x '{HOSTILE}'"
-    card = render(record)
-    check(card, render(benign))
+    card = render_card(record)
+    check(card, render_card(benign))
     data = ModelCard(card).data
     assert data.license == HOSTILE and HOSTILE in data.tags
     assert type(record).from_json(record.to_json()) == record, "and the record can be written"
@@ -106,7 +106,9 @@ def test_a_classifiers_own_card_too() -> None:
 
 def test_every_template_was_rendered_and_a_new_one_escapes_unasked() -> None:
     made = {load_record(path).recipe for path in RECORDS} | {"few_shot_classifier"}
-    assert made == {path.name.partition(".")[0] for path in templates_folder().glob("[!_]*.jinja")}
+    assert made == {
+        path.name.partition(".")[0] for path in (Path(cards.__file__).parent / "templates").glob("[!_]*.jinja")
+    }
     new = card_template("fine_tune").environment.from_string(
         "{{ name }}|{{ ', ' }}|{{ 1.5 }}|{{ '# a' }}|{{ '1. b' }}"
     )

@@ -146,11 +146,11 @@ def test_publish_verifies_before_it_pushes(
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setattr(module, "verify_bundle", refuse)
     with pytest.raises(BundleMismatch):
-        publish(bundle, hub, ["a"], logits, endpoint)
+        publish(bundle, hub, ["a"], logits, endpoint=endpoint)
     monkeypatch.setattr(module, "verify_bundle", lambda *_: calls.append("verified"))
-    assert publish(bundle, HubConfig(hub_model_id=REPO), ["a"], logits, endpoint) is None
+    assert publish(bundle, HubConfig(hub_model_id=REPO), ["a"], logits, endpoint=endpoint) is None
     assert calls == ["verified"] and list(api.list_models()) == []
-    result = publish(bundle, hub, ["a"], logits, endpoint)
+    result = publish(bundle, hub, ["a"], logits, endpoint=endpoint)
     assert result is not None and result.changed and calls == ["verified"] * 2
 
 

@@ -13,8 +13,7 @@ import torch
 from hf_fsl.config import AdapterConfig
 from hf_fsl.core.records import RunRecord
 from hf_fsl.hub.bundle import write_bundle
-from hf_fsl.hub.reference import reference_logits
-from hf_fsl.hub.verify import TOLERANCE, BundleMismatch, tolerance, verify_bundle
+from hf_fsl.hub.verify import TOLERANCE, BundleMismatch, reference_logits, tolerance, verify_bundle
 from hf_fsl.models.adapters import attach_adapter, merge_adapter
 from tests.helpers.tiny_models import build_model, write_tokenizer
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_fsl.hub.any_record import load_record, render
+from hf_fsl.core.records import load_record
+from hf_fsl.hub.cards import render_card
 
 RECORDS = sorted((Path(__file__).parents[2] / "model_cards").glob("*/run_record.json"))
 
@@ -17,4 +18,4 @@ def test_there_is_a_rendered_card():
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
 def test_rendered_card_is_up_to_date(path):
-    assert path.with_name("README.md").read_text(encoding="utf-8") == render(load_record(path))
+    assert path.with_name("README.md").read_text(encoding="utf-8") == render_card(load_record(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_fsl.core.records import Comparison, Measurement, RunRecord
-from hf_fsl.hub.any_record import render
+from hf_fsl.hub.cards import render_card
 
 RECORD = Path(__file__).parents[2] / "model_cards" / "zero_shot_clip_emoji" / "run_record.json"
 
@@ -20,7 +20,7 @@ def record():
 def chosen_on(record, counts: dict[str, int], aside: list[str] | None = None) -> str:
     record.data.splits["validation"].class_counts = counts
     record.config["zero_shot"]["validation_labels"] = aside or []
-    (line,) = [line for line in render(record).splitlines() if "Templates and calibration were chosen" in line]
+    (line,) = [line for line in render_card(record).splitlines() if "Templates and calibration were chosen" in line]
     return line.split("were chosen ")[1].split(";")[0]
 
 
@@ -44,7 +44,7 @@ def test_settings_of_one_scorer_are_compared_by_their_names(record, interval, ve
         name="x, plain", metric="accuracy", baseline=Measurement(value=0.5), difference=difference, of="x, calibrated"
     )
     record.comparisons = [row]
-    (line,) = [line for line in render(record).splitlines() if "x, plain" in line]
+    (line,) = [line for line in render_card(record).splitlines() if "x, plain" in line]
     assert line.startswith("**x, calibrated** over **x, plain** (accuracy 0.5000): ")
     assert line.endswith(f"paired over 189 examples.{verdict}")
     assert RunRecord.from_json(record.to_json()).comparisons == [row]

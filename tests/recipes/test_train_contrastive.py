@@ -14,8 +14,8 @@ from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file
 
 from hf_fsl.cli.main import main
-from hf_fsl.core.contrastive_record import ContrastiveRecord
 from hf_fsl.core.errors import UserError
+from hf_fsl.core.records import ContrastiveRecord
 from hf_fsl.hub.verify import BundleMismatch, require_verified
 from hf_fsl.training import read_log
 from tests.helpers.launching import ROOT, here, run_here

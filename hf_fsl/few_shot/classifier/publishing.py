@@ -32,10 +32,10 @@ from hf_fsl.hub.bundle import refuse_pickles, save_parts, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
 from hf_fsl.hub.privacy import forget_sources
 from hf_fsl.hub.push import PublishError, PushResult, UselessModel, push_folder
-from hf_fsl.hub.reference import reference_logits
-from hf_fsl.hub.verify import verify_model
+from hf_fsl.hub.verify import reference_logits, verify_model
 from hf_fsl.hub.worth import WAY_OUT, not_above
 from hf_fsl.metrics import bootstrap_interval
+from hf_fsl.models import registration
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.export.export import Exported, export_model
 from hf_fsl.models.export.loading import FOLDER
@@ -129,7 +129,7 @@ def push(
         exported, inputs = export(model, stock), model.examples or _stand_ins(model)
         _write(model, folder, exported, repo_id, model.examples[:2] if share_examples else [])
         reference = reference_logits(exported.model, exported.processor, inputs, model.logits(inputs))
-        verify_model(folder, model.task, inputs, reference)
+        verify_model(folder, model.task, inputs, reference, registration.__name__)
         return push_folder(folder, hub, token=token)
 
 
