@@ -18,9 +18,8 @@ from hf_fsl.core.errors import UserError
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.backbones.modules import EmbeddingModules
 from hf_fsl.models.backbones.weights import load_whole, loading, require_class_names, require_finite
-from hf_fsl.models.export.processors import without_prompt
 from hf_fsl.models.export.stock import FAMILIES
-from hf_fsl.models.export.towers import ExportError
+from hf_fsl.models.export.towers import ExportError, without_prompt
 from hf_fsl.models.published.configuration_few_shot import FewShotConfig
 from hf_fsl.models.published.modeling_few_shot import FewShotForImageClassification, FewShotForSequenceClassification
 
@@ -32,7 +31,7 @@ _PROCESSOR = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
     "*processor_config.json",
 )  # fmt: skip
-_OURS = (FewShotForSequenceClassification, FewShotForImageClassification)
+_FEW_SHOT_CLASSES = (FewShotForSequenceClassification, FewShotForImageClassification)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def load_published(
     dtype: torch.dtype | str = "auto",
     error: type[UserError] = ExportError,
 ) -> Published | None:
-    """Loads a few-shot model that hf_fsl published, of a stock class or of ours.
+    """Loads a few-shot model that hf_fsl published, of a stock class or of its own.
 
     Returns:
         None where the repository holds something else.
@@ -78,11 +77,11 @@ def published_class(model_name_or_path: str, revision: str | None = None) -> Any
         ValueError: the repository says that it holds one, of a class that is none.
     """
     settings, _ = PreTrainedConfig.get_config_dict(model_name_or_path, revision=revision)
-    ours = settings.get("model_type") == FewShotConfig.model_type
-    if not ours and not isinstance(settings.get("hf_fsl"), dict):
+    if settings.get("model_type") == FewShotConfig.model_type:
+        known = {kind.__name__: kind for kind in _FEW_SHOT_CLASSES}
+    elif not isinstance(settings.get("hf_fsl"), dict):
         return None
-    known = {kind.__name__: kind for kind in _OURS}
-    if not ours:
+    else:
         known = {family.architecture: getattr(transformers, family.architecture) for family in FAMILIES.values()}
     named = settings.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
@@ -171,7 +170,7 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
     """The backbone of a published few-shot model: its ``encode`` gives the embeddings that the head was fitted on.
 
     Args:
-        model: what :func:`export_model` made, a stock class or ours, or the same loaded again (as remote code, too).
+        model: what :func:`export_model` made, or the same loaded again (as remote code, too).
         processor: its tokenizer or image processor.
 
     Raises:

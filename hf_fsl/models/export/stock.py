@@ -61,7 +61,7 @@ def stock_pooling(model: Any) -> Pooling | None:
         model: an encoder, or an image-text model (then of its image tower).
 
     Returns:
-        None where no stock class is known, so that every head is published as a class of ours.
+        None where no stock class is known, so that every head is published in a class of hf_fsl.
     """
     family = family_of(getattr(model, "vision_model", model))
     return next(iter(family.heads)) if family is not None else None

@@ -1,13 +1,16 @@
-"""What of a backbone turns inputs of one kind into embeddings: one encoder, a pooling, and what follows it."""
+"""What of a backbone is published: the tower that embeds inputs of one kind, and its tokenizer or image processor."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from PIL import Image
+from tokenizers import normalizers
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.models.backbones import Backbone
@@ -74,11 +77,43 @@ def linear_dense(layers: tuple[nn.Module, ...]) -> list[nn.Linear] | None:
     """The linear maps that dense layers are, in order; None where an activation makes them more."""
     parts = [part for layer in layers for part in (layer if isinstance(layer, nn.Sequential) else [layer])]
     maps = [part for part in parts if not isinstance(part, nn.Identity)]
-    return [part for part in maps if isinstance(part, nn.Linear)] if all(map(_is_linear, maps)) else None
+    linear = [part for part in maps if isinstance(part, nn.Linear)]
+    return linear if len(linear) == len(maps) else None
 
 
-def _is_linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear)
+def published_processor(backbone: Backbone, modality: Literal["text", "image"]) -> Any:
+    """A copy that cuts texts where the backbone does, pads on the right, and puts the default prompt before each.
+
+    Raises:
+        ExportError: there is a prompt, and the tokenizer is not one of the tokenizers library.
+    """
+    if modality == "image":
+        return copy.deepcopy(backbone.image_processor)
+    tokenizer = copy.deepcopy(backbone.tokenizer)
+    prompt = backbone.modules.prompt(None)
+    if prompt or backbone.modules.lower_case:
+        tokenizer = _with_prompt(tokenizer, prompt)
+        probes = ["A probe", "two, in words"]
+        if tokenizer(probes)["input_ids"] != backbone.tokenizer([prompt + probe for probe in probes])["input_ids"]:
+            raise ExportError(
+                f"{type(backbone.tokenizer).__name__} with the prompt {prompt!r:.60} built in gives other tokens than "
+                "texts with the prompt before them. Fit the head on embeddings without a prompt."
+            )
+    if backbone.token_limit is not None:
+        tokenizer.model_max_length = backbone.token_limit
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def without_prompt(tokenizer: Any, prompt: str) -> Any:
+    """A copy of a published tokenizer that leaves the prompt to ``encode``."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if prompt:
+        steps = list(tokenizer.backend_tokenizer.normalizer or [])
+        if not steps or not isinstance(steps[0], normalizers.Prepend) or steps[0].prepend != prompt:
+            raise ExportError(f"The tokenizer does not put the prompt {prompt!r:.60} before texts, as the model says.")
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps[1:])
+    return tokenizer
 
 
 def _tower_of_two(backbone: Backbone, modality: str) -> tuple[Any, tuple[nn.Module, ...]]:
@@ -113,3 +148,21 @@ def _probe(backbone: Backbone, modality: str) -> dict[str, Tensor]:
         return {"pixel_values": backbone.pixels([Image.radial_gradient("L")]).to(model.device, model.dtype)}
     ids = backbone.tokenizer(["a probe"], return_tensors="pt")["input_ids"].to(model.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _with_prompt(tokenizer: Any, prompt: str) -> Any:
+    """A tokenizer of no model's own class: those make their normaliser anew when they are loaded."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ExportError(
+            f"{type(tokenizer).__name__} cannot put the backbone's prompt {prompt!r:.60} before texts. Fit the head "
+            "on embeddings without a prompt."
+        )
+    first = [normalizers.Prepend(prompt)] if prompt else []
+    before = [backend.normalizer] if backend.normalizer is not None else []
+    backend.normalizer = normalizers.Sequence([*first, *before])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
