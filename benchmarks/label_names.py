@@ -56,7 +56,7 @@ class Pool:
 
 
 def label_embeddings(backbone: Backbone, names: list[str], settings: dict[str, Any]) -> Tensor:
-    described = {name: text for name, text in settings.get("label_descriptions", {}).items() if name in names}
+    described = {name: text for name, text in settings.get("label_texts", {}).items() if name in names}
     filled = fill_templates(names, settings["templates"], described)
     return torch.stack([normalize(backbone.encode(texts), dim=-1) for texts in filled]).mean(0)
 

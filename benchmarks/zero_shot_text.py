@@ -10,7 +10,7 @@ tokenised beforehand. A shortlist has been learned beforehand, from texts that a
 
 Quality: supersense's test split with 64 labels that the model was not trained on: the 24 supersenses and 40 classes of
 wordnet_nli's other splits. Exact, int8, bfloat16, and shortlists of 8 by the bi-encoder as it is and as it is taught
-by 400 unlabelled texts of the training split, all on the same texts.
+by 400 unlabeled texts of the training split, all on the same texts.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def measure_quality(pipes: dict[str, Any], count: int) -> dict[str, Any]:
     for name, pipe in pipes.items():
         measure(name, pipe)
     measure("shortlist by the plain bi-encoder", pipes["exact"], shortlist=SHORTLIST)
-    unlabelled = data["train"].shuffle(seed=0).select(range(TAUGHT_BY))["text"]
-    pipes["exact"].fit_shortlist(unlabelled, labels, **settings)
+    unlabeled = data["train"].shuffle(seed=0).select(range(TAUGHT_BY))["text"]
+    pipes["exact"].fit_shortlist(unlabeled, labels, **settings)
     measure("shortlist", pipes["exact"], shortlist=SHORTLIST)
     return {
         "texts": len(texts),

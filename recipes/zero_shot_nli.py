@@ -36,7 +36,7 @@ from hf_fsl.zero_shot.record import (
     mean_of_templates,
     report,
     spread,
-    unlabelled_inputs,
+    unlabeled_inputs,
     write_predictions,
 )
 
@@ -69,14 +69,14 @@ def main(config: ZeroShotNLIConfig) -> None:
     for note in splits.record.notes:
         say(note)
 
-    unlabelled = unlabelled_inputs(splits, asked.calibration_samples, config.data.split_seed)
-    compared = compare_methods(scorers, asked.templates, validation, test, unlabelled, config.evaluation)
+    unlabeled = unlabeled_inputs(splits, asked.calibration_samples, config.data.split_seed)
+    compared = compare_methods(scorers, asked.templates, validation, test, unlabeled, config.evaluation)
 
     if accelerator.is_main_process:
         if asked.shots:
             backbone = near.label_encoder.backbone
             compared.methods.extend(
-                k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_descriptions)
+                k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts)
             )
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(

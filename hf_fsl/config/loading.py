@@ -18,6 +18,8 @@ from hf_fsl.core.errors import UserError
 
 T = TypeVar("T")
 _INVALID: Any = object()
+_RENAMED_FIELDS = {"zero_shot.label_descriptions": "label_texts"}
+"""Field -> what its last part is called now."""
 _RENAMED_CHOICES = {"adapter.method": {"none": "full"}}
 """Field -> old name of a choice -> what it is called now."""
 
@@ -164,6 +166,7 @@ def _build(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
         if name not in hints:
             close = difflib.get_close_matches(str(name), hints, n=1)
             guess = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(hints))}"
+            guess = f"it is now called {_RENAMED_FIELDS[full]}" if full in _RENAMED_FIELDS else guess
             problems.append(f"{full}: unknown field; {guess}")
             continue
         section = section_of(hints[name])

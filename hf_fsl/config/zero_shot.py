@@ -16,15 +16,15 @@ class ZeroShotConfig:
 
     templates: list[str] = field(default_factory=lambda: ["This example is {}."])
     """Each is tried alone and all together; validation chooses."""
-    label_descriptions: dict[str, str] = field(default_factory=dict)
+    label_texts: dict[str, str] = field(default_factory=dict)
     """Class name -> the words that stand for it in the templates; else its name, ``card_payment`` and ``CardPayment``
     as two words."""
     validation_labels: list[str] = field(default_factory=list)
     """Classes on which templates and calibration are chosen; the test is on the others. Empty: on all, both times."""
     shots: list[int] = field(default_factory=list)
-    """Also measure, on the same test, what so many labelled examples a class would give."""
+    """Also measure, on the same test, what so many labeled examples a class would give."""
     calibration_samples: int = 200
-    """Unlabelled training texts (or images) from which the label prior is estimated; 0: no calibration."""
+    """Unlabeled training texts (or images) from which the label prior is estimated; 0: no calibration."""
     batch_tokens: int | None = None
     """Tokens a batch, padding included; ``null``: what suits the device."""
 
@@ -66,7 +66,7 @@ class ZeroShotNLIConfig:
             yield from self.bi_encoder.no_prompt("bi_encoder")
         single = self.data.problem_type == "single_label_classification"
         if self.zero_shot.shots and self.bi_encoder is None:
-            yield "zero_shot.shots: needs bi_encoder, whose embeddings the labelled examples are compared by"
+            yield "zero_shot.shots: needs bi_encoder, whose embeddings the labeled examples are compared by"
         if self.data.text_column is None or self.data.text_pair_column is not None or not single:
             yield "data: single texts (text_column alone) with one label each"
 

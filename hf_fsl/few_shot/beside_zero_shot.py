@@ -15,7 +15,7 @@ from hf_fsl.metrics import seeds_interval
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.label_texts import complete_label_texts, label_text_embeddings
 from hf_fsl.models.templates import ZeroShotError
-from hf_fsl.zero_shot.evaluation import LabelledInputs, of_classes
+from hf_fsl.zero_shot.evaluation import LabeledInputs, of_classes
 
 DRAWS = 20
 """Support sets drawn for each k."""
@@ -23,13 +23,13 @@ DRAWS = 20
 
 def k_shot_rows(
     backbone: Backbone,
-    test: LabelledInputs,
-    pool: LabelledInputs | None,
+    test: LabeledInputs,
+    pool: LabeledInputs | None,
     shots: Sequence[int],
     templates: Sequence[str],
-    descriptions: dict[str, str],
+    label_texts: dict[str, str],
 ) -> list[MethodRecord]:
-    """Accuracy on test with k labelled examples of every class, by the head that the supports choose.
+    """Accuracy on test with k labeled examples of every class, by the head that the supports choose.
 
     Of image-text models also by the methods that are usual for them, on the same supports: see ``usual_heads``.
 
@@ -47,7 +47,7 @@ def k_shot_rows(
     own, given = require_shots(test, pool, shots)
     queries = backbone.encode(test.inputs, progress=True, open_files=False)
     supports = queries if own else backbone.encode(given.inputs, progress=True, open_files=False)
-    prior = label_text_embeddings(backbone, test.names, templates, complete_label_texts(test.names, descriptions))
+    prior = label_text_embeddings(backbone, test.names, templates, complete_label_texts(test.names, label_texts))
     labels = torch.as_tensor(test.labels)
     rows = []
     for k in shots:
@@ -72,8 +72,8 @@ def k_shot_rows(
 
 
 def require_shots(
-    test: LabelledInputs, pool: LabelledInputs | None, shots: Sequence[int]
-) -> tuple[bool, LabelledInputs]:
+    test: LabeledInputs, pool: LabeledInputs | None, shots: Sequence[int]
+) -> tuple[bool, LabeledInputs]:
     """Whether supports come from the test itself, and where they come from.
 
     Raises:
@@ -113,7 +113,7 @@ def usual_heads(support: Tensor, labels: Tensor, prior: Tensor) -> dict[str, Cal
     return heads
 
 
-def supports_of(splits: Splits, test: LabelledInputs) -> LabelledInputs | None:
+def supports_of(splits: Splits, test: LabeledInputs) -> LabeledInputs | None:
     """The training examples of the test's classes; None where training has none of one of them."""
     try:
         found = of_classes(splits.train, splits.task, test.names)

@@ -31,9 +31,9 @@ from hf_fsl.models.templates import as_templates, require_candidates
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE
 from hf_fsl.zero_shot.label_cache import weights_state
+from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, Cutting, read_cutting, shortened
 from hf_fsl.zero_shot.pipelines.streaming import Answers
-from hf_fsl.zero_shot.scores import question_of
 
 WINDOW = {"text": 1024, "image": 128}
 """Queries encoded at a time."""
@@ -161,15 +161,15 @@ class FewShotPipeline(Pipeline):
         check_owners(labels, owners, keys)
         template = hypothesis_template or ("{}" if isinstance(items[0], str) else IMAGE_TEMPLATE)
         require_candidates(label_descriptions or (), labels)
-        question = question_of(labels, as_templates(template), label_descriptions)
+        label_set = LabelSet.of(labels, as_templates(template), label_descriptions)
         if prior not in ("auto", None):
             raise FewShotError(f"prior: 'auto' or None, got {prior!r}.")
         named = prior is not None and self.backbone.tokenizer is not None
         cutting = read_cutting(options, FewShotError)
-        key = (tuple(zip(owners, keys, strict=True)), question, head, named, cutting, weights_state(self.model))
+        key = (tuple(zip(owners, keys, strict=True)), label_set, head, named, cutting, weights_state(self.model))
         if key not in self._fitted:
             embeddings = self._encoded(items, cutting)
-            names = LabelEncoder(self.backbone).label_embeddings(question) if named else None
+            names = LabelEncoder(self.backbone).label_embeddings(label_set) if named else None
             chosen, reason = choose(embeddings, torch.tensor(owners), len(labels), names, head)
             kind = str if isinstance(items[0], str) else Image.Image
             self._fitted[key] = FittedSupport(tuple(labels), chosen, reason, kind, frozenset(keys))

@@ -69,31 +69,31 @@ def _shown(template: Any) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
-def require_candidates(described: Iterable[str], labels: Iterable[str]) -> None:
+def require_candidates(label_texts: Iterable[str], labels: Iterable[str]) -> None:
     """Raises:
-    ZeroShotError: a description of something that is not among the candidate labels.
+    ZeroShotError: a text for something that is not among the candidate labels.
     """
     labels = list(labels)
-    unknown = sorted(set(map(str, described)) - set(labels))
+    unknown = sorted(set(map(str, label_texts)) - set(labels))
     if unknown:
         raise ZeroShotError(
-            f"Descriptions of {', '.join(unknown)}, but the candidate labels are {', '.join(labels)}. Take them out, "
+            f"Texts for {', '.join(unknown)}, but the candidate labels are {', '.join(labels)}. Take them out, "
             "or name them as the labels are."
         )
 
 
 def fill_templates(
-    labels: Sequence[str], templates: Sequence[str], descriptions: Mapping[str, str] | None = None
+    labels: Sequence[str], templates: Sequence[str], label_texts: Mapping[str, str] | None = None
 ) -> list[list[str]]:
     """What is said of each label: for each template, one text a label.
 
     Args:
-        descriptions: label -> what stands in the template instead of its name, such as "a small river" for "brook".
+        label_texts: label -> what stands in the template instead of its name, such as "a small river" for "brook".
 
     Raises:
-        ZeroShotError: a description of something that is not among the labels.
+        ZeroShotError: a text for something that is not among the labels.
     """
-    descriptions = descriptions or {}
-    require_candidates(descriptions, labels)
-    words = [descriptions.get(label, label) for label in labels]
+    label_texts = label_texts or {}
+    require_candidates(label_texts, labels)
+    words = [label_texts.get(label, label) for label in labels]
     return [[template.format(word) for word in words] for template in templates]

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.templates import fill_templates
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
-from hf_fsl.zero_shot.scores import Question
+from hf_fsl.zero_shot.label_sets import LabelSet
 
 _NOTHING = "something"
 """Stands for any label: how near a text is to a template whatever the label."""
@@ -29,12 +28,12 @@ class LabelEncoder:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self._texts, self._sets = RecentTensors(), RecentTensors()
-        """By filled text: label sets that overlap share them. By question: what is asked again is at hand."""
+        """By filled text: label sets that overlap share them. By label set: one that comes again is at hand."""
         self._weights: Hashable = None
 
-    def label_embeddings(self, question: Question) -> Tensor:
+    def label_embeddings(self, label_set: LabelSet) -> Tensor:
         """Embeddings ``(C, D)`` of length 1: the mean over the templates of the normalised embeddings."""
-        return next(self._of([question])).clone()
+        return next(self._of([label_set])).clone()
 
     def text_embeddings(self, texts: Sequence[str], backbone: Backbone | None = None) -> Tensor:
         """Embeddings ``(N, D)`` of length 1, by a view of the backbone if one is given. Each text is encoded once."""
@@ -42,40 +41,36 @@ class LabelEncoder:
         embeddings = normalize((backbone or self.backbone).encode(list(unique), open_files=False), dim=-1)
         return embeddings[[unique[text] for text in texts]]
 
-    def cosines(self, embeddings: Tensor, questions: Sequence[Question]) -> list[np.ndarray]:
-        """Of texts, by their :meth:`text_embeddings`, with the labels of the question of each."""
-        rows: dict[Question, list[int]] = {}
-        for row, question in enumerate(questions):
-            rows.setdefault(question, []).append(row)
+    def cosines(self, embeddings: Tensor, label_sets: Sequence[LabelSet]) -> list[np.ndarray]:
+        """Of texts, by their :meth:`text_embeddings`, with the labels of the label set of each."""
+        rows: dict[LabelSet, list[int]] = {}
+        for row, label_set in enumerate(label_sets):
+            rows.setdefault(label_set, []).append(row)
         found: dict[int, np.ndarray] = {}
         for own, labels in zip(rows.values(), self._of(list(rows)), strict=True):
             found.update(zip(own, (embeddings[own] @ labels.T).numpy(), strict=True))
-        return [found[row] for row in range(len(questions))]
+        return [found[row] for row in range(len(label_sets))]
 
     def neutral(self, embeddings: Tensor, templates: Sequence[str]) -> np.ndarray:
         """Cosines ``(N,)`` of texts, by their embeddings, with templates that name no label in particular."""
-        (reference,) = self._of([Question((_NOTHING,), tuple(templates))])
+        (reference,) = self._of([LabelSet((_NOTHING,), tuple(templates))])
         return (embeddings @ reference[0]).numpy()
 
-    def _of(self, questions: Sequence[Question]) -> Iterator[Tensor]:
-        """Label embeddings ``(C, D)``, one question after the other; what is new in any is encoded in one go."""
+    def _of(self, label_sets: Sequence[LabelSet]) -> Iterator[Tensor]:
+        """Label embeddings ``(C, D)``, one label set after the other; what is new in any is encoded in one go."""
         state = weights_state(nn.ModuleList([self.backbone.model, *self.backbone.modules.dense]))
         if state != self._weights:
             self._texts.clear()
             self._sets.clear()
             self._weights = state
         # Looked up before any is made: what is made may push them out.
-        at_hand = {question: self._sets.find(question) for question in questions}
-        filled = {
-            question: fill_templates(question.labels, question.templates, dict(question.descriptions))
-            for question, kept in at_hand.items()
-            if kept is None
-        }
+        at_hand = {label_set: self._sets.find(label_set) for label_set in label_sets}
+        filled = {label_set: label_set.hypotheses() for label_set, kept in at_hand.items() if kept is None}
         vectors = self._encoded(list(dict.fromkeys(text for rows in filled.values() for row in rows for text in row)))
-        for question, kept in at_hand.items():
+        for label_set, kept in at_hand.items():
             if kept is None:
-                of_templates = (torch.stack([vectors[text] for text in row]) for row in filled[question])
-                kept = self._sets.keep(question, normalize(reduce(torch.add, of_templates), dim=-1))
+                of_templates = (torch.stack([vectors[text] for text in row]) for row in filled[label_set])
+                kept = self._sets.keep(label_set, normalize(reduce(torch.add, of_templates), dim=-1))
             yield kept
 
     def _encoded(self, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class ImageTextScorer:
         labels: str | Sequence[str],
         templates: str | Sequence[str] = IMAGE_TEMPLATE,
         *,
-        descriptions: Mapping[str, str] | None = None,
+        label_texts: Mapping[str, str] | None = None,
         tokenizer_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Embeddings ``(C, D)`` of length 1, float32, on the CPU: mean over the templates of the normalised ones.
@@ -114,13 +114,13 @@ class ImageTextScorer:
         Args:
             labels: a list, or one string with commas.
             templates: each with one place ``{}`` for the label; several are an ensemble (Radford et al. 2021, 3.1.4).
-            descriptions: label -> what stands in the templates instead of it.
+            label_texts: label -> what stands in the templates instead of it.
             tokenizer_kwargs: passed to the tokenizer, over the model family's own.
 
         Raises:
             ZeroShotError: labels or templates that cannot be used, or a text longer than the model takes.
         """
-        filled = fill_templates(as_labels(labels), as_templates(templates), descriptions)
+        filled = fill_templates(as_labels(labels), as_templates(templates), label_texts)
         return self.embeddings_of(filled, tokenizer_kwargs).clone()
 
     def embeddings_of(self, filled: Sequence[Sequence[str]], tokenizer_kwargs: Mapping[str, Any] | None) -> Tensor:
@@ -145,12 +145,12 @@ class ImageTextScorer:
         templates: str | Sequence[str] = IMAGE_TEMPLATE,
         *,
         batch_size: int = IMAGES_PER_BATCH,
-        descriptions: Mapping[str, str] | None = None,
+        label_texts: Mapping[str, str] | None = None,
         tokenizer_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """The model's ``logits_per_image`` ``(N, C)``, float32, on the CPU; arguments as above."""
         label_embeddings = self.label_embeddings(
-            labels, templates, descriptions=descriptions, tokenizer_kwargs=tokenizer_kwargs
+            labels, templates, label_texts=label_texts, tokenizer_kwargs=tokenizer_kwargs
         ).to(self.model.device)
         batches = self._image_batches(images, batch_size)
         rows = [self.compare(self.embed_images(batch), label_embeddings).cpu() for batch in batches]

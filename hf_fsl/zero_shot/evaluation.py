@@ -15,7 +15,8 @@ from hf_fsl.core.task import Task
 from hf_fsl.data import Splits
 from hf_fsl.metrics import bootstrap_interval, paired_difference
 from hf_fsl.models.templates import ZeroShotError
-from hf_fsl.zero_shot.scores import estimate_prior, question_of, scores_of
+from hf_fsl.zero_shot.label_sets import LabelSet
+from hf_fsl.zero_shot.scores import estimate_prior, scores_of
 
 EvidenceOf = Callable[[Sequence[Any], Sequence[str], Sequence[str]], np.ndarray]
 """(inputs, labels, templates) -> evidence ``(N, C)``."""
@@ -23,7 +24,7 @@ TOGETHER = "all templates together"
 
 
 @dataclass(frozen=True)
-class LabelledInputs:
+class LabeledInputs:
     """Inputs with their class ``(N,)``, an index into the names."""
 
     inputs: list[Any]
@@ -40,7 +41,7 @@ class Compared:
     chosen: dict[str, np.ndarray]
 
 
-def of_classes(split: datasets.Dataset, task: Task, names: Sequence[str]) -> LabelledInputs:
+def of_classes(split: datasets.Dataset, task: Task, names: Sequence[str]) -> LabeledInputs:
     """The examples of some classes.
 
     Raises:
@@ -52,10 +53,10 @@ def of_classes(split: datasets.Dataset, task: Task, names: Sequence[str]) -> Lab
         raise ZeroShotError(f"No example of the classes {', '.join(names)}. Name others as validation_labels.")
     kept = split.select(rows)
     labels = np.array([number[label] for label in kept["label"]])
-    return LabelledInputs(list(kept[task.input_columns[0]]), labels, list(names))
+    return LabeledInputs(list(kept[task.input_columns[0]]), labels, list(names))
 
 
-def tuning_and_test(splits: Splits, config: ZeroShotConfig) -> tuple[LabelledInputs, LabelledInputs]:
+def tuning_and_test(splits: Splits, config: ZeroShotConfig) -> tuple[LabeledInputs, LabeledInputs]:
     """What methods are chosen on, and what they are tested on.
 
     The ``validation_labels`` are kept out of the test; without them both have the classes that occur in their split.
@@ -65,7 +66,7 @@ def tuning_and_test(splits: Splits, config: ZeroShotConfig) -> tuple[LabelledInp
     """
     task, aside = splits.task, config.validation_labels
     _require_classes("validation_labels", aside, task)
-    _require_classes("label_descriptions", config.label_descriptions, task)
+    _require_classes("label_texts", config.label_texts, task)
     test = [name for name in _occurring(splits.test, task) if name not in aside]
     if not test:
         raise ZeroShotError(
@@ -91,9 +92,9 @@ def _occurring(split: datasets.Dataset, task: Task) -> list[str]:
 def compare_methods(
     scorers: dict[str, EvidenceOf],
     templates: Sequence[str],
-    validation: LabelledInputs,
-    test: LabelledInputs,
-    unlabelled: Sequence[Any],
+    validation: LabeledInputs,
+    test: LabeledInputs,
+    unlabeled: Sequence[Any],
     config: EvaluationConfig,
 ) -> Compared:
     """Every scorer with its best single template and with all of them, plain and calibrated.
@@ -103,7 +104,7 @@ def compare_methods(
     with the single one, and calibrated with plain, the other setting as chosen.
 
     Args:
-        unlabelled: what the label prior is estimated from; empty: no calibration.
+        unlabeled: what the label prior is estimated from; empty: no calibration.
     """
     methods: list[MethodRecord] = []
     logarithms: dict[str, np.ndarray] = {}
@@ -121,11 +122,11 @@ def compare_methods(
 
     for name, scorer in scorers.items():
         settings = [[template] for template in templates] + ([list(templates)] if len(templates) > 1 else [])
-        seen = [_outcomes(scorer, validation, unlabelled, chosen) for chosen in settings]
+        seen = [_outcomes(scorer, validation, unlabeled, chosen) for chosen in settings]
         single = max(range(len(templates)), key=lambda row: _accuracy(seen[row][False], validation.labels))
         own: dict[tuple[int, bool], tuple[float, MethodRecord, np.ndarray]] = {}
         for row in dict.fromkeys([single, len(settings) - 1]):
-            outcomes = _outcomes(scorer, test, unlabelled, settings[row])
+            outcomes = _outcomes(scorer, test, unlabeled, settings[row])
             for calibrated, logarithm in outcomes.items():
                 words = {"template": settings[row][0] if len(settings[row]) == 1 else TOGETHER}
                 record = MethodRecord(
@@ -153,14 +154,14 @@ def compare_methods(
 
 
 def _outcomes(
-    scorer: EvidenceOf, given: LabelledInputs, unlabelled: Sequence[Any], templates: Sequence[str]
+    scorer: EvidenceOf, given: LabeledInputs, unlabeled: Sequence[Any], templates: Sequence[str]
 ) -> dict[bool, np.ndarray]:
     """Calibrated or not -> log-probabilities ``(N, C)``."""
     evidence = scorer(given.inputs, given.names, templates)
     plain = {False: np.log(scores_of(evidence, False).clip(1e-12))}
-    if not unlabelled:
+    if not unlabeled:
         return plain
-    prior = estimate_prior(question_of(given.names, templates), scorer(unlabelled, given.names, templates))
+    prior = estimate_prior(LabelSet.of(given.names, templates), scorer(unlabeled, given.names, templates))
     return plain | {True: np.log(scores_of(evidence, False, prior).clip(1e-12))}
 
 
@@ -168,5 +169,5 @@ def _accuracy(logarithm: np.ndarray, labels: np.ndarray) -> float:
     return float((logarithm.argmax(-1) == labels).mean())
 
 
-def _measured(logarithm: np.ndarray, given: LabelledInputs, config: EvaluationConfig) -> Measurement:
+def _measured(logarithm: np.ndarray, given: LabeledInputs, config: EvaluationConfig) -> Measurement:
     return bootstrap_interval("accuracy", logarithm, given.labels, config.bootstrap_resamples, seed=0)

@@ -22,7 +22,7 @@ from hf_fsl.metrics.measure import measure, measured_cost, prediction_table, wri
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import loaded_commit
 from hf_fsl.models.label_texts import complete_label_texts
-from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabelledInputs
+from hf_fsl.zero_shot.evaluation import Compared, EvidenceOf, LabeledInputs
 
 _SHOWN = 3
 """Examples for the card."""
@@ -37,7 +37,7 @@ def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelera
         if len(rows):
             part = evidence(
                 [inputs[row] for row in rows], list(labels), hypothesis_template=list(templates),
-                label_descriptions=complete_label_texts(labels, config.label_descriptions),
+                label_texts=complete_label_texts(labels, config.label_texts),
                 progress=accelerator.is_main_process,
             )  # fmt: skip
         return np.concatenate(gather_object([part]))
@@ -62,7 +62,7 @@ def mean_of_templates(evidence: EvidenceOf) -> EvidenceOf:
     return run
 
 
-def unlabelled_inputs(splits: Splits, count: int, seed: int) -> list[Any]:
+def unlabeled_inputs(splits: Splits, count: int, seed: int) -> list[Any]:
     """Training inputs without their labels, drawn at random: of every class, whatever it is called."""
     rows = np.random.default_rng(seed).permutation(len(splits.train))[:count]
     return list(splits.train.select(sorted(rows.tolist()))[splits.task.input_columns[0]])
@@ -75,7 +75,7 @@ def build_record(
     model: Any,
     compared: Compared,
     scorer: str,
-    test: LabelledInputs,
+    test: LabeledInputs,
     wall_seconds: float,
     processes: int,
     pipeline_tag: str,
@@ -140,7 +140,7 @@ def report(record: RunRecord) -> Iterator[str]:
         yield f"accuracy{of} over {row.name}: {row.difference.value:+.4f}  95 % {row.difference.ci95}"
 
 
-def write_predictions(path: Path, test: LabelledInputs, compared: Compared) -> Path:
+def write_predictions(path: Path, test: LabeledInputs, compared: Compared) -> Path:
     """One row a test example and scorer, for error analysis."""
     texts = {"text": test.inputs} if isinstance(test.inputs[0], str) else {}
     tables = [

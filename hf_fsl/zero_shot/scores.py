@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,20 @@ import numpy as np
 
 from hf_fsl.core.files import write_text
 from hf_fsl.models.templates import ZeroShotError
+from hf_fsl.zero_shot.label_sets import LabelSet
 
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a text: which labels, in which words, one of them or each on its own."""
-
-    labels: tuple[str, ...]
-    templates: tuple[str, ...]
-    descriptions: tuple[tuple[str, str], ...] = ()
-    multi_label: bool = False
+_RENAMED = {"descriptions": "label_texts", "question": "label_set"}
+"""Old name -> new, in the files of label priors."""
 
 
 @dataclass(frozen=True)
 class LabelPrior:
-    """How likely a model calls each label before it has read anything: the mean over unlabelled texts.
+    """How likely a model calls each label before it has read anything: the mean over unlabeled texts.
 
     Scores are corrected by it: log p - log p̄ for one of several labels, the same of log-odds for labels on their own.
     """
 
-    question: Question
+    label_set: LabelSet
     logarithm: tuple[float, ...]
     """log p̄ of each label (of several), or its log-odds (on their own)."""
     texts: int
@@ -42,13 +36,16 @@ class LabelPrior:
 
     @classmethod
     def load(cls, path: str | Path) -> LabelPrior:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        asked = values["question"]
-        question = Question(
-            tuple(asked["labels"]), tuple(asked["templates"]), tuple((name, text) for name, text in
-            asked["descriptions"]), asked["multi_label"],
-        )  # fmt: skip
-        return cls(question, tuple(values["logarithm"]), values["texts"])
+        """What :meth:`save` wrote, by this version or one before it."""
+        values = _with_new_names(json.loads(Path(path).read_text(encoding="utf-8")))
+        fields = _with_new_names(values["label_set"])
+        texts = tuple((label, text) for label, text in fields["label_texts"])
+        label_set = LabelSet(tuple(fields["labels"]), tuple(fields["templates"]), texts, fields["multi_label"])
+        return cls(label_set, tuple(values["logarithm"]), values["texts"])
+
+
+def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def scores_of(evidence: np.ndarray, multi_label: bool, prior: LabelPrior | None = None) -> np.ndarray:
@@ -72,17 +69,17 @@ def scores_of(evidence: np.ndarray, multi_label: bool, prior: LabelPrior | None 
     return np.asarray(exponential / exponential.sum(-1, keepdims=True))
 
 
-def estimate_prior(question: Question, evidence: np.ndarray) -> LabelPrior:
-    """The label prior of unlabelled texts with this evidence ``(N, L)``.
+def estimate_prior(label_set: LabelSet, evidence: np.ndarray) -> LabelPrior:
+    """The label prior of unlabeled texts with this evidence ``(N, L)``.
 
     Raises:
         ZeroShotError: no texts.
     """
     if not len(evidence):
-        raise ZeroShotError("A label prior is the mean over unlabelled texts; got no text.")
-    mean = scores_of(evidence, question.multi_label).mean(0).clip(1e-12, 1 - 1e-12)
-    logarithm = np.log(mean) - np.log1p(-mean) if question.multi_label else np.log(mean)
-    return LabelPrior(question, tuple(logarithm.tolist()), len(evidence))
+        raise ZeroShotError("A label prior is the mean over unlabeled texts; got no text.")
+    mean = scores_of(evidence, label_set.multi_label).mean(0).clip(1e-12, 1 - 1e-12)
+    logarithm = np.log(mean) - np.log1p(-mean) if label_set.multi_label else np.log(mean)
+    return LabelPrior(label_set, tuple(logarithm.tolist()), len(evidence))
 
 
 def ranked(sequence: Any, labels: Sequence[str], scores: np.ndarray, ties: np.ndarray | None = None) -> dict[str, Any]:
@@ -93,14 +90,3 @@ def ranked(sequence: Any, labels: Sequence[str], scores: np.ndarray, ties: np.nd
     """
     order = np.argsort(scores)[::-1] if ties is None else np.lexsort((ties, scores))[::-1]
     return {"sequence": sequence, "labels": [labels[i] for i in order], "scores": scores[order].tolist()}
-
-
-def question_of(
-    labels: Sequence[str],
-    templates: Sequence[str],
-    descriptions: Mapping[str, str] | None = None,
-    multi_label: bool = False,
-) -> Question:
-    """A question with the descriptions of its own labels only."""
-    own = tuple((label, descriptions[label]) for label in labels if label in descriptions) if descriptions else ()
-    return Question(tuple(labels), tuple(templates), own, multi_label or len(labels) == 1)

@@ -91,7 +91,7 @@ def test_label_names_are_heard_unless_they_are_not_to_be(pipe):
     described = {"label_descriptions": {"first": "cat", "second": "train"}}
     assert scores(pipe("very big", support=renamed, **described)) == scores(named)
     assert scores(pipe("very big", support=one_shot, hypothesis_template="a big {}")) != scores(named)
-    with pytest.raises(ZeroShotError, match="Descriptions of first, second, but the candidate labels are cat, train"):
+    with pytest.raises(ZeroShotError, match="Texts for first, second, but the candidate labels are cat, train"):
         pipe("very big", support=one_shot, **described)
 
 

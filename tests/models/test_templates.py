@@ -66,5 +66,5 @@ def test_templates_and_descriptions_are_put_together():
         ["a cat", "a big dog"],
         ["{cat}", "{big dog}"],
     ]
-    with pytest.raises(ZeroShotError, match="Descriptions of bird"):
+    with pytest.raises(ZeroShotError, match="Texts for bird"):
         fill_templates(["cat"], templates, {"bird": "x"})

@@ -57,7 +57,7 @@ def test_many_labels_are_encoded_in_chunks_of_a_token_budget(kind, scorer_of, mo
 
 def test_an_ensemble_is_the_normalised_mean_of_normalised_embeddings(scorer_of):
     scorer, templates = scorer_of("clip"), ["the {}", "a very {} and", "{}", "the {}"]
-    embeddings = scorer.label_embeddings(LABELS, templates, descriptions={"cat": "small bird"})
+    embeddings = scorer.label_embeddings(LABELS, templates, label_texts={"cat": "small bird"})
     reference = np.zeros((3, 16))
     for row, words in enumerate(["small bird", "big red house", "the river"]):
         for template in templates:
@@ -99,7 +99,7 @@ def test_label_texts_go_through_the_text_tower_once(scorer_of, monkeypatch):
     for changed in (
         {"labels": LABELS[::-1]},
         {"templates": "the {}"},
-        {"descriptions": {"cat": "dog"}},
+        {"label_texts": {"cat": "dog"}},
         {"tokenizer_kwargs": {"truncation": True, "max_length": 4}},
     ):
         before = sum(calls)

@@ -9,7 +9,7 @@ from hf_fsl.core.records import DataRecord
 from hf_fsl.core.task import Task
 from hf_fsl.data import Splits
 from hf_fsl.zero_shot import ZeroShotError
-from hf_fsl.zero_shot.evaluation import TOGETHER, LabelledInputs, compare_methods, tuning_and_test
+from hf_fsl.zero_shot.evaluation import TOGETHER, LabeledInputs, compare_methods, tuning_and_test
 
 CONFIG = EvaluationConfig(bootstrap_resamples=200)
 NAMES = ("a", "b", "c", "d")
@@ -41,7 +41,7 @@ def test_without_them_each_split_has_the_classes_that_occur_in_it():
     ("config", "message"),
     [
         (ZeroShotConfig(validation_labels=["a", "x"]), "validation_labels: the data has no class x"),
-        (ZeroShotConfig(label_descriptions={"y": "why"}), "label_descriptions: the data has no class y"),
+        (ZeroShotConfig(label_texts={"y": "why"}), "label_texts: the data has no class y"),
         (ZeroShotConfig(validation_labels=["a", "b"]), "leave some for the test"),
         (ZeroShotConfig(validation_labels=["c", "d"]), "No example of the classes c, d"),
     ],
@@ -51,9 +51,9 @@ def test_names_that_do_not_fit_the_data_are_refused(config, message):
         tuning_and_test(splits([0, 1], [0, 1]), config)
 
 
-def given(count: int, seed: int) -> LabelledInputs:
+def given(count: int, seed: int) -> LabeledInputs:
     labels = np.random.default_rng(seed).integers(0, 3, count)
-    return LabelledInputs(list(labels), labels, ["a", "b", "c"])
+    return LabeledInputs(list(labels), labels, ["a", "b", "c"])
 
 
 def scorer(quality: dict[str, float], bias: float = 0.0, seen: list | None = None):
@@ -72,9 +72,9 @@ def scorer(quality: dict[str, float], bias: float = 0.0, seen: list | None = Non
 
 def test_the_template_and_calibration_are_chosen_on_validation_and_the_rest_is_measured_beside_them():
     quality, seen = {"good": 3.0, "bad": 0.0}, []
-    validation, test, unlabelled = given(300, 0), given(400, 1), list(given(200, 2).labels)
+    validation, test, unlabeled = given(300, 0), given(400, 1), list(given(200, 2).labels)
     scorers = {"strong": scorer(quality, 6.0, seen), "weak": scorer({"good": 0.5, "bad": 0.0})}
-    compared = compare_methods(scorers, ["bad", "good"], validation, test, unlabelled, CONFIG)
+    compared = compare_methods(scorers, ["bad", "good"], validation, test, unlabeled, CONFIG)
     rows = [(row.name, row.settings["template"], row.settings["calibrated"]) for row in compared.methods]
     assert rows[:4] == [("strong", "good", False), ("strong", "good", True), ("strong", TOGETHER, False),
                         ("strong", TOGETHER, True)]  # fmt: skip
@@ -99,7 +99,7 @@ def test_the_template_and_calibration_are_chosen_on_validation_and_the_rest_is_m
     assert [templates for count, templates in seen if count == 400] == [("good",), ("bad", "good")]
 
 
-def test_without_unlabelled_inputs_nothing_is_calibrated():
+def test_without_unlabeled_inputs_nothing_is_calibrated():
     compared = compare_methods({"one": scorer({"x": 1.0})}, ["x"], given(50, 0), given(60, 1), [], CONFIG)
     assert [row.settings for row in compared.methods] == [{"template": "x", "calibrated": False}]
     assert compared.methods[0].chosen and not compared.comparisons

@@ -32,7 +32,7 @@ class Cutting:
 
 
 WHOLE = Cutting()
-"""As many tokens as the model takes, then cut: what holds unless asked otherwise."""
+"""As many tokens as the model takes, then cut: what holds unless told otherwise."""
 
 
 def read_cutting(options: Mapping[str, Any], error: type[UserError]) -> Cutting:

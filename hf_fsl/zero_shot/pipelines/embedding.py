@@ -9,7 +9,7 @@ from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting, shortened
-from hf_fsl.zero_shot.pipelines.streaming import Asked, Evidence, StreamedZeroShot
+from hf_fsl.zero_shot.pipelines.streaming import Evidence, Request, StreamedZeroShot
 
 WINDOW_TEXTS = 1024
 """Texts sorted by length at a time."""
@@ -44,19 +44,18 @@ class ZeroShotEmbeddingPipeline(StreamedZeroShot):
         self.label_encoder = LabelEncoder(backbone or Backbone.of_model(self.model, self.tokenizer))
 
     def _evidence(
-        self, asked: Sequence[Asked], shortlist: int | None = None, cutting: Cutting = WHOLE
+        self, requests: Sequence[Request], shortlist: int | None = None, cutting: Cutting = WHOLE
     ) -> list[Evidence]:
-        texts = [item.text for item in asked]
+        texts = [request.text for request in requests]
         backbone = shortened(self.label_encoder.backbone, cutting, texts, ZeroShotError)
         embeddings = self.label_encoder.text_embeddings(texts, backbone)
-        near = self.label_encoder.cosines(embeddings, [item.question for item in asked])
-        by_templates = {item.question.templates for item in asked if item.question.multi_label}
-        zero = {templates: self.label_encoder.neutral(embeddings, templates) for templates in by_templates}
+        label_sets = [request.label_set for request in requests]
+        near = self.label_encoder.cosines(embeddings, label_sets)
+        templates = {labels.templates for labels in label_sets if labels.multi_label}
+        neutral = {each: self.label_encoder.neutral(embeddings, each) for each in templates}
         return [
-            Evidence(
-                (cosines - (zero[item.question.templates][row] if item.question.multi_label else 0)) / self.temperature
-            )
-            for row, (item, cosines) in enumerate(zip(asked, near, strict=True))
+            Evidence((cosines - (neutral[labels.templates][row] if labels.multi_label else 0)) / self.temperature)
+            for row, (labels, cosines) in enumerate(zip(label_sets, near, strict=True))
         ]
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -22,10 +22,10 @@ from hf_fsl.models.backbones.items import read_items, rows_of
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING
-from hf_fsl.zero_shot.pipelines.streaming import Answers
+from hf_fsl.zero_shot.pipelines.streaming import Answers, require_options
 
 _OPTIONS = (
-    "candidate_labels", "hypothesis_template", "label_descriptions", "timeout", "open_files", "progress", *CUTTING,
+    "candidate_labels", "hypothesis_template", "label_texts", "timeout", "open_files", "progress", *CUTTING,
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ class ZeroShotImagePipeline(Pipeline):
             image: an image (PIL, path, URL or base64), a list or column of them, a generator, or a data set of them.
             candidate_labels: a list, or one string with commas.
             hypothesis_template: with one place ``{}`` for the label; several are averaged (their embeddings).
-            label_descriptions: label -> the words that stand for it in the template.
+            label_texts: label -> the words that stand for it in the template.
             batch_size, num_workers: as for the pipeline.
             timeout: seconds to wait for an image from the web.
             open_files: False: paths and URLs are not opened. A server must not open those that a client sent.
@@ -145,16 +145,14 @@ class ZeroShotImagePipeline(Pipeline):
         ]
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        unknown = sorted(set(kwargs) - set(_OPTIONS))
-        if unknown:
-            raise TypeError(f"{type(self).__name__}: no option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}.")
+        require_options(self, kwargs, _OPTIONS)
         return kwargs, {}, {}
 
     def _ask(self, settings: Mapping[str, Any]) -> tuple[list[str], Tensor]:
         """Candidate labels and their embeddings ``(C, D)`` on the model's device."""
         labels = as_labels(settings.get("candidate_labels", ()))
         templates = as_templates(settings.get("hypothesis_template", IMAGE_TEMPLATE))
-        filled = fill_templates(labels, templates, settings.get("label_descriptions"))
+        filled = fill_templates(labels, templates, settings.get("label_texts"))
         options = {**(settings.get("tokenizer_kwargs") or {})}
         options |= {name: settings[name] for name in CUTTING if name in settings and name != "tokenizer_kwargs"}
         return labels, self.scorer.embeddings_of(filled, options).to(self.model.device)

@@ -17,22 +17,22 @@ from hf_fsl.core.images import is_picture_file
 from hf_fsl.models.backbones import BackboneError
 from hf_fsl.models.backbones.items import check_text, rows_of
 from hf_fsl.models.templates import ZeroShotError
+from hf_fsl.zero_shot.label_sets import LabelSet, LabelSets
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, WHOLE, Cutting, read_cutting
-from hf_fsl.zero_shot.pipelines.label_sets import Questions
-from hf_fsl.zero_shot.scores import LabelPrior, Question, estimate_prior, ranked, scores_of
+from hf_fsl.zero_shot.scores import LabelPrior, estimate_prior, ranked, scores_of
 
 _OPTIONS = (
-    "candidate_labels", "hypothesis_template", "multi_label", "label_descriptions", "calibrated", "progress",
+    "candidate_labels", "hypothesis_template", "multi_label", "label_texts", "calibrated", "progress",
     "shortlist", *CUTTING,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A text with its question."""
+class Request:
+    """A text with the labels that it is classified into."""
 
     text: str
-    question: Question
+    label_set: LabelSet
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ class Evidence:
 
     values: np.ndarray
     ties: np.ndarray | None = None
+
+
+def require_options(pipeline: Pipeline, options: Iterable[str], known: Sequence[str]) -> None:
+    """Raises TypeError for an option that a pipeline does not have."""
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        renamed = "label_descriptions is now called label_texts; " if "label_descriptions" in unknown else ""
+        raise TypeError(
+            f"{type(pipeline).__name__}: no option {', '.join(unknown)}; {renamed}there are {', '.join(known)}."
+        )
 
 
 class Answers(Iterator[Any]):
@@ -70,8 +80,8 @@ class StreamedZeroShot(Pipeline):
     _load_feature_extractor: Any = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.label_priors: dict[Question, LabelPrior] = {}
-        """From :meth:`fit_calibration`, by what was asked; they correct the answers to the same question."""
+        self.label_priors: dict[LabelSet, LabelPrior] = {}
+        """From :meth:`fit_calibration`, by label set; they correct the answers to the same label_set."""
         super().__init__(*args, **kwargs)
 
     def __call__(  # type: ignore[override]  # the stock zero-shot pipeline has these names
@@ -84,7 +94,7 @@ class StreamedZeroShot(Pipeline):
             candidate_labels: a list (or array), a string with commas, or one of them for each text.
             hypothesis_template: with one place ``{}`` for the label; several are ensembled (their evidence averaged).
             multi_label: each label on its own, rather than one of them.
-            label_descriptions: label -> the words that stand for it in the template.
+            label_texts: label -> the words that stand for it in the template.
             calibrated: False leaves the label priors of :meth:`fit_calibration` out.
             truncation, max_length: a text that is longer than ``max_length`` tokens, or than the model takes, is cut;
                 with ``truncation=False`` it is an error.
@@ -98,15 +108,15 @@ class StreamedZeroShot(Pipeline):
             length if the data set has one.
 
         Raises:
-            ZeroShotError: no labels, the same label twice, a description of no candidate label, a template without a
+            ZeroShotError: no labels, the same label twice, a text for no candidate label, a template without a
                 place, a shortlist of none: at once.
                 An empty text, or the path of a picture: when it is its turn.
         """
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens
             options.pop(compatible, None)
         settings = self._settings(candidate_labels, options)
-        questions = self._questions(settings)
-        answers = self._answers(texts_of(sequences), questions, settings)
+        label_sets = self._label_sets(settings)
+        answers = self._answers(texts_of(sequences), label_sets, settings)
         if isinstance(sequences, str):
             return next(answers)
         streamed = isinstance(sequences, (Iterator, Dataset)) or not isinstance(sequences, Sized)
@@ -122,27 +132,27 @@ class StreamedZeroShot(Pipeline):
             ``(N, C)`` in the order of the labels: logits whose softmax says which label it is, or log-odds where each
             is on its own.
         """
-        return self._evidence_of(texts, self._settings(candidate_labels, options))[1]
+        return self._evidence_of(texts, candidate_labels, options)[1]
 
     def fit_calibration(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> LabelPrior:
-        """Stores how likely each label is over unlabelled texts; later answers to the same question are corrected.
+        """Stores how likely each label is over unlabeled texts; later answers to the same label set are corrected.
 
         All labels of these texts are scored, whatever the pipeline's shortlist.
 
         Args:
-            texts: unlabelled, of the kind that will be classified.
-            candidate_labels, hypothesis_template, multi_label, label_descriptions: as in a call.
+            texts: unlabeled, of the kind that will be classified.
+            candidate_labels, hypothesis_template, multi_label, label_texts: as in a call.
 
         Raises:
             ZeroShotError: no text, or labels that differ from text to text.
         """
-        question, evidence = self._evidence_of(texts, self._settings(candidate_labels, {**options, "shortlist": None}))
-        self.label_priors[question] = estimate_prior(question, evidence)
-        return self.label_priors[question]
+        label_set, evidence = self._evidence_of(texts, candidate_labels, {**options, "shortlist": None})
+        self.label_priors[label_set] = estimate_prior(label_set, evidence)
+        return self.label_priors[label_set]
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
-        """A text and its question -> what is asked."""
-        text, question = input_
+        """A text and its label set -> a request."""
+        text, label_set = input_
         if not isinstance(text, str) or not text.strip():
             way_out = (
                 "of a data set's rows give one column: KeyDataset(rows, 'text')"
@@ -159,30 +169,30 @@ class StreamedZeroShot(Pipeline):
             check_text(text, f"The text {text[:60]!r}")
         except BackboneError as error:
             raise ZeroShotError(str(error)) from error
-        self._check(question)
-        return Asked(text, question)
+        self._check(label_set)
+        return Request(text, label_set)
 
     def postprocess(self, model_outputs: Any, **settings: Any) -> Any:
-        """What was asked and the evidence -> the answer."""
-        asked, evidence = model_outputs
-        prior = self.label_priors.get(asked.question) if settings.get("calibrated", True) else None
-        scores = scores_of(evidence.values, asked.question.multi_label, prior)
-        return ranked(asked.text, asked.question.labels, scores, evidence.ties)
+        """A request and its evidence -> the answer."""
+        request, evidence = model_outputs
+        prior = self.label_priors.get(request.label_set) if settings.get("calibrated", True) else None
+        scores = scores_of(evidence.values, request.label_set.multi_label, prior)
+        return ranked(request.text, request.label_set.labels, scores, evidence.ties)
 
     def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:
-        asked = list(dict.fromkeys(input_tensors))
-        evidence = dict(zip(asked, self._evidence(asked, **forward_parameters), strict=True))
+        requests = list(dict.fromkeys(input_tensors))
+        evidence = dict(zip(requests, self._evidence(requests, **forward_parameters), strict=True))
         return [evidence[item] for item in input_tensors]
 
     def _evidence(
-        self, asked: Sequence[Asked], shortlist: int | None = None, cutting: Cutting = WHOLE
+        self, requests: Sequence[Request], shortlist: int | None = None, cutting: Cutting = WHOLE
     ) -> list[Evidence]:
         raise NotImplementedError
 
-    def _check(self, question: Question) -> None:
-        """Raises ZeroShotError for a question that the model cannot answer."""
+    def _check(self, label_set: LabelSet) -> None:
+        """Raises ZeroShotError for a label set that the model cannot answer."""
 
-    def _weight(self, question: Question) -> int:
+    def _weight(self, label_set: LabelSet) -> int:
         """How much of a window a text takes."""
         return 1
 
@@ -199,11 +209,9 @@ class StreamedZeroShot(Pipeline):
             if kwargs.setdefault("multi_label", old) != old:
                 raise ZeroShotError("multi_class is the old name of multi_label, and they differ. Give multi_label.")
             warnings.warn("multi_class is now called multi_label.", FutureWarning, stacklevel=2)
-        unknown = sorted(set(kwargs) - set(_OPTIONS))
-        if unknown:
-            raise TypeError(f"{type(self).__name__}: no option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}.")
-        if not isinstance(kwargs.get("label_descriptions") or {}, Mapping):
-            raise ZeroShotError("label_descriptions: a mapping, label -> words that stand for it.")
+        require_options(self, kwargs, _OPTIONS)
+        if not isinstance(kwargs.get("label_texts") or {}, Mapping):
+            raise ZeroShotError("label_texts: a mapping, label -> words that stand for it.")
         read_cutting(kwargs, ZeroShotError)
         size = kwargs.get("shortlist")
         if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
@@ -216,46 +224,47 @@ class StreamedZeroShot(Pipeline):
             options = {**options, "candidate_labels": candidate_labels}
         return {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
 
-    def _questions(self, settings: dict[str, Any]) -> Questions:
-        questions = Questions(settings, self.default_template)
-        if questions.shared is not None:
-            self._check(questions.shared)
-        return questions
+    def _label_sets(self, settings: dict[str, Any]) -> LabelSets:
+        label_sets = LabelSets(settings, self.default_template)
+        if label_sets.shared is not None:
+            self._check(label_sets.shared)
+        return label_sets
 
-    def _evidence_of(self, texts: Any, settings: dict[str, Any]) -> tuple[Question, np.ndarray]:
-        """The question that all texts are asked, and their evidence ``(N, C)``."""
-        questions = self._questions(settings)
-        if questions.shared is None:
+    def _evidence_of(self, texts: Any, candidate_labels: Any, options: dict[str, Any]) -> tuple[LabelSet, np.ndarray]:
+        """The label set of all texts, and their evidence ``(N, C)``."""
+        settings = self._settings(candidate_labels, options)
+        label_sets = self._label_sets(settings)
+        if label_sets.shared is None:
             raise ZeroShotError("candidate_labels: the same for all texts here; got a list of labels for each.")
-        rows = [evidence.values for _, evidence in self._examined(texts_of(texts), questions, settings)]
-        return questions.shared, np.stack(rows) if rows else np.empty((0, len(questions.shared.labels)))
+        rows = [evidence.values for _, evidence in self._examined(texts_of(texts), label_sets, settings)]
+        return label_sets.shared, np.stack(rows) if rows else np.empty((0, len(label_sets.shared.labels)))
 
-    def _answers(self, texts: Any, questions: Questions, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        examined = self._examined(texts, questions, settings)
+    def _answers(self, texts: Any, label_sets: LabelSets, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        examined = self._examined(texts, label_sets, settings)
         return (self.postprocess(one, **settings) for one in examined)
 
     def _examined(
-        self, texts: Any, questions: Questions, settings: dict[str, Any]
-    ) -> Iterator[tuple[Asked, Evidence]]:
-        return self._in_windows(map(self.preprocess, questions.of(texts)), texts, settings)
+        self, texts: Any, label_sets: LabelSets, settings: dict[str, Any]
+    ) -> Iterator[tuple[Request, Evidence]]:
+        return self._in_windows(map(self.preprocess, label_sets.of(texts)), texts, settings)
 
     def _in_windows(
-        self, asked: Iterator[Asked], texts: Any, settings: dict[str, Any]
-    ) -> Iterator[tuple[Asked, Evidence]]:
+        self, requests: Iterator[Request], texts: Any, settings: dict[str, Any]
+    ) -> Iterator[tuple[Request, Evidence]]:
         self._begin()
         how = {"shortlist": settings.get("shortlist"), "cutting": read_cutting(settings, ZeroShotError)}
         total = len(texts) if isinstance(texts, Sized) else None
         with tqdm(total=total, unit="text", disable=not settings.get("progress"), leave=False) as bar:
-            for window in self._windows(asked):
+            for window in self._windows(requests):
                 yield from zip(window, self.forward(window, **how), strict=True)
                 bar.update(len(window))
 
-    def _windows(self, asked: Iterator[Asked]) -> Iterator[list[Asked]]:
-        window: list[Asked] = []
+    def _windows(self, requests: Iterator[Request]) -> Iterator[list[Request]]:
+        window: list[Request] = []
         size = 0
-        for item in asked:
+        for item in requests:
             window.append(item)
-            own = self._weight(item.question)
+            own = self._weight(item.label_set)
             size += own
             if size + own > self._window():  # the next one is likely to be as large: it is not read for this window
                 yield window

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.templates import ZeroShotError, fill_templates
+from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
+from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.nli import EntailmentScorer
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
 from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting
-from hf_fsl.zero_shot.pipelines.streaming import Asked, Evidence, StreamedZeroShot, texts_of
-from hf_fsl.zero_shot.scores import Question
+from hf_fsl.zero_shot.pipelines.streaming import Evidence, Request, StreamedZeroShot, texts_of
 from hf_fsl.zero_shot.shortlist import SIMILARITY_WEIGHT, Shortlister
 
 WINDOW_PAIRS = 4096
@@ -67,8 +67,8 @@ class ZeroShotTextPipeline(StreamedZeroShot):
             model, tokenizer, entailment_id=entailment_id, contradiction_id=contradiction_id, max_tokens=max_tokens
         )
         self._shortlist_model, self.similarity_weight = shortlist_model, similarity_weight
-        self.shortlisters: dict[Question, Shortlister] = {}
-        """From :meth:`fit_shortlist`, by what was asked."""
+        self.shortlisters: dict[LabelSet, Shortlister] = {}
+        """From :meth:`fit_shortlist`, by label set."""
         self._label_encoder: LabelEncoder | None = None
         super().__init__(**kwargs)
 
@@ -86,42 +86,42 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         return self._label_encoder
 
     def _evidence(
-        self, asked: Sequence[Asked], shortlist: int | None = None, cutting: Cutting = WHOLE
+        self, requests: Sequence[Request], shortlist: int | None = None, cutting: Cutting = WHOLE
     ) -> list[Evidence]:
-        chosen, ties, bonuses = self._shortlists(asked, shortlist)
-        texts = {item.text: 0 for item in asked}
-        filled = {question: _hypotheses(question) for question in {item.question for item in asked}}
+        chosen, ties, bonuses = self._shortlists(requests, shortlist)
+        texts = {item.text: 0 for item in requests}
+        filled = {label_set: label_set.hypotheses() for label_set in {item.label_set for item in requests}}
         hypotheses = {text: 0 for rows in filled.values() for row in rows for text in row}
         for known in (texts, hypotheses):
             known.update((text, row) for row, text in enumerate(known))
         rows = [
             (texts[item.text], hypotheses[template[label]])
-            for item, labels in zip(asked, chosen, strict=True)
+            for item, labels in zip(requests, chosen, strict=True)
             for label in labels
-            for template in filled[item.question]
+            for template in filled[item.label_set]
         ]
         pairs, back = np.unique(np.array(rows), axis=0, return_inverse=True)
         logits = self.scorer.logits(
             list(texts), list(hypotheses), pairs, forward=self._run, max_length=cutting.max_length, cut=cutting.cut
         )[back.reshape(-1)]
         evidence, start = [], 0
-        for item, labels, tie, bonus in zip(asked, chosen, ties, bonuses, strict=True):
-            templates = len(item.question.templates)
+        for item, labels, tie, bonus in zip(requests, chosen, ties, bonuses, strict=True):
+            templates = len(item.label_set.templates)
             own = logits[start : start + len(labels) * templates].reshape(len(labels), templates, -1)
             start += len(labels) * templates
-            values = np.full(len(item.question.labels), -np.inf)
-            values[labels] = self._in_favour(own, item.question).mean(1) + bonus
+            values = np.full(len(item.label_set.labels), -np.inf)
+            values[labels] = self._in_favor(own, item.label_set).mean(1) + bonus
             evidence.append(Evidence(values, tie))
         return evidence
 
-    def _in_favour(self, logits: np.ndarray, question: Question) -> np.ndarray:
+    def _in_favor(self, logits: np.ndarray, label_set: LabelSet) -> np.ndarray:
         entailment: np.ndarray = logits[..., self.scorer.entailment_id]
-        if not question.multi_label:
+        if not label_set.multi_label:
             return entailment
         return np.asarray(entailment - logits[..., self.scorer.contradiction_id])
 
     def fit_shortlist(self, texts: Iterable[str], candidate_labels: Any = None, **options: Any) -> Shortlister:
-        """Teaches the bi-encoder which labels the cross-encoder would choose; later shortlists of the same question
+        """Teaches the bi-encoder which labels the cross-encoder would choose; later shortlists of the same label set
         are made by it.
 
         The cross-encoder scores every label of these texts once. A few hundred are enough: of 64 labels that no model
@@ -129,45 +129,46 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         400: 96 %) instead of 75 % (supersense, validation split, the NLI model that comes along).
 
         Args:
-            texts: unlabelled, of the kind that will be classified.
-            candidate_labels, hypothesis_template, multi_label, label_descriptions: as in a call.
+            texts: unlabeled, of the kind that will be classified.
+            candidate_labels, hypothesis_template, multi_label, label_texts: as in a call.
 
         Raises:
             ZeroShotError: fewer than two texts.
         """
         texts = list(texts_of(texts))
-        question, evidence = self._evidence_of(texts, self._settings(candidate_labels, {**options, "shortlist": None}))
+        label_set, evidence = self._evidence_of(texts, candidate_labels, {**options, "shortlist": None})
         if not texts:
-            raise ZeroShotError("A shortlist is learned from unlabelled texts; got no text.")
+            raise ZeroShotError("A shortlist is learned from unlabeled texts; got no text.")
         embeddings = self.label_encoder.text_embeddings(texts)
-        cosines = np.stack(self.label_encoder.cosines(embeddings, [question] * len(texts)))
+        cosines = np.stack(self.label_encoder.cosines(embeddings, [label_set] * len(texts)))
         learned = Shortlister.fit(embeddings, torch.from_numpy(cosines), torch.from_numpy(evidence))
-        self.shortlisters[question] = learned
+        self.shortlisters[label_set] = learned
         return learned
 
     def _shortlists(
-        self, asked: Sequence[Asked], size: int | None
+        self, requests: Sequence[Request], size: int | None
     ) -> tuple[list[np.ndarray], Sequence[np.ndarray | None], Sequence[np.ndarray | float]]:
         """Of each text: which labels are scored, what orders the others, and what is added to the scored ones."""
-        questions = [item.question for item in asked]
-        if size is None or all(size >= len(question.labels) for question in questions):
-            return [np.arange(len(question.labels)) for question in questions], [None] * len(asked), [0.0] * len(asked)
-        embeddings = self.label_encoder.text_embeddings([item.text for item in asked])
-        cosines = self.label_encoder.cosines(embeddings, questions)
-        near = [self._guess(*row) for row in zip(questions, embeddings, cosines, strict=True)]
+        label_sets = [item.label_set for item in requests]
+        if size is None or all(size >= len(label_set.labels) for label_set in label_sets):
+            count = len(requests)
+            return [np.arange(len(label_set.labels)) for label_set in label_sets], [None] * count, [0.0] * count
+        embeddings = self.label_encoder.text_embeddings([item.text for item in requests])
+        cosines = self.label_encoder.cosines(embeddings, label_sets)
+        near = [self._guess(*row) for row in zip(label_sets, embeddings, cosines, strict=True)]
         chosen = [np.sort(np.argsort(-row)[:size]) for row in near]
-        weights = [0.0 if question.multi_label else self.similarity_weight for question in questions]
+        weights = [0.0 if label_set.multi_label else self.similarity_weight for label_set in label_sets]
         bonuses = [weight * row[few] for weight, row, few in zip(weights, cosines, chosen, strict=True)]
         return chosen, near, bonuses
 
-    def _guess(self, question: Question, embedding: Tensor, cosines: np.ndarray) -> np.ndarray:
-        learned = self.shortlisters.get(question)
+    def _guess(self, label_set: LabelSet, embedding: Tensor, cosines: np.ndarray) -> np.ndarray:
+        learned = self.shortlisters.get(label_set)
         if learned is None:
             return cosines
         return learned(embedding[None], torch.from_numpy(cosines)[None])[0].numpy()
 
-    def _check(self, question: Question) -> None:
-        if question.multi_label and self.scorer.contradiction_id is None:
+    def _check(self, label_set: LabelSet) -> None:
+        if label_set.multi_label and self.scorer.contradiction_id is None:
             raise ZeroShotError(
                 "Labels on their own (multi_label, or one label only) are scored entailment against contradiction; "
                 f"the model's config names {', '.join(self.scorer.names)}. Say which class it is: contradiction_id=…"
@@ -176,12 +177,8 @@ class ZeroShotTextPipeline(StreamedZeroShot):
     def _begin(self) -> None:
         self.scorer.count_padding()
 
-    def _weight(self, question: Question) -> int:
-        return len(question.labels) * len(question.templates)
+    def _weight(self, label_set: LabelSet) -> int:
+        return len(label_set.labels) * len(label_set.templates)
 
     def _window(self) -> int:
         return WINDOW_PAIRS
-
-
-def _hypotheses(question: Question) -> list[list[str]]:
-    return fill_templates(question.labels, question.templates, dict(question.descriptions))

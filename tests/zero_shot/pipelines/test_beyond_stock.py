@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -30,15 +32,21 @@ def test_calibration_takes_the_label_prior_out(multi_label, tokenizer):
         assert got == pytest.approx(row, rel=1e-4)
     assert ours(texts, LABELS, multi_label=multi_label, calibrated=False) == before
     assert prior.texts == 20
-    assert ours(texts[0], LABELS[:2]) == ours(texts[0], LABELS[:2], calibrated=False)  # another question
+    assert ours(texts[0], LABELS[:2]) == ours(texts[0], LABELS[:2], calibrated=False)  # other labels
 
 
 def test_a_prior_survives_saving(tokenizer, tmp_path):
     from hf_fsl.zero_shot import LabelPrior
 
     _, ours = pipes("bert", tokenizer)
-    prior = ours.fit_calibration(sentences(4), LABELS, label_descriptions={"sun": "the sun"})
-    assert LabelPrior.load(prior.save(tmp_path / "prior.json")) == prior
+    prior = ours.fit_calibration(sentences(4), LABELS, label_texts={"sun": "the sun"})
+    path = prior.save(tmp_path / "prior.json")
+    assert LabelPrior.load(path) == prior
+    values = json.loads(path.read_text())
+    label_set = values.pop("label_set")
+    old = {"question": label_set | {"descriptions": label_set.pop("label_texts")}, **values}  # as 0.1 wrote it
+    path.write_text(json.dumps(old))
+    assert LabelPrior.load(path) == prior
 
 
 def test_a_learned_shortlist_names_what_the_cross_encoder_would_choose(tokenizer, text_backbone):

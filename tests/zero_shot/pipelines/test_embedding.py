@@ -11,8 +11,8 @@ from transformers import pipeline
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
+from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline
-from hf_fsl.zero_shot.scores import Question
 
 TEXTS = ["the cat sleeps", "rain and sun", "a very big red house", "good food"]
 LABELS = ["cat", "sun", "house"]
@@ -42,7 +42,7 @@ def test_scores_are_a_softmax_of_cosines_with_the_mean_over_the_templates(pipe, 
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     expected = np.exp(embed(backbone, TEXTS) @ means.T / 0.1)
     expected /= expected.sum(1, keepdims=True)
-    answers = pipe(TEXTS, LABELS, hypothesis_template=templates, label_descriptions={"cat": "the cat"})
+    answers = pipe(TEXTS, LABELS, hypothesis_template=templates, label_texts={"cat": "the cat"})
     assert scores(answers) == pytest.approx(expected, abs=1e-5)
     assert all(row["scores"] == sorted(row["scores"], reverse=True) for row in answers)
 
@@ -107,9 +107,9 @@ def test_label_sets_of_each_text_share_what_they_have_in_common(counted):
 
 def test_label_embeddings_that_a_caller_changes_are_not_what_is_kept(text_backbone):
     encoder = LabelEncoder(Backbone.from_pretrained(str(text_backbone)))
-    question = Question(("cat", "sun"), ("the {}",))
-    encoder.label_embeddings(question).zero_()
-    assert encoder.label_embeddings(question).norm(dim=1) == pytest.approx(1)
+    label_set = LabelSet(("cat", "sun"), ("the {}",))
+    encoder.label_embeddings(label_set).zero_()
+    assert encoder.label_embeddings(label_set).norm(dim=1) == pytest.approx(1)
 
 
 def test_pooling_is_what_the_repository_says():

@@ -127,9 +127,9 @@ def test_a_saved_model_is_loaded_by_the_factory(tmp_path):
 
 def test_several_templates_and_descriptions(ours):
     pictures = images(2)
-    options = {"hypothesis_template": ["the {}", "a {}"], "label_descriptions": {"cat": "very small bird"}}
+    options = {"hypothesis_template": ["the {}", "a {}"], "label_texts": {"cat": "very small bird"}}
     logits = ours.scorer.logits(
-        pictures, LABELS, options["hypothesis_template"], descriptions={"cat": "very small bird"}
+        pictures, LABELS, options["hypothesis_template"], label_texts={"cat": "very small bird"}
     )
     for answer, row in zip(ours(pictures, LABELS, **options), logits.softmax(1), strict=True):
         assert {line["label"]: line["score"] for line in answer} == pytest.approx(
@@ -211,7 +211,7 @@ def test_bad_questions_are_refused_before_any_image_is_read(ours):
         ({"candidate_labels": []}, "at least one candidate label"),
         ({"candidate_labels": ["cat", "dog", "cat"]}, "must differ"),
         ({"candidate_labels": LABELS, "hypothesis_template": "a photo"}, "one place"),
-        ({"candidate_labels": LABELS, "label_descriptions": {"horse": "car"}}, "Descriptions of horse"),
+        ({"candidate_labels": LABELS, "label_texts": {"horse": "car"}}, "Texts for horse"),
         ({"candidate_labels": LABELS, "batch_size": 0}, "batch_size"),
     ):
         with pytest.raises(ZeroShotError, match=rule):

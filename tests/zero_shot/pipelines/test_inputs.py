@@ -67,7 +67,7 @@ def test_arrays_and_data_sets_may_hold_a_label_set_for_each_text(embedding):
 
 
 def test_a_description_may_be_of_a_label_in_another_texts_set(embedding):
-    described = {"label_descriptions": {"dog": "river"}}
+    described = {"label_texts": {"dog": "river"}}
     first, second = embedding(TEXTS[:2], [["food", "sun"], ["cat", "dog"]], **described)
     assert first == embedding(TEXTS[0], ["food", "sun"])
     assert second == embedding(TEXTS[1], ["cat", "dog"], **described) != embedding(TEXTS[1], ["cat", "dog"])
@@ -103,9 +103,9 @@ def test_the_evidence_of_one_text_and_of_none(pipe):
         (LABELS, {"hypothesis_template": None}, "got None"),
         (LABELS, {"hypothesis_template": "no place"}, "one place"),
         (LABELS, {"hypothesis_template": []}, "At least one template"),
-        (LABELS, {"label_descriptions": ["sun"]}, "label_descriptions: a mapping"),
-        (LABELS, {"label_descriptions": {"horse": "a car"}}, "Descriptions of horse, .* are food, .*Take them out"),
-        ([["sun"], ["cat"]], {"label_descriptions": {"cat": "a pet", "horse": "a car"}}, "Descriptions of horse, but"),
+        (LABELS, {"label_texts": ["sun"]}, "label_texts: a mapping"),
+        (LABELS, {"label_texts": {"horse": "a car"}}, "Texts for horse, .* are food, .*Take them out"),
+        ([["sun"], ["cat"]], {"label_texts": {"cat": "a pet", "horse": "a car"}}, "Texts for horse, but"),
         (LABELS, {"shortlist": 0}, "shortlist"),
     ],
 )

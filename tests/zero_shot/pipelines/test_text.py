@@ -108,7 +108,7 @@ def test_several_templates_are_averaged_and_descriptions_stand_for_labels(tokeni
     logits = ours.scorer.logits([text], [template.format(word) for template in templates for word in ("sun", "cat")])
     evidence = logits[0, :, 2].reshape(3, 2).astype(np.float64).mean(0)
     expected = np.exp(evidence) / np.exp(evidence).sum()
-    answer = ours(text, ["sun", "pet"], hypothesis_template=templates, label_descriptions={"pet": "cat"})
+    answer = ours(text, ["sun", "pet"], hypothesis_template=templates, label_texts={"pet": "cat"})
     assert [answer["scores"][answer["labels"].index(name)] for name in ("sun", "pet")] == pytest.approx(expected)
 
 
@@ -153,6 +153,8 @@ def test_bad_options_get_a_clear_error(tokenizer):
     _, ours = pipes("bert", tokenizer)
     with pytest.raises(ZeroShotError, match="one place"):
         ours("a cat", LABELS, hypothesis_template="no place")
+    with pytest.raises(TypeError, match="label_descriptions is now called label_texts"):
+        ours("text", candidate_labels=["a"], label_descriptions={"a": "b"})
     with pytest.raises(TypeError, match="no option tempalte"):
         ours("a cat", LABELS, tempalte="{}")
     with pytest.raises(ZeroShotError, match="room for the text"):

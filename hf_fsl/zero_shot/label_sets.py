@@ -1,53 +1,80 @@
-"""Which question each text is asked: one label set for all, or one for each. Checked before any text is read."""
+"""Label sets: one for all texts or one for each, checked before any text is read."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, require_candidates
-from hf_fsl.zero_shot.scores import Question, question_of
+from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates, require_candidates
 
 _END = object()
 
 
-class Questions:
-    """The questions of a call.
+@dataclass(frozen=True)
+class LabelSet:
+    """Candidate labels, what is said of them, and whether a text has one of them or each on its own."""
+
+    labels: tuple[str, ...]
+    templates: tuple[str, ...]
+    label_texts: tuple[tuple[str, str], ...] = ()
+    """(label, what stands in the templates instead of it), of some labels."""
+    multi_label: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str],
+        templates: Sequence[str],
+        label_texts: Mapping[str, str] | None = None,
+        multi_label: bool = False,
+    ) -> LabelSet:
+        """A label set with the texts of its own labels only. One label alone is always on its own."""
+        texts = tuple((label, label_texts[label]) for label in labels if label in label_texts) if label_texts else ()
+        return cls(tuple(labels), tuple(templates), texts, multi_label or len(labels) == 1)
+
+    def hypotheses(self) -> list[list[str]]:
+        """For each template, one text a label."""
+        return fill_templates(self.labels, self.templates, dict(self.label_texts))
+
+
+class LabelSets:
+    """The label sets of a call.
 
     Args:
-        settings: candidate_labels, hypothesis_template, multi_label and label_descriptions of the call.
+        settings: candidate_labels, hypothesis_template, multi_label and label_texts of the call.
         default_template: where the settings have none.
 
     Raises:
-        ZeroShotError: labels or templates that cannot be used, or a description of no candidate label; label sets
-            that are in memory are all looked at, and a description has to be of a label in one of them.
+        ZeroShotError: labels or templates that cannot be used, or a text for no candidate label; label sets that
+            are in memory are all looked at, and a text has to be for a label in one of them.
     """
 
     def __init__(self, settings: Mapping[str, Any], default_template: str) -> None:
         self._templates = as_templates(settings.get("hypothesis_template", default_template))
-        self._descriptions = settings.get("label_descriptions")
+        self._label_texts = settings.get("label_texts")
         self._multi_label = bool(settings.get("multi_label", False))
-        self.shared: Question | None = None
-        """What all texts are asked; None: each has a question of its own."""
+        self.shared: LabelSet | None = None
+        """The label set of all texts; None: each has one of its own."""
         labels = settings.get("candidate_labels")
         if labels is None:
             raise ZeroShotError("Zero-shot classification needs candidate_labels, got none.")
         if _is_one_set(labels):
-            self.shared = self._question(labels)
-            require_candidates(self._descriptions or (), self.shared.labels)
+            self.shared = self._label_set(labels)
+            require_candidates(self._label_texts or (), self.shared.labels)
             return
         self._count = len(labels) if isinstance(labels, Sized) else None
         if isinstance(labels, (list, tuple, np.ndarray)):
-            known = dict.fromkeys(label for own in labels for label in as_labels(own))
-            require_candidates(self._descriptions or (), known)
+            known = dict.fromkeys(label for label_set in labels for label in as_labels(label_set))
+            require_candidates(self._label_texts or (), known)
         self._sets = _as_stream(labels) if self._count is None else each(labels)
 
-    def of(self, texts: Any) -> Iterator[tuple[Any, Question]]:
-        """Each text with its question.
+    def of(self, texts: Any) -> Iterator[tuple[Any, LabelSet]]:
+        """Each text with its label set.
 
         Raises:
             ZeroShotError: there are not as many label sets as texts; at once where both numbers are known.
@@ -58,16 +85,16 @@ class Questions:
             raise _mismatch(f"got {self._count} for {len(texts)} texts")
         return self._pairs(each(texts))
 
-    def _pairs(self, texts: Iterable[Any]) -> Iterator[tuple[Any, Question]]:
+    def _pairs(self, texts: Iterable[Any]) -> Iterator[tuple[Any, LabelSet]]:
         for text, labels in itertools.zip_longest(texts, self._sets, fillvalue=_END):
             if text is _END or labels is _END:
                 raise _mismatch("got too few" if labels is _END else "got too many")
-            yield text, self._question(labels)
+            yield text, self._label_set(labels)
 
-    def _question(self, labels: Any) -> Question:
+    def _label_set(self, labels: Any) -> LabelSet:
         if isinstance(labels, Dataset):
             labels = each(labels)
-        return question_of(as_labels(labels), self._templates, self._descriptions, self._multi_label)
+        return LabelSet.of(as_labels(labels), self._templates, self._label_texts, self._multi_label)
 
 
 def each(given: Any) -> Iterable[Any]:
