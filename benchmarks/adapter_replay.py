@@ -21,7 +21,7 @@ from optuna.trial import TrialState, create_trial
 
 from hf_fsl.search.pareto import crowding_distances, front, hypervolume, most_hypervolume, non_dominated_ranks
 from hf_fsl.search.space import Architecture, SearchSpace
-from hf_fsl.search.study.rungs import goes_on
+from hf_fsl.search.study.objective import goes_on
 from hf_fsl.search.study.samplers import distributions, parameters_of
 
 LAST = len(RUNGS) - 1

@@ -22,7 +22,7 @@ from hf_fsl.config.search import ShotsConfig, StudyConfig
 from hf_fsl.data import Splits, load_splits
 from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.hub.seed import minilm_folder
-from hf_fsl.metrics.functions import example_losses
+from hf_fsl.metrics.intervals import example_losses
 from hf_fsl.models.adapters import attach_adapter
 from hf_fsl.search.cost import Meter
 from hf_fsl.search.few_shot import few_shot_splits

@@ -33,7 +33,7 @@ from torch.nn.functional import normalize
 from hf_fsl import Backbone
 from hf_fsl.few_shot.heads import choose_head, fit_head
 from hf_fsl.hub.seed import minilm_folder
-from hf_fsl.metrics.measuring import seeds_interval
+from hf_fsl.metrics.intervals import seeds_interval
 from hf_fsl.models.backbones import EmbeddingCache
 from hf_fsl.models.templates import fill_templates
 

@@ -21,7 +21,7 @@ _EXPORTS: dict[str, str] = {
     "Backbone": "hf_fsl.models.backbones",
     "attach_adapter": "hf_fsl.models.adapters",
     "EpisodeSampler": "hf_fsl.few_shot.episodes",
-    "FewShotClassifier": "hf_fsl.few_shot.classifier",
+    "FewShotClassifier": "hf_fsl.few_shot.classifier.estimator",
     "evaluate_episodes": "hf_fsl.few_shot.episodes",
     "export_model": "hf_fsl.models.export",
     "train": "hf_fsl.training",

@@ -13,7 +13,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fsl.few_shot.pipeline import EncoderLoader, FewShotPipeline
 from hf_fsl.models import registration  # noqa: F401
-from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline
+from hf_fsl.zero_shot.pipelines.embedding import ZeroShotEmbeddingPipeline
 
 EMBEDDING_TASK = "zero-shot-embedding-classification"
 FEW_SHOT_TASK = "few-shot-classification"

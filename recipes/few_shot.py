@@ -18,10 +18,10 @@ from pathlib import Path
 
 import yaml
 
+from hf_fsl import FewShotClassifier
 from hf_fsl.config import FewShotRecipeConfig, run_recipe, to_dict
 from hf_fsl.core.paths import portable
-from hf_fsl.few_shot.classifier import FewShotClassifier
-from hf_fsl.few_shot.classifier.backbones import load_backbone
+from hf_fsl.few_shot.classifier.fitting import load_backbone
 from hf_fsl.few_shot.classifier.publishing import export, write_few_shot_bundle
 from hf_fsl.few_shot.evaluation import draw_episodes, evaluate, meta_trained
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools

@@ -32,11 +32,10 @@ from hf_fsl.hub.worth import cautions
 from hf_fsl.metrics import predicted_labels
 from hf_fsl.metrics.measure import compare
 from hf_fsl.models.adapters import merge_adapter
-from hf_fsl.search.choosing import complete
 from hf_fsl.search.few_shot import few_shot_splits
+from hf_fsl.search.finalists import Finish, complete
 from hf_fsl.search.locks import only_worker
 from hf_fsl.search.report import lines, write_report
-from hf_fsl.search.retraining import Finish
 from hf_fsl.search.run import fine_tune_yaml, search, search_record, write_extras
 from hf_fsl.search.space import SearchSpace
 from hf_fsl.search.trial import AdapterTrial

@@ -62,9 +62,7 @@ def main(config: ZeroShotClipConfig) -> None:
     if accelerator.is_main_process:
         if asked.shots:
             backbone = Backbone(pipe.model, pipe.tokenizer, image_processor=pipe.image_processor)
-            compared.methods.extend(
-                k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts)
-            )
+            compared.methods.extend(k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts))
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(
             config, command, splits, pipe.model, compared, "image-text", test, time.perf_counter() - started,

@@ -75,9 +75,7 @@ def main(config: ZeroShotNLIConfig) -> None:
     if accelerator.is_main_process:
         if asked.shots:
             backbone = near.label_encoder.backbone
-            compared.methods.extend(
-                k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts)
-            )
+            compared.methods.extend(k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts))
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
         record = build_record(
             config, command, splits, nli.model, compared, "nli", test, time.perf_counter() - started,

@@ -61,7 +61,7 @@ for text in sys.argv[2:]:
     best = classify(text)[0]
     print(f"  {text:<60} {best['label']} ({best['score']:.2f})")
 """
-_PREDICT = [sys.executable, "-m", "hf_fsl.cli.main", "predict"]
+_PREDICT = [sys.executable, "-m", "hf_fsl", "predict"]
 
 
 class StepFailed(UserError):

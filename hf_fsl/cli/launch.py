@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hf_fsl.config import RECIPES, ConfigError, load_config, read_yaml
+from hf_fsl.config import RECIPES
+from hf_fsl.config.loading import ConfigError, load_config, read_yaml
 from hf_fsl.core import environment
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.files import require_writable

@@ -169,15 +169,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     from accelerate import Accelerator
 
     import hf_fsl.auto  # noqa: F401  # few-shot models of ours load without remote code
-    from hf_fsl.config import DataConfig, EvaluationConfig, ModelConfig
+    from hf_fsl.config.sections import DataConfig, EvaluationConfig, ModelConfig
     from hf_fsl.core.task import Modality, ProblemType, Task
-    from hf_fsl.data import load_split
     from hf_fsl.data.encoding import EncodedSplit, label_tensor
+    from hf_fsl.data.loading import load_split
     from hf_fsl.metrics.measure import measure
     from hf_fsl.models.backbones.classification import load_processor
     from hf_fsl.models.backbones.texts import longest_input, truncation, warn_of_cut
     from hf_fsl.models.backbones.weights import load_whole, loading, require_class_names
-    from hf_fsl.training import predict_logits
+    from hf_fsl.training.prediction import predict_logits
 
     evaluation = EvaluationConfig(metrics=options.metrics, trust_remote_code=options.trust_remote_code)
     for problem in evaluation.problems():

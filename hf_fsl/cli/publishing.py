@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hf_fsl.config import HubConfig
-from hf_fsl.config.sections import repo_id_problem
+from hf_fsl.config.sections import HubConfig, repo_id_problem
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.terminal import printable
 

@@ -27,8 +27,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from hf_fsl.search.report import SearchReport, lines
     from hf_fsl.search.report.live import read_study
+    from hf_fsl.search.report.record import SearchReport
+    from hf_fsl.search.report.terminal import lines
 
     path = Path(options.study)
     report_file = path / "report.json" if path.is_dir() else path

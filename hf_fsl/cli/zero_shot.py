@@ -28,7 +28,7 @@ def zero_shot_answers(
     Raises:
         UserError: options that do not go with the model, or an input that cannot be read.
     """
-    from hf_fsl.config import ModelConfig
+    from hf_fsl.config.sections import ModelConfig
     from hf_fsl.zero_shot import pipelines
     from hf_fsl.zero_shot.pipelines.loading import load_pipeline
 

@@ -15,9 +15,9 @@ from hf_fsl.config.contrastive import AugmentationConfig
 from hf_fsl.contrastive.augmentation import DRAWS, augment
 from hf_fsl.contrastive.towers import DualEncoder, LoadedTowers
 from hf_fsl.core.task import Task
-from hf_fsl.data import PairSplit
 from hf_fsl.data.encoding import EncodedSplit
-from hf_fsl.training import predict_logits
+from hf_fsl.data.pairs import PairSplit
+from hf_fsl.training.prediction import predict_logits
 
 _TEXTS_PER_BATCH = 256
 

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 
 from accelerate import Accelerator
 
-from hf_fsl.config import ContrastiveConfig, to_dict
+from hf_fsl.config.contrastive import ContrastiveConfig
+from hf_fsl.config.loading import to_dict
 from hf_fsl.contrastive.inputs import TextFeatures, encoded_pictures, image_outputs
 from hf_fsl.contrastive.run import TrainedTowers
 from hf_fsl.core import environment
 from hf_fsl.core.paths import portable
 from hf_fsl.core.records import ContrastiveRecord
-from hf_fsl.data import Pairs, PairSplit
+from hf_fsl.data.pairs import Pairs, PairSplit
 from hf_fsl.hub.verify import DualEncoderSample
 from hf_fsl.metrics.measure import measured_cost
 

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from hf_fsl.config import ContrastiveConfig, to_dict
+from hf_fsl.config.contrastive import ContrastiveConfig
+from hf_fsl.config.loading import to_dict
 from hf_fsl.contrastive.evaluation import ZeroShotSplit, measurements, quick_metrics
 from hf_fsl.contrastive.inputs import (
     EncodedPairs,
@@ -24,11 +25,12 @@ from hf_fsl.contrastive.losses import ContrastiveLoss
 from hf_fsl.contrastive.towers import LoadedTowers, load_towers
 from hf_fsl.contrastive.update import ContrastiveUpdate
 from hf_fsl.core.records import TowerRecord, ZeroShotMeasurement
-from hf_fsl.data import Pairs
-from hf_fsl.models.adapters import ParameterCount, count_parameters, describe_adapter
+from hf_fsl.data.pairs import Pairs
+from hf_fsl.models.adapters.attach import ParameterCount, count_parameters, describe_adapter
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import loaded_commit
-from hf_fsl.training import Progress, train, training_identity
+from hf_fsl.training.checkpoints import training_identity
+from hf_fsl.training.loop import Progress, train
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from hf_fsl.config import AdapterConfig, DualEncoderConfig, TowerConfig
-from hf_fsl.config.contrastive import ContrastiveLossConfig
+from hf_fsl.config.contrastive import ContrastiveLossConfig, DualEncoderConfig, TowerConfig
+from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.contrastive.mean_pooling import with_mean_pooling
-from hf_fsl.models.adapters import attach_adapter, merge_adapter
+from hf_fsl.models.adapters.attach import attach_adapter, merge_adapter
 from hf_fsl.models.adapters.gradients import evaluating
 from hf_fsl.models.backbones.classification import BackboneError
 from hf_fsl.models.backbones.texts import check_max_length, token_limit

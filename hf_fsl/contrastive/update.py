@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_fsl.config import TrainingConfig
+from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.contrastive.losses import ContrastiveLoss, true_pairs
 from hf_fsl.contrastive.towers import LARGEST_SCALE, Embedded
 from hf_fsl.core.errors import UserError

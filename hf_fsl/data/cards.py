@@ -8,7 +8,7 @@ import huggingface_hub
 import yaml
 from datasets.utils.metadata import MetadataConfigs
 
-from hf_fsl.config import DataConfig
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.data.errors import DataError, listed
 
 

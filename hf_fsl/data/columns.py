@@ -11,7 +11,7 @@ import datasets
 from PIL import Image
 from tqdm import tqdm
 
-from hf_fsl.config import DataConfig
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.core.label_values import is_missing
 from hf_fsl.data.errors import DataError, listed
 

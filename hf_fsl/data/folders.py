@@ -16,7 +16,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from datasets.packaged_modules.imagefolder.imagefolder import IMAGE_EXTENSIONS
 from PIL import Image
 
-from hf_fsl.config import DataConfig
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.data.errors import DataError, listed
 
 CSV_OPTIONS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from hf_fsl.config import DataConfig
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.core.label_values import is_label, is_missing
 from hf_fsl.data.columns import row_list
 from hf_fsl.data.errors import DataError, listed

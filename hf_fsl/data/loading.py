@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import datasets
 
-from hf_fsl.config import DataConfig
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.core.label_values import contradictions
 from hf_fsl.core.records import DataRecord, SplitRecord
 from hf_fsl.core.task import Modality, Task

@@ -11,8 +11,8 @@ from typing import Any
 
 import datasets
 
-from hf_fsl.config import DataConfig, PairsConfig
-from hf_fsl.config.contrastive import caption_columns
+from hf_fsl.config.contrastive import PairsConfig, caption_columns
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.core.label_values import is_missing
 from hf_fsl.core.records import DataRecord, SplitRecord
 from hf_fsl.data.columns import check_images, row_list

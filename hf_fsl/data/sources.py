@@ -16,7 +16,7 @@ from datasets.packaged_modules.cache.cache import Cache
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from hf_fsl.config import DataConfig
+from hf_fsl.config.sections import DataConfig
 from hf_fsl.data.cards import card_license, default_configuration, has_configurations, hub_card, local_card
 from hf_fsl.data.errors import DataError, listed
 from hf_fsl.data.folders import CSV_OPTIONS, check_read, files_below, read_pictures

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hf_fsl.core.records import MethodRecord
-from hf_fsl.data import Splits
-from hf_fsl.few_shot.heads import choose_head, fit_head
-from hf_fsl.metrics import seeds_interval
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.data.loading import Splits
+from hf_fsl.few_shot.heads.auto import choose_head
+from hf_fsl.few_shot.heads.estimators import fit_head
+from hf_fsl.metrics.intervals import seeds_interval
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.label_texts import complete_label_texts, label_text_embeddings
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.evaluation import LabeledInputs, of_classes
@@ -71,9 +72,7 @@ def k_shot_rows(
     return rows
 
 
-def require_shots(
-    test: LabeledInputs, pool: LabeledInputs | None, shots: Sequence[int]
-) -> tuple[bool, LabeledInputs]:
+def require_shots(test: LabeledInputs, pool: LabeledInputs | None, shots: Sequence[int]) -> tuple[bool, LabeledInputs]:
     """Whether supports come from the test itself, and where they come from.
 
     Raises:

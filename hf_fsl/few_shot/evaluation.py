@@ -12,16 +12,20 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from hf_fsl.config import FewShotRecipeConfig
+from hf_fsl.config.few_shot import FewShotRecipeConfig
 from hf_fsl.core.records import EpisodesRecord, EpisodicRow
-from hf_fsl.few_shot.adaptation import Adapted, adapt
-from hf_fsl.few_shot.episodes import Episodes, EpisodeSampler, Method, evaluate_episodes
-from hf_fsl.few_shot.episodes.evaluation import mean_interval
-from hf_fsl.few_shot.heads import choose_head, fit_head, transductive
+from hf_fsl.few_shot.adaptation.adapt import Adapted, adapt
+from hf_fsl.few_shot.episodes.evaluation import evaluate_episodes, mean_interval
+from hf_fsl.few_shot.episodes.methods import Method
+from hf_fsl.few_shot.episodes.sampler import Episodes, EpisodeSampler
+from hf_fsl.few_shot.heads import transductive
+from hf_fsl.few_shot.heads.auto import choose_head
+from hf_fsl.few_shot.heads.estimators import fit_head
 from hf_fsl.few_shot.pools import Pools
-from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.export import CacheHead, LinearHead
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.label_texts import complete_label_texts, label_text_embeddings
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import LinearHead
 
 DIRICHLET = 2.0
 """Concentration of unbalanced queries (Veilleux et al. 2021, arXiv:2106.11984)."""

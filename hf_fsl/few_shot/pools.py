@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_fsl.config import FewShotRecipeConfig
-from hf_fsl.data import DataError, Splits, load_splits
+from hf_fsl.config.few_shot import FewShotRecipeConfig
+from hf_fsl.data.errors import DataError
+from hf_fsl.data.loading import Splits, load_splits
 from hf_fsl.models.backbones.items import item_keys
 
 

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from hf_fsl.config import FewShotRecipeConfig, to_dict
+from hf_fsl.config.few_shot import FewShotRecipeConfig
+from hf_fsl.config.loading import to_dict
 from hf_fsl.core import environment
 from hf_fsl.core.paths import portable
 from hf_fsl.core.records import Comparison, EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
 from hf_fsl.core.task import Task
-from hf_fsl.few_shot.adaptation import Adapted
+from hf_fsl.few_shot.adaptation.adapt import Adapted
 from hf_fsl.few_shot.pools import Examples, Pools
-from hf_fsl.metrics import confusions, paired_difference, probabilities_of
+from hf_fsl.metrics.intervals import confusions, paired_difference, probabilities_of
 from hf_fsl.metrics.measure import compare, measure, measured_cost, prediction_table, write_tables
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import loaded_commit

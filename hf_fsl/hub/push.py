@@ -17,7 +17,7 @@ import numpy as np
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
 
-from hf_fsl.config import HubConfig
+from hf_fsl.config.sections import HubConfig
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.records import Record, load_record
 from hf_fsl.hub.cards import pipeline_tag, render_card

@@ -1,23 +1,21 @@
 """Metrics with intervals: as ``evaluate.Metric`` objects and as functions of arrays."""
 
 from hf_fsl.metrics.classification import MCC, Accuracy, ExpectedCalibrationError, MacroF1
-from hf_fsl.metrics.functions import (
-    confusion_matrix,
-    confusions,
-    correct,
-    macro_f1,
-    predicted_labels,
-    probabilities_of,
-    softmax,
-)
-from hf_fsl.metrics.measuring import (
+from hf_fsl.metrics.intervals import (
     OURS,
     MetricError,
     bootstrap_interval,
     compute_metrics,
+    confusion_matrix,
+    confusions,
+    correct,
     f1_difference,
+    macro_f1,
     paired_difference,
+    predicted_labels,
+    probabilities_of,
     seeds_interval,
+    softmax,
 )
 
 __all__ = [

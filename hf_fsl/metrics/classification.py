@@ -8,7 +8,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from hf_fsl.metrics.functions import CLASSIFICATION, expected_calibration_error
+from hf_fsl.metrics.intervals import CLASSIFICATION, expected_calibration_error
 
 _LABELS = [
     datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_fsl.config import EvaluationConfig
+from hf_fsl.config.sections import EvaluationConfig
 from hf_fsl.core import environment
 from hf_fsl.core.files import replaced
 from hf_fsl.core.records import Comparison, CostRecord, Measurement
 from hf_fsl.core.task import Task
-from hf_fsl.metrics import (
+from hf_fsl.metrics.intervals import (
     OURS,
     bootstrap_interval,
     compute_metrics,

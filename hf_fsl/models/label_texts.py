@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.templates import fill_templates
 
 _CAPITALIZED = re.compile("[A-Z][a-z]+")
@@ -34,8 +34,15 @@ def _spoken(name: str) -> str:
     return " ".join(_CAPITALIZED.findall(spaced)).lower() if _CAMEL_CASE.fullmatch(spaced) else spaced or name
 
 
+class TextEncoder(Protocol):
+    """What embeds texts: a ``Backbone`` does."""
+
+    def encode(self, inputs: Sequence[Any], *, open_files: bool) -> Tensor:
+        """Embeddings ``(N, D)``."""
+
+
 def label_text_embeddings(
-    backbone: Backbone,
+    backbone: TextEncoder,
     labels: Sequence[str],
     templates: Sequence[str] = ("{}",),
     label_texts: Mapping[str, str] | None = None,

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_fsl.search.space import Architecture, Sites, adapter_parameters
+from hf_fsl.search.space.architecture import Architecture, adapter_parameters
+from hf_fsl.search.space.sites import Sites
 
 
 @dataclass

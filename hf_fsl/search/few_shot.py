@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_fsl.config.search import ShotsConfig
 from hf_fsl.core.images import as_rgb
-from hf_fsl.data import Splits
+from hf_fsl.data.loading import Splits
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.study.identity import fingerprint
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from hf_fsl.models.adapters.gradients import LayerGradient, leading, weight_gradients
 from hf_fsl.search.cost import Meter
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.space import GROUPS, Architecture, SearchSpace, Sites, uniform_ranks, with_even_steps
-from hf_fsl.search.space.limits import ladder
+from hf_fsl.search.space.architecture import Architecture, uniform_ranks, with_even_steps
+from hf_fsl.search.space.sites import GROUPS, Sites
+from hf_fsl.search.space.space import SearchSpace, ladder
 
 Batch = dict[str, Tensor]
 

@@ -11,20 +11,25 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hf_fsl.config import AdapterSearchConfig, to_dict
+from hf_fsl.config.loading import to_dict
+from hf_fsl.config.search import AdapterSearchConfig
 from hf_fsl.core.files import write_text
 from hf_fsl.core.paths import portable, portable_values
 from hf_fsl.core.records import RunRecord
-from hf_fsl.data import Splits
+from hf_fsl.data.loading import Splits
 from hf_fsl.hub.bundle import copy_adapter
-from hf_fsl.metrics import predicted_labels
+from hf_fsl.metrics.intervals import predicted_labels
 from hf_fsl.metrics.measure import compare
+from hf_fsl.search.finalists import Member
 from hf_fsl.search.gradient import gradient_family
 from hf_fsl.search.pareto import spread
-from hf_fsl.search.report import SearchReport, build_report, figures
-from hf_fsl.search.retraining import Member
-from hf_fsl.search.space import Architecture, SearchSpace
-from hf_fsl.search.study import identity, run_study
+from hf_fsl.search.report.build import build_report
+from hf_fsl.search.report.figures import figures
+from hf_fsl.search.report.record import SearchReport
+from hf_fsl.search.space.architecture import Architecture
+from hf_fsl.search.space.space import SearchSpace
+from hf_fsl.search.study.engine import run_study
+from hf_fsl.search.study.identity import identity
 from hf_fsl.search.trial import AdapterTrial
 
 Say = Callable[[str], None]

@@ -16,26 +16,65 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 
-from hf_fsl.config import ModelConfig, TrainingConfig, to_dict
+from hf_fsl.config.loading import to_dict
 from hf_fsl.config.search import COSTS, ShotsConfig, StudyConfig
-from hf_fsl.data import Splits
+from hf_fsl.config.sections import ModelConfig, TrainingConfig
 from hf_fsl.data.encoding import EncodedSplit
-from hf_fsl.metrics import OURS, bootstrap_interval, compute_metrics
-from hf_fsl.models.adapters import attach_adapter, trained_in_full
+from hf_fsl.data.loading import Splits
+from hf_fsl.metrics.intervals import OURS, bootstrap_interval, compute_metrics
+from hf_fsl.models.adapters.attach import attach_adapter
+from hf_fsl.models.adapters.methods import trained_in_full
 from hf_fsl.models.backbones.classification import load_classifier
 from hf_fsl.models.backbones.texts import longest_input
 from hf_fsl.search.cost import Meter
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import examples_fingerprint
-from hf_fsl.search.space import Architecture, find_sites, measure_adapter_latency, measure_latency, to_adapter_config
-from hf_fsl.search.start import shared_start
+from hf_fsl.search.space.architecture import Architecture, uniform_ranks
+from hf_fsl.search.space.export import to_adapter_config
+from hf_fsl.search.space.latency import measure_adapter_latency, measure_latency
+from hf_fsl.search.space.sites import Sites, find_sites
 from hf_fsl.search.study.identity import fingerprint
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
-from hf_fsl.training import Start, list_checkpoints, predict_logits, train
-from hf_fsl.training.checkpoints import TrainingDiverged
+from hf_fsl.training.checkpoints import TrainingDiverged, list_checkpoints
+from hf_fsl.training.gradient_init import Start, find_start
+from hf_fsl.training.loop import train
 from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.metric_update import classification_update
+from hf_fsl.training.prediction import predict_logits
 from hf_fsl.training.update import Batch, Step
+
+DIRECTIONS = 64
+"""Of the gradient that are kept at each site; the ranks beyond, of an adapter that has more, start at random."""
+
+
+def shared_start(
+    model: nn.Module,
+    sites: Sites,
+    head: Sequence[str],
+    split: EncodedSplit,
+    loss: ClassificationLoss,
+    new_head: bool,
+    meter: Meter,
+) -> Start:
+    """:func:`hf_fsl.training.find_start` with an adapter at every site, whose directions are good for all others.
+
+    Args:
+        model: without an adapter; stays as it is.
+        meter: what it costs is added to it.
+    """
+    everywhere = Architecture("lora", uniform_ranks(DIRECTIONS, sites))
+
+    def count(inputs: Batch, backward: bool) -> None:
+        meter.forward(inputs, everywhere, sites)
+        if backward:
+            meter.backward(inputs, everywhere, sites, weights=True)
+
+    with meter.timed(), torch.random.fork_rng(devices=[]):
+        adapted = attach_adapter(copy.deepcopy(model), to_adapter_config(everywhere, sites), head)
+        start = find_start(adapted, split, loss, new_head, count)
+    meter.gradient_steps += 1
+    return start
+
 
 TIMED = 16
 """Examples in the batch whose latency is measured."""

@@ -11,8 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from hf_fsl.config import TrainingConfig
-from hf_fsl.config.sections import DDP_TIMEOUT
+from hf_fsl.config.sections import DDP_TIMEOUT, TrainingConfig
 from hf_fsl.core.errors import UserError
 from hf_fsl.training.precision import use_bf16
 from hf_fsl.training.trackers import JSONLTracker

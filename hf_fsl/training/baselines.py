@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from hf_fsl.config import ModelConfig
-from hf_fsl.data import Splits
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.config.sections import ModelConfig
+from hf_fsl.data.loading import Splits
+from hf_fsl.models.backbones.backbone import Backbone
 
 PROBE_C = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularisation strengths of the linear probe, chosen among on the validation split."""

@@ -32,7 +32,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from hf_fsl.config import TrainingConfig, to_dict
+from hf_fsl.config.loading import to_dict
+from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.files import put_in_place, temporary_beside, to_disk
 

@@ -12,19 +12,23 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from hf_fsl.config import FineTuneConfig, to_dict
+from hf_fsl.config.loading import to_dict
+from hf_fsl.config.sections import FineTuneConfig
 from hf_fsl.core.records import ModelRecord, SeedRecord, TruncationRecord, goodness
-from hf_fsl.data import Splits
 from hf_fsl.data.encoding import EncodedSplit
-from hf_fsl.metrics import compute_metrics
+from hf_fsl.data.loading import Splits
+from hf_fsl.metrics.intervals import compute_metrics
 from hf_fsl.metrics.measure import measure
-from hf_fsl.models.adapters import ParameterCount, attach_adapter, count_parameters, describe_adapter
+from hf_fsl.models.adapters.attach import ParameterCount, attach_adapter, count_parameters, describe_adapter
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import load_classifier
 from hf_fsl.models.backbones.texts import longest_input, truncation, warn_of_cut
-from hf_fsl.training import find_start, predict_logits, train, training_identity
+from hf_fsl.training.checkpoints import training_identity
 from hf_fsl.training.fine_tune_record import SeedOutcome
+from hf_fsl.training.gradient_init import find_start
+from hf_fsl.training.loop import train
 from hf_fsl.training.losses import ClassificationLoss, class_weights
+from hf_fsl.training.prediction import predict_logits
 
 
 @dataclass(frozen=True)

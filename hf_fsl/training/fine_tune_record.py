@@ -11,13 +11,14 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_fsl.config import FineTuneConfig, to_dict
+from hf_fsl.config.loading import to_dict
+from hf_fsl.config.sections import FineTuneConfig
 from hf_fsl.core import environment
 from hf_fsl.core.paths import portable
 from hf_fsl.core.records import Comparison, ModelRecord, RunRecord, SeedRecord
 from hf_fsl.core.task import Task
-from hf_fsl.data import Splits
-from hf_fsl.metrics import confusions, predicted_labels, probabilities_of, seeds_interval
+from hf_fsl.data.loading import Splits
+from hf_fsl.metrics.intervals import confusions, predicted_labels, probabilities_of, seeds_interval
 from hf_fsl.metrics.measure import measured_cost, prediction_table, write_tables
 
 

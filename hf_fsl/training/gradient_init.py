@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_fsl.data.encoding import EncodedSplit
-from hf_fsl.models.adapters import LayerGradient, evaluating, low_rank_gradients, start_along
+from hf_fsl.models.adapters.gradients import LayerGradient, evaluating, low_rank_gradients, start_along
 from hf_fsl.training.linear_probe import classification_layer, fit_linear, one_each, read_by
 from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.update import Batch, by_length

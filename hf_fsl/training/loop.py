@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hf_fsl.config import TrainingConfig
+from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.records import goodness
 from hf_fsl.training.batches import TrainingBatches

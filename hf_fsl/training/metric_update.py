@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_fsl.config import TrainingConfig
+from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.training.linear_probe import classification_layer, one_each, read_by
 from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.metric_losses import MetricLoss

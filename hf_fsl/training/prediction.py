@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hf_fsl.data.encoding import EncodedSplit
-from hf_fsl.models.adapters import evaluating
+from hf_fsl.models.adapters.gradients import evaluating
 from hf_fsl.training.batches import EvaluationBatches
 
 

@@ -15,7 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_fsl.config import TrainingConfig
+from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
 from hf_fsl.models.backbones.batching import length_batches
 from hf_fsl.training.losses import ClassificationLoss

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.zero_shot.label_cache import RecentTensors, weights_state
 from hf_fsl.zero_shot.label_sets import LabelSet
 

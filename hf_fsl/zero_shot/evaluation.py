@@ -9,11 +9,12 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_fsl.config import EvaluationConfig, ZeroShotConfig
+from hf_fsl.config.sections import EvaluationConfig
+from hf_fsl.config.zero_shot import ZeroShotConfig
 from hf_fsl.core.records import Comparison, Measurement, MethodRecord
 from hf_fsl.core.task import Task
-from hf_fsl.data import Splits
-from hf_fsl.metrics import bootstrap_interval, paired_difference
+from hf_fsl.data.loading import Splits
+from hf_fsl.metrics.intervals import bootstrap_interval, paired_difference
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.scores import estimate_prior, scores_of

@@ -11,13 +11,14 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from hf_fsl.config import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig, to_dict
+from hf_fsl.config.loading import to_dict
+from hf_fsl.config.zero_shot import ZeroShotClipConfig, ZeroShotConfig, ZeroShotNLIConfig
 from hf_fsl.core import environment
 from hf_fsl.core.paths import portable
 from hf_fsl.core.records import ModelRecord, RunRecord
 from hf_fsl.core.task import Modality, Task
-from hf_fsl.data import Splits
-from hf_fsl.metrics import confusions
+from hf_fsl.data.loading import Splits
+from hf_fsl.metrics.intervals import confusions
 from hf_fsl.metrics.measure import measure, measured_cost, prediction_table, write_tables
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import loaded_commit

@@ -51,7 +51,7 @@ def test_a_folder_of_something_else_is_not_emptied(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("ends", "code", "said"),
-    [(lambda: 7, 7, "The demo ends here: -m hf_fsl.cli.main predict "), (lambda: ended(signal.SIGTERM), 143, "")],
+    [(lambda: 7, 7, "The demo ends here: -m hf_fsl predict "), (lambda: ended(signal.SIGTERM), 143, "")],
 )
 def test_a_step_that_fails_or_is_ended_ends_the_demo(ends, code, said, tmp_path, capsys, monkeypatch):
     steps = []

@@ -244,7 +244,7 @@ def test_every_config_in_the_project_is_valid(path):
 def test_importing_and_validating_loads_no_torch_and_is_quick():
     code = (
         "import sys, time; t = time.process_time(); import hf_fsl; seconds = time.process_time() - t\n"
-        "from hf_fsl.cli import main\n"
+        "from hf_fsl.cli.main import main\n"
         f"code = main(['validate', {str(CONFIGS[0])!r}])\n"
         "assert code == 0 and 'torch' not in sys.modules and 'transformers' not in sys.modules, sorted(sys.modules)\n"
         "assert seconds < 0.5, seconds\n"

@@ -67,7 +67,7 @@ def here(data=None, **models):
 
 
 def hf_fsl(environment, *arguments, stdin=None, longest=LONGEST):
-    return run_process([sys.executable, "-m", "hf_fsl.cli.main", *arguments], environment, stdin, longest)
+    return run_process([sys.executable, "-m", "hf_fsl", *arguments], environment, stdin, longest)
 
 
 def run_process(command, environment, stdin=None, longest=LONGEST):

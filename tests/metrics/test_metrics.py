@@ -18,6 +18,7 @@ from hf_fsl.metrics import (
     MetricError,
     bootstrap_interval,
     compute_metrics,
+    intervals,
     paired_difference,
     seeds_interval,
     softmax,
@@ -192,11 +193,10 @@ def test_the_bootstrap_of_many_classes_and_examples_takes_little_memory(metric):
 
 
 def test_how_many_are_drawn_at_a_time_changes_nothing(monkeypatch):
-    from hf_fsl.metrics import measuring
 
     logits, labels = sample(n=120)
     whole = bootstrap_interval("macro_f1", logits, labels, resamples=300, seed=1)
-    monkeypatch.setattr(measuring, "_DRAWS", 1000)
+    monkeypatch.setattr(intervals, "_DRAWS", 1000)
     assert bootstrap_interval("macro_f1", logits, labels, resamples=300, seed=1) == whole
 
 

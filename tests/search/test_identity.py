@@ -13,7 +13,7 @@ from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.run import study_identity
 from hf_fsl.search.space import SearchSpace
-from hf_fsl.search.study.sameness import differences, require_same
+from hf_fsl.search.study.identity import differences, require_same
 from hf_fsl.search.trial import AdapterTrial
 from hf_fsl.training import make_accelerator
 from tests.helpers.few_texts import text_splits

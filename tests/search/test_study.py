@@ -22,7 +22,7 @@ from hf_fsl.search.study import (
 )
 from hf_fsl.search.study.identity import claim
 from hf_fsl.search.study.liveness import Liveness
-from hf_fsl.search.study.rungs import goes_on
+from hf_fsl.search.study.objective import goes_on
 from hf_fsl.search.study.samplers import distributions, free_ordinal, parameters_of
 from tests.helpers.study_runner import Runner
 from tests.helpers.study_worker import quality, tiny_space

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_fsl.few_shot.adaptation.errors import AdaptationError
+from hf_fsl.few_shot.adaptation.sampling import AdaptationError
 
 
 class _Reached(Exception):

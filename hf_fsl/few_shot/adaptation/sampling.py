@@ -7,7 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.adaptation.errors import AdaptationError
+from hf_fsl.core.errors import UserError
+
+
+class AdaptationError(UserError, ValueError):
+    """Examples, an adapter or settings that a backbone cannot be adapted with."""
 
 
 class ClassBatches:

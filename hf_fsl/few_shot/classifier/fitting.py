@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,51 @@ import peft
 import torch
 from torch import Tensor
 
-from hf_fsl.config import AdaptationConfig, AdapterConfig
-from hf_fsl.few_shot.adaptation import Adapted, adapt
+from hf_fsl.config.adaptation import AdaptationConfig
+from hf_fsl.config.sections import AdapterConfig
+from hf_fsl.few_shot.adaptation.adapt import Adapted, adapt
 from hf_fsl.few_shot.classifier.support import FewShotError, Support, folds_of
-from hf_fsl.few_shot.heads import ESTIMATORS, HeadChoice, choose_head, fit_head
+from hf_fsl.few_shot.heads.auto import choose_head
 from hf_fsl.few_shot.heads.calibration import fit_temperature
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, HeadChoice, fit_head
 from hf_fsl.few_shot.heads.moments import Moments
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.cache import EmbeddingCache
-from hf_fsl.models.export import CacheHead, FeatureTransform, LinearHead
+from hf_fsl.models.export.stock import stock_pooling
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
+
+STOCK = "stock"
+"""As a pooling: whatever the stock class of the backbone's family classifies."""
+
+
+def load_backbone(name: str, *, pooling: str | None = None, **options: Any) -> Backbone:
+    """A backbone by its name; asked for again, the one that is loaded already. Nobody changes it.
+
+    Args:
+        pooling: as of ``Backbone.from_pretrained``, or ``stock``, so that heads on it fold into the stock class.
+        options: revision, device, max_length, prompt, prompt_name, trust_remote_code, see there.
+
+    Raises:
+        BackboneError: it cannot be loaded.
+        FewShotError: ``stock``, and no stock class of its family is known.
+    """
+    return _load(name, pooling, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str, pooling: Any, options: tuple[tuple[str, Any], ...]) -> Backbone:
+    backbone = Backbone.from_pretrained(name, pooling=None if pooling == STOCK else pooling, **dict(options))
+    if pooling != STOCK:
+        return backbone
+    known = stock_pooling(backbone.model)
+    if known is None:
+        raise FewShotError(
+            f"pooling='stock': no stock class with a linear head is known for {name}, a "
+            f"{type(backbone.model).__name__}. Leave pooling out; the model is then published as a class of hf_fsl."
+        )
+    return Backbone.from_pretrained(name, pooling=known, **dict(options))
+
 
 Adapter = AdapterConfig | peft.PeftConfig
 ADAPTED_SETTINGS: dict[str, Any] = {"penalty": 1.0, "strength": 1.0}

@@ -13,11 +13,11 @@ from torch import Tensor
 from hf_fsl.few_shot.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.few_shot.classifier.state import FewShotState
 from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_labels, words_for
-from hf_fsl.few_shot.heads.errors import TooFewSupports
 from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.moments import FROM_MOMENTS
 from hf_fsl.few_shot.heads.refusal import Refusal, fit_refusal, way_to_coverage
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.few_shot.heads.support import TooFewSupports
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.label_texts import label_text_embeddings
 
 

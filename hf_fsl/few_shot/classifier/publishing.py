@@ -19,13 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 import hf_fsl
-from hf_fsl.config import HubConfig
-from hf_fsl.config.sections import repo_id_problem
+from hf_fsl.config.sections import HubConfig, repo_id_problem
 from hf_fsl.core.files import remove, temporary_beside, write_text
 from hf_fsl.core.paths import portable
 from hf_fsl.core.records import RunRecord
 from hf_fsl.core.task import Task
-from hf_fsl.few_shot.adaptation import Adapted
+from hf_fsl.few_shot.adaptation.adapt import Adapted
 from hf_fsl.few_shot.classifier.state import FewShotState, require_sound
 from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.hub.bundle import refuse_pickles, save_parts, write_bundle
@@ -34,11 +33,12 @@ from hf_fsl.hub.privacy import forget_sources
 from hf_fsl.hub.push import PublishError, PushResult, UselessModel, push_folder
 from hf_fsl.hub.verify import reference_logits, verify_model
 from hf_fsl.hub.worth import WAY_OUT, not_above
-from hf_fsl.metrics import bootstrap_interval
+from hf_fsl.metrics.intervals import bootstrap_interval
 from hf_fsl.models import registration
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
+from hf_fsl.models.backbones.weights import loading
 from hf_fsl.models.export.export import Exported, export_model
-from hf_fsl.models.export.loading import FOLDER
+from hf_fsl.models.export.loading import FOLDER, backbone_of, load_published, repository_folder
 
 ENOUGH = 30
 """Examples left out, one by one, below which their accuracy says too little to refuse a push by."""
@@ -265,3 +265,31 @@ def _card(model: PublishableModel, exported: Exported, repo: str, examples: Sequ
     if is_hub_id(name):
         metadata |= {"base_model": name, "base_model_relation": "finetune"}
     return render_classifier_card(values, metadata)
+
+
+def load(
+    model_name_or_path: str, *, revision: str | None = None, token: str | None = None, device: str | None = None
+) -> tuple[FewShotState, Backbone]:
+    """Loads what :func:`hf_fsl.few_shot.classifier.publishing.save` wrote.
+
+    Raises:
+        FewShotError: the repository cannot be had, holds no few-shot model, a damaged one, or weights, processor and
+            state that are of two fits.
+    """
+    with loading(FewShotError, model_name_or_path, revision, "as a few-shot model"):
+        folder = repository_folder(model_name_or_path, revision=revision, token=token)
+    if not (folder / FOLDER / "state.json").is_file():
+        raise FewShotError(
+            f"{model_name_or_path} has no {FOLDER}/state.json: it holds no few-shot model of hf_fsl. To classify with "
+            "its encoder, give its name as backbone and call fit."
+        )
+    state = FewShotState.load(folder)
+    published = load_published(str(folder), error=FewShotError)
+    if published is None:
+        raise FewShotError(f"{model_name_or_path}: its config.json is not that of a few-shot model of hf_fsl.")
+    if list(published.model.config.id2label.values()) != [str(name) for name in state.classes]:
+        raise FewShotError(f"{model_name_or_path}: the classes of its config.json are not those of {FOLDER}/.")
+    if device is not None:
+        published.model.to(device)
+    backbone = backbone_of(published.model.eval(), published.processor)
+    return state, backbone

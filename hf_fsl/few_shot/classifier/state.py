@@ -20,8 +20,9 @@ from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.refusal import Refusal
 from hf_fsl.models.backbones.weights import damaged_files, require_finite
-from hf_fsl.models.export import CacheHead, FeatureTransform, LinearHead
 from hf_fsl.models.export.loading import FOLDER, processor_digest, weights_digest
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
 FORMAT = 1
 

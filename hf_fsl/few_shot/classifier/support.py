@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.label_values import contradictions, is_label, is_missing, plain_label
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.items import item_keys
 from hf_fsl.models.label_texts import label_text_embeddings
 from hf_fsl.models.templates import as_templates, fill_templates

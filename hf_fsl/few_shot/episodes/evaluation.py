@@ -12,9 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from hf_fsl.core.records import Measurement
-from hf_fsl.few_shot.episodes import EpisodeError, Episodes
 from hf_fsl.few_shot.episodes.methods import Fit, Method, NearestMean, as_method, finite
-from hf_fsl.metrics.functions import BINS
+from hf_fsl.few_shot.episodes.pools import EpisodeError
+from hf_fsl.few_shot.episodes.sampler import Episodes
+from hf_fsl.metrics.intervals import BINS
 
 _CHUNK_BYTES = 1 << 28
 _LARGEST_CHUNK = 2048

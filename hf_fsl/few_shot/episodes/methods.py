@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.episodes import EpisodeError, Episodes
 from hf_fsl.few_shot.episodes.pooled import PooledMeans
-from hf_fsl.few_shot.heads import ESTIMATORS, fit_head
-from hf_fsl.models.export import CacheHead, LinearHead
+from hf_fsl.few_shot.episodes.pools import EpisodeError
+from hf_fsl.few_shot.episodes.sampler import Episodes
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import LinearHead
 
 Head = LinearHead | CacheHead
 Fit = Callable[[Tensor, Tensor, Tensor | None], Head]

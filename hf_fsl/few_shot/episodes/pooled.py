@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.episodes import Episodes
+from hf_fsl.few_shot.episodes.sampler import Episodes
 
 _FLOP, _PICK, _COPY = 2e-11, 5e-9, 8e-10
 """Seconds of a multiply-add in a large product, of picking one number, of copying one number of a gathered row, on

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hf_fsl.few_shot.episodes.episodes import EpisodeError
+from hf_fsl.core.errors import UserError
+
+
+class EpisodeError(UserError, ValueError):
+    """Episodes that cannot be drawn from these examples, or do not fit them."""
 
 
 @dataclass(frozen=True)

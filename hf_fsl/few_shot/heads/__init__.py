@@ -1,9 +1,9 @@
 """Few-shot classifiers over embeddings: (support embeddings, labels, label embeddings) -> a head."""
 
-from hf_fsl.few_shot.heads.auto import HeadChoice, Trial, choose_head
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.estimators import ESTIMATORS, Estimator, fit_head, held_out_logits
+from hf_fsl.few_shot.heads.auto import choose_head
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, Estimator, HeadChoice, HeadTrial, fit_head, held_out_logits
 from hf_fsl.few_shot.heads.incremental import GrowingHead
+from hf_fsl.few_shot.heads.support import HeadError
 
 __all__ = [
     "ESTIMATORS",
@@ -11,7 +11,7 @@ __all__ = [
     "GrowingHead",
     "HeadChoice",
     "HeadError",
-    "Trial",
+    "HeadTrial",
     "choose_head",
     "fit_head",
     "held_out_logits",

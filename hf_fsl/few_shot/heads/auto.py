@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.estimators import fit_head, held_out_logits
+from hf_fsl.few_shot.heads.estimators import HeadChoice, HeadTrial, fit_head, held_out_logits
 from hf_fsl.few_shot.heads.named_lda import Frame, NamedHeldOut, fitted, label_directions
-from hf_fsl.few_shot.heads.support import Support, read_support, require_every_class
+from hf_fsl.few_shot.heads.support import HeadError, Support, read_support, require_every_class
 from hf_fsl.few_shot.heads.temperature import best_scale
-from hf_fsl.models.export import CacheHead, LinearHead
+from hf_fsl.models.published.linear_head import LinearHead
 
 SHRINKAGES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 """Down to next to none: where a tower tells classes apart in directions of little variance, and there are hundreds of
@@ -59,37 +57,6 @@ OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }
 """Estimators that can be asked for as candidates, with what is tried of each."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A setting that was tried."""
-
-    estimator: str
-    hyperparameters: dict[str, Any]
-    loss: float
-    """Mean held-out negative log likelihood at the setting's own best temperature."""
-    accuracy: float
-    """Of the held-out predictions."""
-    weight: float = 0.0
-    """Its part of what was chosen."""
-
-
-@dataclass(frozen=True)
-class HeadChoice:
-    """What was chosen, and why."""
-
-    head: LinearHead | CacheHead
-    estimator: str
-    hyperparameters: dict[str, Any]
-    """``fit_head(estimator, …, **hyperparameters).scaled(1 / temperature)`` is the head."""
-    temperature: float
-    """Already in the head."""
-    reason: str
-    table: tuple[Trial, ...] = field(repr=False, default=())
-    held_out_logits: Tensor | None = field(repr=False, default=None)
-    """``(n, C)``, temperature applied: of each support from a head fitted without it. NaN for the only support of its
-    class, and for what was not held out of many (see ``HELD_OUT_CELLS``). None where no class has two."""
 
 
 def choose_head(
@@ -245,7 +212,7 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     )
     head = LinearHead(matrix.to(support.dtype), bias.to(support.dtype), read.transform)
     table = [
-        Trial(
+        HeadTrial(
             "named_lda",
             {"shrinkage": one, "pseudo_count": pseudo_count, "name_weight": weight},
             float(losses[i]),
@@ -256,7 +223,7 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     ]
     settings["normalize"] = normalize
     accuracy = float((chosen.argmax(-1) == own).double() @ each) / number
-    table.append(Trial("named_lda", settings, float(loss), accuracy, 1.0))
+    table.append(HeadTrial("named_lda", settings, float(loss), accuracy, 1.0))
     used = f"a label name weighs as much as {name_weight:.2g} examples" if read.prior is not None else "no label names"
     spread = sum(one * part for one, part in zip(SHRINKAGES, parts, strict=True))
     reason = (
@@ -294,7 +261,7 @@ def _best(name: str, support: Tensor, labels: Tensor, common: dict[str, Any]) ->
     accuracies = [float((one.argmax(-1) == labels).double() @ each / each.sum()) for one in rows]
     best = int(losses.argmin())
     table = tuple(
-        Trial(name, settings, float(losses[i]), accuracies[i], float(i == best))
+        HeadTrial(name, settings, float(losses[i]), accuracies[i], float(i == best))
         for i, settings in enumerate(OTHERS[name])
     )
     scale, settings = float(scales[best]), dict(OTHERS[name][best])

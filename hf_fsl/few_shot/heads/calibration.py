@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from hf_fsl.few_shot.heads.errors import HeadError
+from hf_fsl.few_shot.heads.support import HeadError
 
 _STEPS = 64
 """Halvings of the interval of the logarithm,"""

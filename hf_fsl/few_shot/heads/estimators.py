@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from hf_fsl.few_shot.heads import named_lda, nearest_mean, prior_anchored, spectral, tip_adapter
-from hf_fsl.few_shot.heads.errors import HeadError
+from hf_fsl.few_shot.heads import named_lda, nearest_mean, prior_anchored, tip_adapter
 from hf_fsl.few_shot.heads.folds import k_fold_logits
-from hf_fsl.few_shot.heads.lda import shrunk_lda
+from hf_fsl.few_shot.heads.lda import shrunk_lda, shrunk_lda_held_out
 from hf_fsl.few_shot.heads.logistic import logistic
 from hf_fsl.few_shot.heads.ridge import ridge, ridge_held_out
-from hf_fsl.few_shot.heads.support import Support, read_support, require_every_class, require_two_of_every_class
-from hf_fsl.models.export import CacheHead, LinearHead
+from hf_fsl.few_shot.heads.support import (
+    HeadError,
+    Support,
+    read_support,
+    require_every_class,
+    require_two_of_every_class,
+)
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import LinearHead
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,37 @@ class Estimator:
         return fit_head(self.name, support, labels, **options)
 
 
+@dataclass(frozen=True)
+class HeadTrial:
+    """A setting that was tried."""
+
+    estimator: str
+    hyperparameters: dict[str, Any]
+    loss: float
+    """Mean held-out negative log likelihood at the setting's own best temperature."""
+    accuracy: float
+    """Of the held-out predictions."""
+    weight: float = 0.0
+    """Its part of what was chosen."""
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """What was chosen, and why."""
+
+    head: LinearHead | CacheHead
+    estimator: str
+    hyperparameters: dict[str, Any]
+    """``fit_head(estimator, …, **hyperparameters).scaled(1 / temperature)`` is the head."""
+    temperature: float
+    """Already in the head."""
+    reason: str
+    table: tuple[HeadTrial, ...] = field(repr=False, default=())
+    held_out_logits: Tensor | None = field(repr=False, default=None)
+    """``(n, C)``, temperature applied: of each support from a head fitted without it. NaN for the only support of its
+    class, and for what was not held out of many (see ``HELD_OUT_CELLS``). None where no class has two."""
+
+
 _ALL = (
     Estimator("nearest_mean", nearest_mean.euclidean, nearest_mean.euclidean_held_out),
     Estimator("cosine", nearest_mean.angular, nearest_mean.angular_held_out, normalize=True, transform_is_fixed=True),
@@ -55,7 +92,7 @@ _ALL = (
         normalize=True,
         transform_is_fixed=True,
     ),
-    Estimator("lda", shrunk_lda, spectral.shrunk_lda_held_out),
+    Estimator("lda", shrunk_lda, shrunk_lda_held_out),
     Estimator("ridge", ridge, ridge_held_out),
     Estimator("logistic", logistic, None),
     Estimator(

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.support import Support
-from hf_fsl.models.export import CacheHead, LinearHead
+from hf_fsl.few_shot.heads.support import HeadError, Support
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import LinearHead
 
 
 def k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Support, folds: int) -> Tensor:

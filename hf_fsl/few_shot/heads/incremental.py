@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.auto import HeadChoice
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.estimators import ESTIMATORS, find_estimator, head_of
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, HeadChoice, find_estimator, head_of
 from hf_fsl.few_shot.heads.moments import FROM_MOMENTS, Moments
-from hf_fsl.few_shot.heads.support import Support, centred_prior, read_support
-from hf_fsl.models.export import CacheHead, FeatureTransform, LinearHead
+from hf_fsl.few_shot.heads.support import HeadError, Support, centred_prior, read_support
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
 _DTYPES = {
     str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.float16, torch.bfloat16)

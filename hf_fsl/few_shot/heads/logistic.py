@@ -10,8 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.support import Support
+from hf_fsl.few_shot.heads.support import HeadError, Support
 
 
 def logistic(support: Support, *, inverse_penalty: float = 1.0, iterations: int = 1000) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hf_fsl.few_shot.heads.lda import check_settings, from_weight, log_prior, shrunk_scales
+from hf_fsl.few_shot.heads.lda import Spectrum, check_settings, from_weight, log_prior, shrunk_scales
 from hf_fsl.few_shot.heads.named_lda import Frame, Metric, check_named, fitted, label_directions
-from hf_fsl.few_shot.heads.ridge import penalised
-from hf_fsl.few_shot.heads.spectral import Spectrum
-from hf_fsl.few_shot.heads.support import or_one
+from hf_fsl.few_shot.heads.support import or_one, penalised
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.lda import check_settings
-from hf_fsl.few_shot.heads.spectral import SpectralScatter, Spectrum
-from hf_fsl.few_shot.heads.support import Support, or_one
+from hf_fsl.few_shot.heads.lda import SpectralScatter, Spectrum, check_settings
+from hf_fsl.few_shot.heads.support import HeadError, Support, or_one
 
 Metric = float | Sequence[tuple[float, float | Tensor]]
 """λ; or pairs of λ and the factor of its M, for their sum."""

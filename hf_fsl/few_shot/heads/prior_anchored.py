@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hf_fsl.few_shot.heads.ridge import absolute, hat, solve, without_own
-from hf_fsl.few_shot.heads.support import Support
+from hf_fsl.few_shot.heads.support import Support, zero_shot_weight
 
 
 def prior_anchored(
@@ -22,7 +21,7 @@ def prior_anchored(
         strength: α.
     """
     support = support.double()
-    start = anchor(support, strength)
+    start = zero_shot_weight(support, strength)
     bias = start.new_zeros(start.shape[:-1])
     if support.features.shape[-2] == 0:
         return start, bias
@@ -36,21 +35,13 @@ def prior_anchored_held_out(
 ) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``: the residual's smoother is linear, the prior needs no leaving out."""
     support = support.double()
-    start = anchor(support, strength)
+    start = zero_shot_weight(support, strength)
     residual = _residual(support, start)
     features = support.features * support.roots
     smoother = hat(features, absolute(penalty, unit, features, support.number))
     fitted = smoother @ (residual * support.roots) / support.roots
     rest = without_own(residual, fitted, smoother.diagonal(dim1=-2, dim2=-1))
     return support.features @ start.mT + rest
-
-
-def anchor(support: Support, strength: float) -> Tensor:
-    """αW₀ ``(..., C, D)``."""
-    shape = (*support.counts.shape, support.features.shape[-1])
-    if support.prior is None:
-        return torch.zeros(shape, dtype=support.features.dtype, device=support.features.device)
-    return (strength * support.prior).expand(shape)
 
 
 def _residual(support: Support, start: Tensor) -> Tensor:

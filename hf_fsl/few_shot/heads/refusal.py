@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from hf_fsl.few_shot.heads.errors import HeadError, TooFewSupports
-from hf_fsl.models.export import FeatureTransform
+from hf_fsl.few_shot.heads.support import HeadError, TooFewSupports
+from hf_fsl.models.published.linear_head import FeatureTransform
 
 
 @dataclass(frozen=True)

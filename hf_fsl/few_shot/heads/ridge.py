@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.few_shot.heads.support import Support
+from hf_fsl.few_shot.heads.support import HeadError, Support, penalised
 
 
 def ridge(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -82,10 +81,3 @@ def hat(features: Tensor, strength: Tensor) -> Tensor:
 def without_own(targets: Tensor, fitted: Tensor, leverage: Tensor) -> Tensor:
     """What a linear smoother predicts at each support when fitted without it (Cook 1977; Allen's PRESS, 1974)."""
     return targets - (targets - fitted) / (1 - leverage).unsqueeze(-1)
-
-
-def penalised(matrix: Tensor, strength: Tensor) -> Tensor:
-    """A square matrix ``(..., k, k)`` plus ``strength`` ``(...)`` times the identity."""
-    size = matrix.shape[-1]
-    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
-    return matrix + strength.expand(matrix.shape[:-2])[..., None, None] * identity

@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.models.export import FeatureTransform
+from hf_fsl.core.errors import UserError
+from hf_fsl.models.published.linear_head import FeatureTransform
+
+
+class HeadError(UserError, ValueError):
+    """Supports, labels, a prior or settings that a head cannot be fitted with."""
+
+
+class TooFewSupports(HeadError):
+    """Supports that are all right, and not enough for what is asked."""
 
 
 @dataclass(frozen=True)
@@ -261,3 +269,18 @@ def _check_classes(labels: Tensor, num_classes: int, prior: Tensor | None) -> No
 
 def _listed(classes: list[int]) -> str:
     return ", ".join(map(str, classes[:5])) + (", …" if len(classes) > 5 else "")
+
+
+def penalised(matrix: Tensor, strength: Tensor) -> Tensor:
+    """A square matrix ``(..., k, k)`` plus ``strength`` ``(...)`` times the identity."""
+    size = matrix.shape[-1]
+    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    return matrix + strength.expand(matrix.shape[:-2])[..., None, None] * identity
+
+
+def zero_shot_weight(support: Support, strength: float) -> Tensor:
+    """αW₀ ``(..., C, D)``, W₀ the label embeddings: the zero-shot classifier; zeros without them."""
+    shape = (*support.counts.shape, support.features.shape[-1])
+    if support.prior is None:
+        return torch.zeros(shape, dtype=support.features.dtype, device=support.features.device)
+    return (strength * support.prior).expand(shape)

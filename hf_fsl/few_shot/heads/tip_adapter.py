@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.prior_anchored import anchor
-from hf_fsl.few_shot.heads.support import Support
-from hf_fsl.models.export import CacheHead
+from hf_fsl.few_shot.heads.support import Support, zero_shot_weight
+from hf_fsl.models.published.cache_head import CacheHead
 
 
 def tip_adapter(support: Support, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0) -> CacheHead:
     """``α · exp(−β(1 − z·z_i)) Y + logit_scale · z·W₀``; the defaults are the paper's, and CLIP's logit scale."""
     values = support.one_hot * support.weights.unsqueeze(-1)
-    return CacheHead(support.features, values, anchor(support, logit_scale), alpha, beta, transform=support.transform)
+    return CacheHead(
+        support.features, values, zero_shot_weight(support, logit_scale), alpha, beta, transform=support.transform
+    )
 
 
 def tip_adapter_held_out(
@@ -26,5 +27,5 @@ def tip_adapter_held_out(
     affinity = affinity - torch.diag_embed(affinity.diagonal(dim1=-2, dim2=-1))
     return (
         alpha * affinity @ (support.one_hot * support.weights.unsqueeze(-1))
-        + features @ anchor(support, logit_scale).mT
+        + features @ zero_shot_weight(support, logit_scale).mT
     )

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from hf_fsl.few_shot.heads.errors import HeadError
-from hf_fsl.models.export import CacheHead, FeatureTransform, LinearHead
+from hf_fsl.few_shot.heads.support import HeadError
+from hf_fsl.models.published.cache_head import CacheHead
+from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
 
 def soft_k_means(

@@ -12,7 +12,7 @@ import peft
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from hf_fsl.config import AdapterConfig
+from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.models.adapters.methods import peft_config, trained_in_full
 from hf_fsl.models.adapters.targets import AdapterError
 

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 from torch import nn
 
-from hf_fsl.config import AdapterConfig
+from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.models.adapters.targets import (
     AdapterError,
     compress,

@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from hf_fsl.config import ModelConfig
+from hf_fsl.config.sections import ModelConfig
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.task import Task
 from hf_fsl.models.backbones.tokenizer import load_tokenizer

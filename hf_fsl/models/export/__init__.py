@@ -9,7 +9,7 @@ from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
 _EXPORTS = {
-    "ExportError": "hf_fsl.models.export.towers",
+    "ExportError": "hf_fsl.models.export.stock",
     "Exported": "hf_fsl.models.export.export",
     "FewShotConfig": "hf_fsl.models.published.configuration_few_shot",
     "FewShotForImageClassification": "hf_fsl.models.published.modeling_few_shot",

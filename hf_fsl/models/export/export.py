@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 import hf_fsl
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.texts import prompt_tokens, tokenise
-from hf_fsl.models.export.stock import CannotFold, build_stock
-from hf_fsl.models.export.towers import ExportError, Tower, linear_dense, published_processor, tower_of
+from hf_fsl.models.export.stock import CannotFold, ExportError, build_stock
+from hf_fsl.models.export.towers import Tower, linear_dense, published_processor, tower_of
 from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.configuration_few_shot import FewShotConfig
 from hf_fsl.models.published.linear_head import LinearHead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -11,15 +12,15 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from tokenizers import normalizers
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.modules import EmbeddingModules
 from hf_fsl.models.backbones.weights import load_whole, loading, require_class_names, require_finite
-from hf_fsl.models.export.stock import FAMILIES
-from hf_fsl.models.export.towers import ExportError, without_prompt
+from hf_fsl.models.export.stock import FAMILIES, ExportError
 from hf_fsl.models.published.configuration_few_shot import FewShotConfig
 from hf_fsl.models.published.modeling_few_shot import FewShotForImageClassification, FewShotForSequenceClassification
 
@@ -199,7 +200,7 @@ def backbone_of(model: Any, processor: Any) -> Backbone:
     else:
         if prompt:
             modules.prompts, modules.default_prompt = {"default": prompt}, "default"
-        backbone = Backbone(encoder, without_prompt(processor, prompt), modules=modules, name=name)
+        backbone = Backbone(encoder, _without_prompt(processor, prompt), modules=modules, name=name)
     backbone.original = False  # it may have been adapted before it was published
     return backbone
 
@@ -210,3 +211,14 @@ def _body(model: Any) -> nn.Module:
         raise ExportError(f"{type(model).__name__} is none of the stock classes that hf_fsl publishes.")
     body: nn.Module = getattr(model, bodies.pop())
     return body
+
+
+def _without_prompt(tokenizer: Any, prompt: str) -> Any:
+    """A copy of a published tokenizer that leaves the prompt to ``encode``."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if prompt:
+        steps = list(tokenizer.backend_tokenizer.normalizer or [])
+        if not steps or not isinstance(steps[0], normalizers.Prepend) or steps[0].prepend != prompt:
+            raise ExportError(f"The tokenizer does not put the prompt {prompt!r:.60} before texts, as the model says.")
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps[1:])
+    return tokenizer

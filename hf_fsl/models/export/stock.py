@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_fsl.core.errors import UserError
 from hf_fsl.models.published.pooling import Pooling
 
 TANH_SCALE = 2.0**-13
@@ -30,6 +31,10 @@ NORM_SCALE = 2.0**-20
 
 Write = Callable[[Any, Tensor, Tensor], None]
 """Puts W ``(C, D)`` and b ``(C,)`` (float32) into a stock model whose body is the backbone's."""
+
+
+class ExportError(UserError, ValueError):
+    """A backbone, a head or label names that no published model can be made of."""
 
 
 class CannotFold(Exception):

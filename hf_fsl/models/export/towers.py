@@ -12,15 +12,11 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from hf_fsl.core.errors import UserError
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable
 from hf_fsl.models.backbones.texts import padded_length
+from hf_fsl.models.export.stock import ExportError
 from hf_fsl.models.published.pooling import Pooling
-
-
-class ExportError(UserError, ValueError):
-    """A backbone, a head or label names that no published model can be made of."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +98,6 @@ def published_processor(backbone: Backbone, modality: Literal["text", "image"]) 
     if backbone.token_limit is not None:
         tokenizer.model_max_length = backbone.token_limit
     tokenizer.padding_side = "right"
-    return tokenizer
-
-
-def without_prompt(tokenizer: Any, prompt: str) -> Any:
-    """A copy of a published tokenizer that leaves the prompt to ``encode``."""
-    tokenizer = copy.deepcopy(tokenizer)
-    if prompt:
-        steps = list(tokenizer.backend_tokenizer.normalizer or [])
-        if not steps or not isinstance(steps[0], normalizers.Prepend) or steps[0].prepend != prompt:
-            raise ExportError(f"The tokenizer does not put the prompt {prompt!r:.60} before texts, as the model says.")
-        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps[1:])
     return tokenizer
 
 

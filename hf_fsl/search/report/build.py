@@ -13,13 +13,13 @@ import numpy as np
 import optuna
 
 from hf_fsl.core.records import Measurement
-from hf_fsl.metrics.functions import correct, example_losses, predicted_labels
-from hf_fsl.search.pareto import front, hypervolume
+from hf_fsl.metrics.intervals import correct, example_losses, predicted_labels
+from hf_fsl.search.pareto import hypervolume
 from hf_fsl.search.report.paired import holm, paired_p_value, paired_test
-from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow, SearchReport, TrialRow
+from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow, SearchReport, TrialRow, trial_rows
 from hf_fsl.search.report.verdict import judge
-from hf_fsl.search.space import Architecture, SearchSpace
-from hf_fsl.search.space.limits import parameter_range
+from hf_fsl.search.space.architecture import Architecture
+from hf_fsl.search.space.space import SearchSpace, parameter_range
 from hf_fsl.search.study.samplers import distributions, parameters_of
 from hf_fsl.search.study.trials import Tried, minimised
 
@@ -65,33 +65,6 @@ def build_report(
         matters=matters,
         verdict=verdict,
     )
-
-
-def trial_rows(tried: Sequence[Tried], objectives: Sequence[str]) -> tuple[list[TrialRow], list[Tried]]:
-    """A row for every trial, and the trials that ended with finite values, of which the front is made."""
-    ended = [trial for trial in tried if not trial.stopped and _is_finite(trial, objectives)]
-    values = np.array([[minimised(name, t.values[name]) for name in objectives] for t in ended])
-    on_front = {ended[i].architecture.key for i in front(values)} if ended else set()
-    firsts: dict[str, int] = {}
-    for trial in ended:
-        firsts.setdefault(trial.architecture.key, trial.number)
-    rows = [
-        TrialRow(
-            number=trial.number,
-            key=trial.architecture.key,
-            architecture=trial.architecture.to_dict(),
-            description=str(trial.architecture),
-            parameters=trial.parameters,
-            values=trial.values,
-            stopped=trial.stopped,
-            token_flops=trial.token_flops,
-            seconds=trial.seconds,
-            on_front=trial.architecture.key in on_front and firsts.get(trial.architecture.key) == trial.number,
-            details=trial.details,
-        )
-        for trial in tried
-    ]
-    return rows, ended
 
 
 def member_row(
@@ -216,10 +189,6 @@ def _over_both(values: np.ndarray) -> Measurement:
     return Measurement(
         value=test.difference, ci95=test.ci95, n=values.shape[1], seeds=values.shape[0], over="seeds and examples"
     )
-
-
-def _is_finite(trial: Tried, objectives: Sequence[str]) -> bool:
-    return all(math.isfinite(trial.values.get(name, math.nan)) for name in objectives)
 
 
 def _words(name: str) -> str:

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 import optuna
 
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.report.build import trial_rows
-from hf_fsl.search.report.record import SearchReport
+from hf_fsl.search.report.record import SearchReport, trial_rows
 from hf_fsl.search.study.identity import about
 from hf_fsl.search.study.storage import open_storage, shown
 from hf_fsl.search.study.trials import finished_trials

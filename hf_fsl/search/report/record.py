@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.records import Measurement
 from hf_fsl.core.serialization import Plain, from_plain, json_object
+from hf_fsl.search.pareto import front
+from hf_fsl.search.study.trials import Tried, minimised
 
 SCHEMA_VERSION = 1
 
@@ -138,3 +144,34 @@ class SearchReport(Plain):
             return cls.from_dict(json_object(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is no report of a search: {error}") from error
+
+
+def trial_rows(tried: Sequence[Tried], objectives: Sequence[str]) -> tuple[list[TrialRow], list[Tried]]:
+    """A row for every trial, and the trials that ended with finite values, of which the front is made."""
+    ended = [trial for trial in tried if not trial.stopped and _is_finite(trial, objectives)]
+    values = np.array([[minimised(name, t.values[name]) for name in objectives] for t in ended])
+    on_front = {ended[i].architecture.key for i in front(values)} if ended else set()
+    firsts: dict[str, int] = {}
+    for trial in ended:
+        firsts.setdefault(trial.architecture.key, trial.number)
+    rows = [
+        TrialRow(
+            number=trial.number,
+            key=trial.architecture.key,
+            architecture=trial.architecture.to_dict(),
+            description=str(trial.architecture),
+            parameters=trial.parameters,
+            values=trial.values,
+            stopped=trial.stopped,
+            token_flops=trial.token_flops,
+            seconds=trial.seconds,
+            on_front=trial.architecture.key in on_front and firsts.get(trial.architecture.key) == trial.number,
+            details=trial.details,
+        )
+        for trial in tried
+    ]
+    return rows, ended
+
+
+def _is_finite(trial: Tried, objectives: Sequence[str]) -> bool:
+    return all(math.isfinite(trial.values.get(name, math.nan)) for name in objectives)

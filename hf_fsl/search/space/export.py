@@ -8,7 +8,7 @@ from typing import Any
 
 import peft
 
-from hf_fsl.config import AdapterConfig
+from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.space.architecture import REFERENCE_RANK, Architecture, adapted_sites, check_fit
 from hf_fsl.search.space.sites import Sites

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_fsl.models.adapters import merge_adapter
+from hf_fsl.models.adapters.attach import merge_adapter
 from hf_fsl.search.errors import SearchError
 
 

@@ -16,7 +16,8 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_fsl.config.search import StudyConfig
-from hf_fsl.search.space import Architecture, SearchSpace
+from hf_fsl.search.space.architecture import Architecture
+from hf_fsl.search.space.space import SearchSpace
 from hf_fsl.search.study.budget import ProgressBar, counted
 from hf_fsl.search.study.group import Group
 from hf_fsl.search.study.identity import claim

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from hf_fsl.search.space import Architecture
+from hf_fsl.search.space.architecture import Architecture
 from hf_fsl.search.study.trials import Infeasible, TrialContext, TrialFunction, TrialStopped
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_fsl.config.search import StudyConfig
 from hf_fsl.search.errors import SearchError
-from hf_fsl.search.space import Architecture, SearchSpace
+from hf_fsl.search.pareto import non_dominated_ranks
+from hf_fsl.search.space.architecture import Architecture
+from hf_fsl.search.space.space import SearchSpace
 from hf_fsl.search.study.budget import Budget
 from hf_fsl.search.study.group import Group
-from hf_fsl.search.study.rungs import goes_on
 from hf_fsl.search.study.samplers import SpaceSampler
 from hf_fsl.search.study.storage import worker_key
 from hf_fsl.search.study.trials import (
@@ -25,9 +27,33 @@ from hf_fsl.search.study.trials import (
     TrialFunction,
     TrialStopped,
     is_infeasible,
+    minimised,
     rung_of,
     worst,
 )
+
+_FAILED = 1e300
+"""Stands for a value that is no number: behind all others."""
+
+
+def goes_on(
+    mine: Mapping[str, float], others: Sequence[Mapping[str, float]], objectives: Sequence[str], factor: float
+) -> bool:
+    """Whether a trial is among the best 1/``factor`` of those that reached its rung so far (Li et al. 2020).
+
+    Ahead of it are those on a better front; so what is on the first front always goes on. Nobody is stopped while
+    no more than ``factor`` trials are there.
+
+    Args:
+        mine: objective -> value at the rung.
+        others: those of the other trials there.
+    """
+    if len(others) + 1 <= factor:
+        return True
+    rows = [[minimised(name, row[name]) for name in objectives] for row in (mine, *others)]
+    ranks = non_dominated_ranks(np.nan_to_num(np.array(rows), nan=_FAILED, posinf=_FAILED))
+    return int((ranks < ranks[0]).sum()) < len(rows) / factor
+
 
 IN_VAIN = 200
 """Proposals in a row that may break a constraint before the search is given up, and that may be known already before

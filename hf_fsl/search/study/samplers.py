@@ -14,8 +14,9 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_fsl.config.search import Sampler
-from hf_fsl.search.space import Architecture, SearchSpace
+from hf_fsl.search.space.architecture import Architecture
 from hf_fsl.search.space.sites import GROUPS
+from hf_fsl.search.space.space import SearchSpace
 
 
 class SpaceSampler(BaseSampler):

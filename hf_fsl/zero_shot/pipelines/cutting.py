@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 
 _TOKENIZER = ("truncation", "max_length", "padding")
 CUTTING = (*_TOKENIZER, "tokenizer_kwargs")

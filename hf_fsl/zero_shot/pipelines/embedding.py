@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting, shortened

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import Pipeline
 
 from hf_fsl.core.images import PictureError
-from hf_fsl.models.backbones import BackboneError
 from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
+from hf_fsl.models.backbones.classification import BackboneError
 from hf_fsl.models.backbones.items import read_items, rows_of
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_fsl.config import ModelConfig
+from hf_fsl.config.sections import ModelConfig
 from hf_fsl.models.backbones.encoder import load_encoder
 from hf_fsl.models.backbones.tokenizer import WORDLESS, knows_words
 from hf_fsl.models.backbones.weights import load_whole, loading

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.models.backbones import Backbone
+from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.label_sets import LabelSet

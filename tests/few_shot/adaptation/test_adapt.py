@@ -27,7 +27,7 @@ from transformers import (
 from hf_fsl import Backbone
 from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.few_shot.adaptation import AdaptationError, adapt
-from hf_fsl.few_shot.adaptation.examples import Examples
+from hf_fsl.few_shot.adaptation.adapt import Examples
 from hf_fsl.models.backbones.cache import weights_fingerprint
 from hf_fsl.training.metric_losses import MetricLoss
 from tests.helpers.tiny_models import text_sizes, write_tokenizer

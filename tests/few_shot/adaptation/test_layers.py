@@ -7,7 +7,7 @@ import torch
 
 from hf_fsl import Backbone
 from hf_fsl.few_shot.adaptation import AdaptationError
-from hf_fsl.few_shot.adaptation.examples import Examples
+from hf_fsl.few_shot.adaptation.adapt import Examples
 from hf_fsl.few_shot.adaptation.layers import StateStore
 from tests.helpers.tiny_models import build_model, image_sizes, model_inputs, write_tokenizer
 

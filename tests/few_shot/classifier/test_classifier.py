@@ -19,8 +19,7 @@ from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
-from hf_fsl.few_shot.classifier import FewShotError
-from hf_fsl.few_shot.classifier.support import folds_of, read_support
+from hf_fsl.few_shot.classifier.support import FewShotError, folds_of, read_support
 from hf_fsl.few_shot.heads import HeadError
 from hf_fsl.models.backbones.classification import BackboneError
 from tests.helpers.encoders import pictures as draw

@@ -15,7 +15,7 @@ from hf_fsl.few_shot.episodes import EpisodeError, Episodes, EpisodeSampler, Met
 from hf_fsl.few_shot.episodes.evaluation import _chunk_size
 from hf_fsl.few_shot.episodes.pooled import PooledMeans
 from hf_fsl.few_shot.heads import ESTIMATORS, fit_head
-from hf_fsl.metrics.functions import expected_calibration_error, softmax
+from hf_fsl.metrics.intervals import expected_calibration_error, softmax
 from hf_fsl.models.export import LinearHead
 
 ROOT = Path(__file__).parents[3]

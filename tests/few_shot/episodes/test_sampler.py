@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_fsl.few_shot.episodes import EpisodeError, Episodes, EpisodeSampler, drawing
-from hf_fsl.few_shot.episodes.drawing import without_replacement
+from hf_fsl.few_shot.episodes import EpisodeError, Episodes, EpisodeSampler, sampler
+from hf_fsl.few_shot.episodes.sampler import without_replacement
 
 LABELS = torch.arange(7 * 24) % 7
 
@@ -30,8 +30,8 @@ def test_drawing_is_the_shuffle_by_the_book_whatever_the_chunks(monkeypatch):
     sizes, uniform = rng.integers(6, 40, 200), rng.random((200, 6))
     expected = [_shuffled(row, size) for row, size in zip(uniform, sizes, strict=True)]
     assert without_replacement(uniform, sizes).tolist() == expected
-    monkeypatch.setattr(drawing, "_CELLS", 40 * 64)
-    monkeypatch.setattr(drawing, "_LEAST_ROWS", 7)
+    monkeypatch.setattr(sampler, "_CELLS", 40 * 64)
+    monkeypatch.setattr(sampler, "_LEAST_ROWS", 7)
     assert without_replacement(uniform, sizes).tolist() == expected
 
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import pipeline
 
 import hf_fsl.auto  # noqa: F401
-from hf_fsl.few_shot.pipeline_support import FewShotError
+from hf_fsl.few_shot.pipeline import FewShotError
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline, ZeroShotImagePipeline
 from tests.helpers.encoders import save_encoder

@@ -12,12 +12,11 @@ from hf_fsl.config.search import FinishConfig, ShotsConfig, StudyConfig
 from hf_fsl.config.search_space import SearchSpaceConfig
 from hf_fsl.core.records import Measurement
 from hf_fsl.metrics import MetricError
-from hf_fsl.search import retraining
-from hf_fsl.search.choosing import choose, complete
+from hf_fsl.search import finalists
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.few_shot import few_shot_splits
+from hf_fsl.search.finalists import Finish, choose, complete
 from hf_fsl.search.report import MemberRow
-from hf_fsl.search.retraining import Finish
 from hf_fsl.search.run import fine_tune_yaml, search
 from hf_fsl.search.space import SearchSpace
 from hf_fsl.search.study import Evaluation, Infeasible
@@ -86,14 +85,14 @@ def test_labels_that_can_be_learnt_are_not(learnable):
 def test_what_was_trained_is_not_trained_again(learnable, monkeypatch):
     monkeypatch.setattr(AdapterTrial, "__call__", lambda *_: pytest.fail("tuned again"))
     steps = []
-    train_step = retraining.fine_tune_seed.__globals__["train"]
+    train_step = finalists.fine_tune_seed.__globals__["train"]
 
     def counting(*arguments, **options):
         progress = train_step(*arguments, **options)
         steps.append(progress.wall_seconds)
         return progress
 
-    monkeypatch.setitem(retraining.fine_tune_seed.__globals__, "train", counting)
+    monkeypatch.setitem(finalists.fine_tune_seed.__globals__, "train", counting)
     again = learnable.finish.run(learnable.report.front, learnable.report.hypervolume["reference"])
     for first, second in zip(learnable.members, again, strict=True):
         assert first.validation("loss") == second.validation("loss")
@@ -153,7 +152,7 @@ def finish(learnable, tmp_path, monkeypatch):
             return SimpleNamespace(outcome=outcome, model=None)
 
         monkeypatch.setattr(AdapterTrial, "__call__", tune)
-        monkeypatch.setattr(retraining, "fine_tune_seed", fine_tune)
+        monkeypatch.setattr(finalists, "fine_tune_seed", fine_tune)
         settings = dataclasses.replace(
             learnable.config, finish=FinishConfig(members=1, seeds=[0, 1], learning_rate_factors=[0.5, 1.0, 2.0])
         )
