@@ -115,7 +115,7 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
     import transformers
 
     from hf_fsl.models.backbones.items import read_items
-    from hf_fsl.models.backbones.texts import longest_input, tokenise, truncation, warn_of_cut
+    from hf_fsl.models.backbones.texts import longest_input, tokenize, truncation, warn_of_cut
     from hf_fsl.models.backbones.weights import loading, require_class_names
     from hf_fsl.zero_shot.pipelines.loading import whole_pipeline
 
@@ -141,7 +141,7 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
                 given[number - start] = as_rgb(read) if image else value
         texts = [] if image else [value for value in given if isinstance(value, str)]
         if texts:
-            lengths = [len(ids) for ids in tokenise(pipe.tokenizer, texts, limit)]
+            lengths = [len(ids) for ids in tokenize(pipe.tokenizer, texts, limit)]
             warn_of_cut(truncation(pipe.tokenizer, [texts], lengths, limit), said)
         try:
             answers = pipe(given, top_k=top_k, **settings)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.last_layer import first_token_only
-from hf_fsl.zero_shot.quantisation import fit_for_int8, float_products
+from hf_fsl.zero_shot.quantization import fit_for_int8, float_products
 
 
 class OnnxClassifier:
@@ -25,7 +25,7 @@ class OnnxClassifier:
         model: a sequence classification model; it is exported as it stands and not needed afterwards.
         tokenizer: its ``model_input_names`` are the model's inputs.
         precision: ``int8`` stores weights as int8, a scale for each output, and quantises activations as they come;
-            :mod:`hf_fsl.zero_shot.quantisation` says how both are made fit for it.
+            :mod:`hf_fsl.zero_shot.quantization` says how both are made fit for it.
 
     Raises:
         ZeroShotError: ONNX Runtime is not installed, or the model cannot be exported.

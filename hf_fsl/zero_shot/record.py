@@ -28,7 +28,9 @@ _SHOWN = 3
 """Examples for the card."""
 
 
-def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelerator: Accelerator) -> EvidenceOf:
+def across_processes(
+    evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelerator: Accelerator
+) -> EvidenceOf:
     """A pipeline's ``evidence`` with the inputs split among the processes; all get the whole result."""
 
     def run(inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
@@ -68,7 +70,7 @@ def unlabeled_inputs(splits: Splits, count: int, seed: int) -> list[Any]:
     return list(splits.train.select(sorted(rows.tolist()))[splits.task.input_columns[0]])
 
 
-def build_record(
+def build_zero_shot_record(
     config: ZeroShotNLIConfig | ZeroShotClipConfig,
     command: str,
     splits: Splits,

@@ -14,22 +14,23 @@ from tqdm import tqdm
 from hf_fsl.core.environment import usable_device
 from hf_fsl.core.images import as_rgb
 from hf_fsl.core.records import TruncationRecord
-from hf_fsl.models.backbones.batching import TokenBatch, token_batches, token_budget
 from hf_fsl.models.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.models.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.models.backbones.encoder import load_parts
 from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable, pooler_output, without_masking
 from hf_fsl.models.backbones.items import item_keys, read_items
-from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules
-from hf_fsl.models.backbones.prompts import settle_prompt
+from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules, settle_prompt
 from hf_fsl.models.backbones.texts import (
     CALLING,
+    TokenBatch,
     check_max_length,
     lower_cased,
     padded_length,
     prompt_tokens,
+    token_batches,
+    token_budget,
     token_limit,
-    tokenise,
+    tokenize,
     truncation,
     warn_of_cut,
 )
@@ -241,13 +242,13 @@ class Backbone:
 
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit, with a warning."""
-        ids, found = self._tokenised(texts, prompt)
+        ids, found = self._tokenized(texts, prompt)
         warn_of_cut(found, self._said)
         return ids
 
     def truncation(self, texts: Sequence[str]) -> TruncationRecord:
         """How much of texts lies beyond the tokens that are read of each."""
-        return self._tokenised(texts, None)[1]
+        return self._tokenized(texts, None)[1]
 
     def text_batches(self, ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> Iterator[TokenBatch]:
         """The rows of ``ids``, from :meth:`token_ids`, padded and batched, the longest first.
@@ -301,9 +302,9 @@ class Backbone:
             pixels = self.pixels(images[start : start + IMAGES_PER_BATCH])
             yield list(range(start, start + len(pixels))), self.embed_pixels(pixels)
 
-    def _tokenised(self, texts: Sequence[str], prompt: str | None) -> tuple[list[list[int]], TruncationRecord]:
+    def _tokenized(self, texts: Sequence[str], prompt: str | None) -> tuple[list[list[int]], TruncationRecord]:
         limit, prompted = self.token_limit, [self.modules.prompt(prompt) + text for text in texts]
-        ids = tokenise(self.tokenizer, prompted, limit)
+        ids = tokenize(self.tokenizer, prompted, limit)
         return ids, truncation(self.tokenizer, [prompted], [len(row) for row in ids], limit)
 
     def _embed_text(self, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:

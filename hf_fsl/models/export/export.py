@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 import hf_fsl
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.backbones.texts import prompt_tokens, tokenise
+from hf_fsl.models.backbones.texts import prompt_tokens, tokenize
 from hf_fsl.models.export.stock import CannotFold, build_stock
 from hf_fsl.models.export.towers import ExportError, Tower, linear_dense, published_processor, tower_of
 from hf_fsl.models.published.cache_head import CacheHead
@@ -175,7 +175,7 @@ def _text_settings(backbone: Backbone) -> dict[str, Any]:
     tokenizer, modules, prompt = backbone.tokenizer, backbone.modules, backbone.modules.prompt(None)
     limit = backbone.token_limit
     special = set(tokenizer.all_special_ids)
-    ids = tokenise(tokenizer, ["a"], None)[0]
+    ids = tokenize(tokenizer, ["a"], None)[0]
     closing = next((count for count, token in enumerate(reversed(ids)) if token not in special), 0)
     return {
         "max_tokens": limit,
