@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_fsl.core.errors import UserError
 from hf_fsl.few_shot.heads import choose_head, fit_head
 from hf_fsl.models.backbones import BackboneError
-from hf_fsl.models.backbones.items import rows_of
+from hf_fsl.models.backbones.inputs import rows_of
 from hf_fsl.models.export import CacheHead, LinearHead
 from hf_fsl.models.templates import as_labels
 

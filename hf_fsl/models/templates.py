@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.placeholders import has_one_place
-from hf_fsl.models.backbones.items import check_text
+from hf_fsl.models.backbones.inputs import check_text
 
 
 class ZeroShotError(UserError, ValueError):

@@ -20,7 +20,7 @@ from hf_fsl.core.environment import usable_device
 from hf_fsl.core.images import as_rgb
 from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
 from hf_fsl.models.backbones.cache import EmbeddingCache, weights_fingerprint
-from hf_fsl.models.backbones.items import read_items, rows_of
+from hf_fsl.models.backbones.inputs import read_inputs, rows_of
 from hf_fsl.models.backbones.texts import call_tokenizer, position_limit, token_budget
 from hf_fsl.models.backbones.tokenizer import load_tokenizer
 from hf_fsl.models.backbones.weights import load_whole, loading
@@ -185,7 +185,7 @@ class ImageTextScorer:
 
     def _image_batches(self, images: Any, size: int) -> Iterator[list[dict[str, Tensor]]]:
         read = (
-            read_items([image], text=False, open_files=True, first=row)[0]
+            read_inputs([image], text=False, open_files=True, first=row)[0]
             for row, image in enumerate(rows_of(images)[1])
         )
         inputs = map(self.image_inputs, read)

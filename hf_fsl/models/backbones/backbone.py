@@ -18,7 +18,7 @@ from hf_fsl.models.backbones.cache import EmbeddingCache, processor_fingerprint,
 from hf_fsl.models.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.models.backbones.encoder import load_parts
 from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable, pooler_output, without_masking
-from hf_fsl.models.backbones.items import item_keys, read_items
+from hf_fsl.models.backbones.inputs import input_keys, read_inputs
 from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules, settle_prompt
 from hf_fsl.models.backbones.texts import (
     CALLING,
@@ -34,7 +34,7 @@ from hf_fsl.models.backbones.texts import (
     truncation,
     warn_of_cut,
 )
-from hf_fsl.models.backbones.tokenizer import WORDLESS, knows_words
+from hf_fsl.models.backbones.tokenizer import NO_VOCABULARY, has_vocabulary
 from hf_fsl.models.published.pooling import PATCH_POOLINGS, Pooling, pool
 
 IMAGES_PER_BATCH = 32
@@ -137,8 +137,8 @@ class Backbone:
             BackboneError: the tokenizer knows no word, or the repository's modules are not supported.
         """
         source = model.config._name_or_path
-        if tokenizer is not None and not knows_words(tokenizer):
-            raise BackboneError(f"{source or 'The model'} does not load as an encoder: {WORDLESS}")
+        if tokenizer is not None and not has_vocabulary(tokenizer):
+            raise BackboneError(f"{source or 'The model'} does not load as an encoder: {NO_VOCABULARY}")
         modules = (read_modules(source, None) if source and tokenizer is not None else None) or EmbeddingModules()
         if tokenizer is not None:
             settle_prompt(modules, source)
@@ -169,7 +169,7 @@ class Backbone:
             BackboneError: as of :meth:`encode`.
         """
         takes_text, takes_images = self.tokenizer is not None, self.image_processor is not None
-        items = read_items(
+        items = read_inputs(
             inputs, text=takes_text, image=takes_images, open_files=open_files, timeout=timeout, first=first
         )
         if items and not (takes_text if isinstance(items[0], str) else takes_images):
@@ -207,7 +207,7 @@ class Backbone:
         if not items:
             return torch.empty(0, self.dimension)
         text = isinstance(items[0], str)
-        keys = item_keys(items)
+        keys = input_keys(items)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         identity: dict[str, Any] = {}
         known: dict[str, Tensor] = {}

@@ -18,7 +18,7 @@ from transformers import Pipeline
 from hf_fsl.core.images import PictureError
 from hf_fsl.models.backbones import BackboneError
 from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
-from hf_fsl.models.backbones.items import read_items, rows_of
+from hf_fsl.models.backbones.inputs import read_inputs, rows_of
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING
@@ -106,7 +106,7 @@ class ZeroShotImagePipeline(Pipeline):
         number, image = input_
         reading = {"open_files": settings.get("open_files", True), "timeout": settings.get("timeout")}
         try:
-            (loaded,) = read_items([image], text=False, first=number, **reading)
+            (loaded,) = read_inputs([image], text=False, first=number, **reading)
             if isinstance(loaded, str):
                 raise BackboneError(
                     f"Input {number} is a text, and with open_files=False what it names is not opened."

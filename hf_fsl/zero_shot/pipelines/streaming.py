@@ -15,7 +15,7 @@ from transformers import Pipeline
 
 from hf_fsl.core.images import is_picture_file
 from hf_fsl.models.backbones import BackboneError
-from hf_fsl.models.backbones.items import check_text, rows_of
+from hf_fsl.models.backbones.inputs import check_text, rows_of
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.label_sets import LabelSet, LabelSets
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, WHOLE, Cutting, read_cutting
