@@ -139,6 +139,10 @@ def load_towers(config: DualEncoderConfig, loss: ContrastiveLossConfig) -> Loade
 
     Seed torch before the call: projections, and towers from a config alone, start from random weights.
 
+    Args:
+        config: a whole dual encoder, or its two towers, and how each is trained.
+        loss: which says what temperature and bias start from.
+
     Raises:
         BackboneError: a tower does not exist, or is none.
         AdapterError: an adapter cannot be attached.

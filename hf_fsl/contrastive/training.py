@@ -59,6 +59,9 @@ def train_towers(
     Every process of the launch must call it; all return the same numbers.
 
     Args:
+        config: what is trained, and how.
+        pairs: the data.
+        accelerator: of the launch.
         log, say: see :func:`hf_fsl.training.train`.
 
     Raises:

@@ -61,6 +61,9 @@ def tuning_and_test(splits: Splits, config: ZeroShotConfig) -> tuple[LabeledInpu
 
     The ``validation_labels`` are kept out of the test; without them both have the classes that occur in their split.
 
+    Returns:
+        Examples of the validation split, and examples of the test split.
+
     Raises:
         ZeroShotError: names in the config that are no classes of the data, or no class left for the test.
     """
@@ -104,6 +107,9 @@ def compare_methods(
     with the single one, and calibrated with plain, the other setting as chosen.
 
     Args:
+        scorers: name -> what gives the evidence; the first is what the others are compared with.
+        templates: each is tried alone, and all together.
+        validation, test: the examples, of classes that may differ.
         unlabeled: what the label prior is estimated from; empty: no calibration.
     """
     methods: list[MethodRecord] = []

@@ -85,8 +85,14 @@ def build_zero_shot_record(
     """Everything a zero-shot run was given, did and measured.
 
     Args:
+        command: that was run.
+        splits: where the examples come from.
         model: what is published.
+        compared: what the methods gave.
         scorer: the one among the compared that the published model is.
+        test: what it was measured on.
+        wall_seconds, processes: of the run.
+        pipeline_tag: the task on the Hub.
     """
     settings = model.config
     text = config.data.image_column is None

@@ -47,6 +47,13 @@ class Backbone:
 
         backbone = Backbone.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
         embeddings = backbone.encode(["a cat", "a dog"])  # (2, 384)
+
+    Args:
+        model: an encoder of transformers; it is put into evaluation mode.
+        processor: its tokenizer; None of an encoder of images.
+        image_processor: its image processor; None of an encoder of texts.
+        modules: pooling and what follows it; None: the mean of a text's tokens, an image encoder's own pooler.
+        name: id and commit of the repository, as far as known: it is published with models made of the backbone.
     """
 
     def __init__(
@@ -90,6 +97,9 @@ class Backbone:
         """Loads an encoder.
 
         Args:
+            model_name_or_path: of a repository or a folder: a sentence-transformers model, any text or image encoder,
+                or a dual encoder.
+            revision: branch, tag or commit; None: the main branch.
             pooling: token states -> embedding; None: as the repository's sentence-transformers modules say, else the
                 mean for texts, and the pooler (or the first token) for images. The other modules stay as they are.
                 Of CLIP and SigLIP any other than None means the image tower alone.
@@ -98,6 +108,9 @@ class Backbone:
             prompt: put before every text, and part of what is published; "" for none. None, and no ``prompt_name``:
                 the repository's default prompt, or the one that it names for classification.
             prompt_name: one of the prompts that the repository names.
+            device: None: a GPU where there is one.
+            dtype: of the weights; embeddings are float32 in any case.
+            trust_remote_code: runs the model code of the repository.
 
         Raises:
             BackboneError: the model cannot be loaded, has no tokenizer for its texts, embeds through modules that are
@@ -132,6 +145,11 @@ class Backbone:
     @classmethod
     def of_model(cls, model: Any, tokenizer: Any, image_processor: Any = None) -> Backbone:
         """A loaded encoder; texts are pooled as the repository it came from says.
+
+        Args:
+            model: of transformers; its config says which repository it came from.
+            tokenizer: None of an encoder of images.
+            image_processor: None of an encoder of texts.
 
         Raises:
             BackboneError: the tokenizer knows no word, or the repository's modules are not supported.
