@@ -96,7 +96,7 @@ def build_zero_shot_record(
     """
     settings = model.config
     text = config.data.image_column is None
-    own: tuple[str, ...] = tuple(name for _, name in sorted((settings.id2label or {}).items())) if text else ()
+    label_names: tuple[str, ...] = tuple(name for _, name in sorted((settings.id2label or {}).items())) if text else ()
     modality: Modality = "text-pair" if text else "image"
     logarithm = compared.chosen[scorer]
     asked = Task(modality=modality, label_names=tuple(test.names))
@@ -106,7 +106,7 @@ def build_zero_shot_record(
         command=command,
         config=to_dict(config) | {"output_dir": portable(config.output_dir)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        task=Task(modality=modality, label_names=own).to_dict(),
+        task=Task(modality=modality, label_names=label_names).to_dict(),
         data=splits.record,
         model=ModelRecord(
             base_model=config.model.model_name_or_path,

@@ -260,8 +260,8 @@ class Backbone:
 
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit, with a warning."""
-        ids, found = self._tokenized(texts, prompt)
-        warn_of_cut(found, self._said)
+        ids, truncated = self._tokenized(texts, prompt)
+        warn_of_cut(truncated, self._said)
         return ids
 
     def truncation(self, texts: Sequence[str]) -> TruncationRecord:

@@ -58,10 +58,10 @@ class EmbeddingModules:
             embeddings = layer(embeddings)
         return nn.functional.normalize(embeddings, dim=-1) if self.normalize else embeddings
 
-    def prompt(self, given: str | None) -> str:
+    def prompt(self, name_or_text: str | None) -> str:
         """The text of a prompt: of the default one, of one that has a name, or the given text itself."""
-        given = (self.default_prompt or "") if given is None else given
-        return self.prompts.get(given, given)
+        name_or_text = (self.default_prompt or "") if name_or_text is None else name_or_text
+        return self.prompts.get(name_or_text, name_or_text)
 
 
 def read_modules(source: str, revision: str | None, pooling: Pooling | None = None) -> EmbeddingModules | None:
@@ -81,35 +81,35 @@ def _modules(source: str, revision: str | None, pooling: Pooling | None) -> Embe
     listing = _read_json(source, "modules.json", revision)
     if listing is None:
         return None
-    found = EmbeddingModules()
+    modules = EmbeddingModules()
     for module in listing:
         kind, folder = module["type"].rpartition(".")[2], module.get("path", "")
         if kind == "Transformer":
             settings = _read_json(source, _join(folder, "sentence_bert_config.json"), revision) or {}
-            found.max_length = settings.get("max_seq_length")
-            found.lower_case = bool(settings.get("do_lower_case"))
+            modules.max_length = settings.get("max_seq_length")
+            modules.lower_case = bool(settings.get("do_lower_case"))
         elif kind == "Pooling":
             settings = _read_json(source, _join(folder, "config.json"), revision) or {}
-            found.pooling = pooling or _pooling(source, settings)
-            found.include_prompt = settings.get("include_prompt", True)
+            modules.pooling = pooling or _pooling(source, settings)
+            modules.include_prompt = settings.get("include_prompt", True)
         elif kind == "Dense":
-            found.dense.append(_dense(source, folder, revision))
+            modules.dense.append(_dense(source, folder, revision))
         elif kind == "Normalize":
-            found.normalize = True
+            modules.normalize = True
         else:
             raise BackboneError(
                 f"{source} embeds through the sentence-transformers module {kind!r}, which is not supported here "
                 "(Transformer, Pooling, Dense and Normalize are). Choose another backbone."
             )
     settings = _read_json(source, "config_sentence_transformers.json", revision) or {}
-    found.prompts = dict(settings.get("prompts") or {})
-    found.default_prompt = settings.get("default_prompt_name")
-    if found.default_prompt is not None and found.default_prompt not in found.prompts:
+    modules.prompts = dict(settings.get("prompts") or {})
+    modules.default_prompt = settings.get("default_prompt_name")
+    if modules.default_prompt is not None and modules.default_prompt not in modules.prompts:
         raise BackboneError(
-            f"{source}: its default prompt {found.default_prompt!r} is none of its prompts "
-            f"({', '.join(found.prompts) or 'there are none'}). Mend its config_sentence_transformers.json."
+            f"{source}: its default prompt {modules.default_prompt!r} is none of its prompts "
+            f"({', '.join(modules.prompts) or 'there are none'}). Mend its config_sentence_transformers.json."
         )
-    return found
+    return modules
 
 
 def _pooling(source: str, settings: dict[str, Any]) -> Pooling:

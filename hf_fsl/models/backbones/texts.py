@@ -75,18 +75,18 @@ def truncation(
     )
 
 
-def warn_of_cut(found: TruncationRecord, said: set[str] | None = None) -> None:
+def warn_of_cut(cut: TruncationRecord, said: set[str] | None = None) -> None:
     """Says in a warning that texts were cut, if any were.
 
     Args:
         said: of an encoder, which says it once.
     """
-    if found.cut_tokens and "cut" not in (said or ()):
+    if cut.cut_tokens and "cut" not in (said or ()):
         if said is not None:
             said.add("cut")
         warnings.warn(
-            f"{found.cut_texts} of {found.texts} texts are longer than the {found.limit} tokens that are read: "
-            f"{found.cut_tokens / found.tokens:.1%} of all tokens are cut off. Where the rest matters, split the "
+            f"{cut.cut_texts} of {cut.texts} texts are longer than the {cut.limit} tokens that are read: "
+            f"{cut.cut_tokens / cut.tokens:.1%} of all tokens are cut off. Where the rest matters, split the "
             "texts, or choose a model that reads more.",
             stacklevel=3,
         )
@@ -96,8 +96,8 @@ def token_limit(model: Any, tokenizer: Any, asked: int | None = None) -> int | N
     """Tokens a text may have, special tokens included: ``asked``, else the tokenizer's own limit, and never more than
     the model has positions; None where none of them sets a limit.
     """
-    own = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
-    wanted = asked if asked is not None else own
+    of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+    wanted = asked if asked is not None else of_tokenizer
     return min((limit for limit in (wanted, position_limit(model)) if limit is not None), default=None)
 
 

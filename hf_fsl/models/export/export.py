@@ -208,12 +208,12 @@ def _described(layer: nn.Module) -> dict[str, Any]:
 
 def _tensors(head: LinearHead | CacheHead) -> dict[str, Tensor]:
     transform = head.transform
-    found: dict[str, Any] = {"centre": transform.centre, "projection": transform.projection}
+    tensors: dict[str, Any] = {"centre": transform.centre, "projection": transform.projection}
     names = (
         ("keys", "values", "prior", "alpha", "beta", "scale") if isinstance(head, CacheHead) else ("weight", "bias")
     )
-    found |= {name: torch.as_tensor(getattr(head, name)) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    tensors |= {name: torch.as_tensor(getattr(head, name)) for name in names}
+    return {name: value for name, value in tensors.items() if value is not None}
 
 
 def _labels(names: list[str]) -> dict[str, Any]:

@@ -180,15 +180,15 @@ class ZeroShotImagePipeline(Pipeline):
                 bar.update(len(window))
 
 
-def _images(given: Any) -> tuple[bool, Iterable[Any], int | None]:
+def _images(inputs: Any) -> tuple[bool, Iterable[Any], int | None]:
     """Whether it is one image, the images, and how many, where that is known."""
-    if given is None:
+    if inputs is None:
         raise ZeroShotError("Zero-shot image classification needs an image, got None.")
     try:
-        single, images = rows_of(given)
+        single, images = rows_of(inputs)
     except BackboneError as error:
         raise ZeroShotError(str(error)) from error
-    return single, images, 1 if single else len(given) if isinstance(given, Sized) else None
+    return single, images, 1 if single else len(inputs) if isinstance(inputs, Sized) else None
 
 
 def _first(*values: int | None) -> int:

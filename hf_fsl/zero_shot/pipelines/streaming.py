@@ -264,12 +264,12 @@ class StreamedZeroShot(Pipeline):
             yield window
 
 
-def texts_of(given: Any) -> Any:
+def texts_of(inputs: Any) -> Any:
     """Texts one after the other, with a length where it is known."""
     try:
-        _, rows = rows_of(given)
+        _, rows = rows_of(inputs)
     except BackboneError as error:
         raise ZeroShotError(f"A text, a list of texts, a generator or a data set is needed. {error}") from error
-    if isinstance(given, Dataset):
-        return given
-    return list(rows) if isinstance(given, Sized) and not isinstance(rows, Sized) else rows
+    if isinstance(inputs, Dataset):
+        return inputs
+    return list(rows) if isinstance(inputs, Sized) and not isinstance(rows, Sized) else rows

@@ -80,8 +80,8 @@ class ZeroShotTextPipeline(StreamedZeroShot):
     def label_encoder(self) -> LabelEncoder:
         """The bi-encoder that makes shortlists, loaded when it is needed."""
         if self._label_encoder is None:
-            given = self._shortlist_model
-            backbone = given if isinstance(given, Backbone) else Backbone.from_pretrained(given, device=self.device)
+            model = self._shortlist_model
+            backbone = model if isinstance(model, Backbone) else Backbone.from_pretrained(model, device=self.device)
             self._label_encoder = LabelEncoder(backbone)
         return self._label_encoder
 
@@ -107,10 +107,10 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         evidence, start = [], 0
         for item, labels, tie, bonus in zip(requests, chosen, ties, bonuses, strict=True):
             templates = len(item.label_set.templates)
-            own = logits[start : start + len(labels) * templates].reshape(len(labels), templates, -1)
+            of_text = logits[start : start + len(labels) * templates].reshape(len(labels), templates, -1)
             start += len(labels) * templates
             values = np.full(len(item.label_set.labels), -np.inf)
-            values[labels] = self._in_favor(own, item.label_set).mean(1) + bonus
+            values[labels] = self._in_favor(of_text, item.label_set).mean(1) + bonus
             evidence.append(Evidence(values, tie))
         return evidence
 
