@@ -11,13 +11,12 @@ from torch import Tensor
 
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.models.templates import ZeroShotError
-from hf_fsl.zero_shot.bi_encoder import LabelEncoder
+from hf_fsl.zero_shot.bi_encoder import SIMILARITY_WEIGHT, LabelEncoder, Shortlister
 from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.nli import EntailmentScorer
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
 from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting
 from hf_fsl.zero_shot.pipelines.streaming import Evidence, Request, StreamedZeroShot, texts_of
-from hf_fsl.zero_shot.shortlist import SIMILARITY_WEIGHT, Shortlister
 
 WINDOW_PAIRS = 4096
 """Pairs sorted by length at a time."""

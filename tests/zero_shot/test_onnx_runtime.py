@@ -11,8 +11,7 @@ import transformers as t
 from torch import nn
 
 from hf_fsl.zero_shot import onnx_runtime
-from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
-from hf_fsl.zero_shot.quantization import OUTLIERS, PAIRS, fit_for_int8, largest_inputs, random_pairs
+from hf_fsl.zero_shot.onnx_runtime import OUTLIERS, PAIRS, OnnxClassifier, fit_for_int8, largest_inputs, random_pairs
 from tests.helpers.tiny_models import text_sizes
 
 
