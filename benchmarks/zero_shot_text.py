@@ -32,7 +32,7 @@ from transformers import pipeline
 from hf_fsl.hub.overlay import whole_model
 from hf_fsl.hub.seed import MINILM, minilm_folder
 from hf_fsl.metrics import paired_difference
-from hf_fsl.models.backbones.batching import token_budget
+from hf_fsl.models.backbones.texts import token_budget
 from hf_fsl.zero_shot.pairs import PairEncoder
 from hf_fsl.zero_shot.pipelines import ZeroShotTextPipeline
 

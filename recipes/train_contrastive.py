@@ -21,7 +21,7 @@ import yaml
 
 from hf_fsl.config import ContrastiveConfig, run_recipe, to_dict
 from hf_fsl.contrastive.record import build_contrastive_record, verification_sample
-from hf_fsl.contrastive.run import train_towers
+from hf_fsl.contrastive.training import train_towers
 from hf_fsl.core.paths import portable
 from hf_fsl.data import load_pairs
 from hf_fsl.hub.bundle import write_dual_encoder_bundle

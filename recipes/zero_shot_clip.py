@@ -31,7 +31,13 @@ from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
 from hf_fsl.zero_shot.pipelines import ZeroShotImagePipeline
 from hf_fsl.zero_shot.pipelines.loading import load_pipeline
-from hf_fsl.zero_shot.record import build_record, report, spread, unlabeled_inputs, write_predictions
+from hf_fsl.zero_shot.record import (
+    across_processes,
+    build_zero_shot_record,
+    report,
+    unlabeled_inputs,
+    write_predictions,
+)
 
 VERIFIED = 16
 """Images of which the bundle, loaded by a fresh process, must give the model's embeddings."""
@@ -56,7 +62,7 @@ def main(config: ZeroShotClipConfig) -> None:
         say(note)
 
     unlabeled = unlabeled_inputs(splits, asked.calibration_samples, config.data.split_seed)
-    scorers = {"image-text": spread(pipe.evidence, asked, accelerator)}
+    scorers = {"image-text": across_processes(pipe.evidence, asked, accelerator)}
     compared = compare_methods(scorers, asked.templates, validation, test, unlabeled, config.evaluation)
 
     if accelerator.is_main_process:
@@ -64,7 +70,7 @@ def main(config: ZeroShotClipConfig) -> None:
             backbone = Backbone(pipe.model, pipe.tokenizer, image_processor=pipe.image_processor)
             compared.methods.extend(k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts))
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
-        record = build_record(
+        record = build_zero_shot_record(
             config, command, splits, pipe.model, compared, "image-text", test, time.perf_counter() - started,
             accelerator.num_processes, "zero-shot-image-classification",
         )  # fmt: skip

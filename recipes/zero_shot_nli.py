@@ -32,10 +32,10 @@ from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
 from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.zero_shot.pipelines.loading import load_pipeline
 from hf_fsl.zero_shot.record import (
-    build_record,
+    across_processes,
+    build_zero_shot_record,
     mean_of_templates,
     report,
-    spread,
     unlabeled_inputs,
     write_predictions,
 )
@@ -58,12 +58,12 @@ def main(config: ZeroShotNLIConfig) -> None:
         require_shots(test, pool, asked.shots)  # before anything is encoded
         nli = load_pipeline(ZeroShotTextPipeline, "zero-shot-classification", config.model, accelerator.device,
                             max_tokens=asked.batch_tokens)  # fmt: skip
-        scorers = {"nli": mean_of_templates(spread(nli.evidence, asked, accelerator))}
+        scorers = {"nli": mean_of_templates(across_processes(nli.evidence, asked, accelerator))}
         if config.bi_encoder is not None:
             near = load_pipeline(
                 ZeroShotEmbeddingPipeline, "feature-extraction", config.bi_encoder, accelerator.device
             )
-            scorers["bi-encoder"] = spread(near.evidence, asked, accelerator)
+            scorers["bi-encoder"] = across_processes(near.evidence, asked, accelerator)
     say(f"{config.data.path}: chosen on {len(validation.inputs)} texts of {len(validation.names)} classes, "
         f"tested on {len(test.inputs)} of {len(test.names)}")  # fmt: skip
     for note in splits.record.notes:
@@ -77,7 +77,7 @@ def main(config: ZeroShotNLIConfig) -> None:
             backbone = near.label_encoder.backbone
             compared.methods.extend(k_shot_rows(backbone, test, pool, asked.shots, asked.templates, asked.label_texts))
         command = "accelerate launch " + shlex.join(map(portable, sys.argv))
-        record = build_record(
+        record = build_zero_shot_record(
             config, command, splits, nli.model, compared, "nli", test, time.perf_counter() - started,
             accelerator.num_processes, "zero-shot-classification",
         )  # fmt: skip

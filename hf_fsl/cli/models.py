@@ -114,8 +114,8 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
     """For each input the labels to show by falling score, by a model that was trained for them."""
     import transformers
 
-    from hf_fsl.models.backbones.items import read_items
-    from hf_fsl.models.backbones.texts import longest_input, tokenise, truncation, warn_of_cut
+    from hf_fsl.models.backbones.inputs import read_inputs
+    from hf_fsl.models.backbones.texts import longest_input, tokenize, truncation, warn_of_cut
     from hf_fsl.models.backbones.weights import loading, require_class_names
     from hf_fsl.zero_shot.pipelines.loading import whole_pipeline
 
@@ -137,11 +137,11 @@ def _answers(options: argparse.Namespace, task: str, items: Sequence[Given]) -> 
         # The pipeline's own reader would clip 16 bits, and take the path of a picture for a text.
         for number, value in enumerate(given, start):
             for part in value.values() if isinstance(value, dict) else [value]:
-                (read,) = read_items([part], text=not image, image=image, open_files=True, first=number)
+                (read,) = read_inputs([part], text=not image, image=image, open_files=True, first=number)
                 given[number - start] = as_rgb(read) if image else value
         texts = [] if image else [value for value in given if isinstance(value, str)]
         if texts:
-            lengths = [len(ids) for ids in tokenise(pipe.tokenizer, texts, limit)]
+            lengths = [len(ids) for ids in tokenize(pipe.tokenizer, texts, limit)]
             warn_of_cut(truncation(pipe.tokenizer, [texts], lengths, limit), said)
         try:
             answers = pipe(given, top_k=top_k, **settings)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from hf_fsl.config.contrastive import ContrastiveConfig
 from hf_fsl.config.loading import to_dict
 from hf_fsl.contrastive.inputs import TextFeatures, encoded_pictures, image_outputs
-from hf_fsl.contrastive.run import TrainedTowers
+from hf_fsl.contrastive.training import TrainedTowers
 from hf_fsl.core import environment
 from hf_fsl.core.paths import portable
 from hf_fsl.core.records import ContrastiveRecord

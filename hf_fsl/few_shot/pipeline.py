@@ -21,7 +21,7 @@ from hf_fsl.few_shot.heads.estimators import fit_head
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.classification import BackboneError
 from hf_fsl.models.backbones.encoder import load_encoder
-from hf_fsl.models.backbones.items import item_keys, rows_of
+from hf_fsl.models.backbones.inputs import input_keys, rows_of
 from hf_fsl.models.backbones.weights import loading
 from hf_fsl.models.export.loading import backbone_of, is_published, load_published_model, published_class
 from hf_fsl.models.published.cache_head import CacheHead
@@ -244,7 +244,7 @@ class FewShotPipeline(Pipeline):
         """The classifier of a support set, arguments as in a call: what was chosen and why, and the head."""
         labels, examples = read_support(support)
         items = self._loaded([item for rows in examples for item in rows], options)
-        keys = item_keys(items)
+        keys = input_keys(items)
         owners = [label for label, rows in enumerate(examples) for _ in rows]
         check_owners(labels, owners, keys)
         template = hypothesis_template or ("{}" if isinstance(items[0], str) else IMAGE_TEMPLATE)
@@ -274,7 +274,7 @@ class FewShotPipeline(Pipeline):
             kinds = ("texts", "images") if fitted.kind is str else ("images", "texts")
             raise FewShotError("The supports are {}, the queries {}. Give queries of the same kind.".format(*kinds))
         if settings.get("on_overlap", "error") == "error":
-            shared = [row for row, key in enumerate(item_keys(items)) if key in fitted.examples]
+            shared = [row for row, key in enumerate(input_keys(items)) if key in fitted.examples]
             if shared:
                 shown = repr(items[shared[0]])[:80]
                 raise FewShotError(

@@ -12,7 +12,7 @@ import numpy as np
 from hf_fsl.config.few_shot import FewShotRecipeConfig
 from hf_fsl.data.errors import DataError
 from hf_fsl.data.loading import Splits, load_splits
-from hf_fsl.models.backbones.items import item_keys
+from hf_fsl.models.backbones.inputs import input_keys
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def load_pools(config: FewShotRecipeConfig) -> Pools:
 def _examples(split: datasets.Dataset) -> Examples:
     column = "image" if "image" in split.column_names else "text"
     inputs = list(split[column])
-    ids = [str(item) for item in split["item"]] if "item" in split.column_names else item_keys(inputs)
+    ids = [str(item) for item in split["item"]] if "item" in split.column_names else input_keys(inputs)
     return Examples(inputs, np.asarray(split["label"][:]), ids)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.placeholders import has_one_place
-from hf_fsl.models.backbones.items import check_text
+from hf_fsl.models.backbones.inputs import check_text
 
 
 class ZeroShotError(UserError, ValueError):
@@ -28,18 +28,18 @@ def as_labels(labels: Any) -> list[str]:
             f"Candidate labels are a list of texts, or one text with commas; got {type(labels).__name__} {labels!r}"
             f"{', which has no order: give a list' if isinstance(labels, (set, frozenset)) else ''}."
         )
-    given = [part for part in map(str.strip, labels.split(",")) if part] if isinstance(labels, str) else list(labels)
-    if not given:
+    listed = [part for part in map(str.strip, labels.split(",")) if part] if isinstance(labels, str) else list(labels)
+    if not listed:
         raise ZeroShotError("Zero-shot classification needs at least one candidate label, got none.")
-    wrong = [label for label in given if not isinstance(label, str) or not label.strip()]
+    wrong = [label for label in listed if not isinstance(label, str) or not label.strip()]
     if wrong:
-        raise ZeroShotError(f"A candidate label is a text that is not empty, got {wrong[0]!r} in {given}.")
-    for label in given:
+        raise ZeroShotError(f"A candidate label is a text that is not empty, got {wrong[0]!r} in {listed}.")
+    for label in listed:
         check_text(label, f"The candidate label {label!r}")
-    twice = sorted(label for label, count in Counter(given).items() if count > 1)
+    twice = sorted(label for label, count in Counter(listed).items() if count > 1)
     if twice:
         raise ZeroShotError(f"Candidate labels must differ; more than once: {', '.join(twice)}. Give each once.")
-    return [str(label) for label in given]  # those of an array are of its own kind
+    return [str(label) for label in listed]  # those of an array are of its own kind
 
 
 def as_templates(templates: Any) -> list[str]:
@@ -52,16 +52,16 @@ def as_templates(templates: Any) -> list[str]:
         raise ZeroShotError(
             f"A template is a text such as 'This is about {{}}.', or a list of them; got {templates!r}."
         )
-    given = [templates] if isinstance(templates, str) else list(templates)
-    if not given:
+    listed = [templates] if isinstance(templates, str) else list(templates)
+    if not listed:
         raise ZeroShotError("At least one template is needed, such as 'This is about {}.', got none.")
-    for template in given:
+    for template in listed:
         if not has_one_place(template):
             raise ZeroShotError(
                 f"A template has one place {{}} for the label, with nothing in it, such as 'This is about {{}}.'; got "
                 f"{_shown(template)}. Braces of its own are doubled: {{{{ and }}}}."
             )
-    return given
+    return listed
 
 
 def _shown(template: Any) -> str:

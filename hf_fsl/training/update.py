@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
-from hf_fsl.models.backbones.batching import length_batches
+from hf_fsl.models.backbones.texts import length_batches
 from hf_fsl.training.losses import ClassificationLoss
 
 Batch = dict[str, Tensor]

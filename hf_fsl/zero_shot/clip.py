@@ -19,10 +19,9 @@ from transformers import AutoImageProcessor, AutoModel
 from hf_fsl.core.environment import usable_device
 from hf_fsl.core.images import as_rgb
 from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
-from hf_fsl.models.backbones.batching import token_budget
 from hf_fsl.models.backbones.cache import EmbeddingCache, weights_fingerprint
-from hf_fsl.models.backbones.items import read_items, rows_of
-from hf_fsl.models.backbones.texts import position_limit, tokenised
+from hf_fsl.models.backbones.inputs import read_inputs, rows_of
+from hf_fsl.models.backbones.texts import call_tokenizer, position_limit, token_budget
 from hf_fsl.models.backbones.tokenizer import load_tokenizer
 from hf_fsl.models.backbones.weights import load_whole, loading
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
@@ -186,7 +185,7 @@ class ImageTextScorer:
 
     def _image_batches(self, images: Any, size: int) -> Iterator[list[dict[str, Tensor]]]:
         read = (
-            read_items([image], text=False, open_files=True, first=row)[0]
+            read_inputs([image], text=False, open_files=True, first=row)[0]
             for row, image in enumerate(rows_of(images)[1])
         )
         inputs = map(self.image_inputs, read)
@@ -197,7 +196,7 @@ class ImageTextScorer:
         texts = list(dict.fromkeys(text for row in filled for text in row))
         place = {text: number for number, text in enumerate(texts)}
         rows = torch.tensor([[place[text] for text in row] for row in filled])
-        tokens = self._tokenise(texts, options)
+        tokens = self._tokenize(texts, options)
         identity = self._identity(rows, tokens) if self.labels_on_disk else {}
         stored = self.labels_on_disk.load(identity) if self.labels_on_disk else {}
         if "labels" in stored:
@@ -207,10 +206,10 @@ class ImageTextScorer:
             self.labels_on_disk.store(identity, {"labels": embeddings})
         return embeddings
 
-    def _tokenise(self, texts: list[str], options: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _tokenize(self, texts: list[str], options: Mapping[str, Any]) -> dict[str, Tensor]:
         # SigLIP was trained on texts padded to 64 tokens, and pools the last of them.
         own = {"padding": "max_length", "max_length": 64, "truncation": True} if self.is_siglip else {"padding": True}
-        tokens = dict(tokenised(self.tokenizer, texts, **{**own, **options, "return_tensors": "pt"}))
+        tokens = dict(call_tokenizer(self.tokenizer, texts, **{**own, **options, "return_tensors": "pt"}))
         limit = position_limit(self.model)
         width = tokens["input_ids"].shape[1]
         if limit is not None and width > limit:

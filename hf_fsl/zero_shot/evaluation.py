@@ -62,6 +62,9 @@ def tuning_and_test(splits: Splits, config: ZeroShotConfig) -> tuple[LabeledInpu
 
     The ``validation_labels`` are kept out of the test; without them both have the classes that occur in their split.
 
+    Returns:
+        Examples of the validation split, and examples of the test split.
+
     Raises:
         ZeroShotError: names in the config that are no classes of the data, or no class left for the test.
     """
@@ -86,8 +89,8 @@ def _require_classes(setting: str, names: Iterable[str], task: Task) -> None:
 
 
 def _occurring(split: datasets.Dataset, task: Task) -> list[str]:
-    found = set(split["label"])
-    return [name for row, name in enumerate(task.label_names) if row in found]
+    labels = set(split["label"])
+    return [name for row, name in enumerate(task.label_names) if row in labels]
 
 
 def compare_methods(
@@ -105,6 +108,9 @@ def compare_methods(
     with the single one, and calibrated with plain, the other setting as chosen.
 
     Args:
+        scorers: name -> what gives the evidence; the first is what the others are compared with.
+        templates: each is tried alone, and all together.
+        validation, test: the examples, of classes that may differ.
         unlabeled: what the label prior is estimated from; empty: no calibration.
     """
     methods: list[MethodRecord] = []
@@ -125,7 +131,7 @@ def compare_methods(
         settings = [[template] for template in templates] + ([list(templates)] if len(templates) > 1 else [])
         seen = [_outcomes(scorer, validation, unlabeled, chosen) for chosen in settings]
         single = max(range(len(templates)), key=lambda row: _accuracy(seen[row][False], validation.labels))
-        own: dict[tuple[int, bool], tuple[float, MethodRecord, np.ndarray]] = {}
+        tested: dict[tuple[int, bool], tuple[float, MethodRecord, np.ndarray]] = {}
         for row in dict.fromkeys([single, len(settings) - 1]):
             outcomes = _outcomes(scorer, test, unlabeled, settings[row])
             for calibrated, logarithm in outcomes.items():
@@ -137,17 +143,17 @@ def compare_methods(
                     test=_measured(logarithm, test, config),
                 )
                 accuracy = _accuracy(seen[row][calibrated], validation.labels)
-                own[row, calibrated] = accuracy, record, logarithm
-        best, calibrated = max(own, key=lambda setting: own[setting][0])
-        _, chosen_record, logarithms[name] = own[best, calibrated]
+                tested[row, calibrated] = accuracy, record, logarithm
+        best, calibrated = max(tested, key=lambda setting: tested[setting][0])
+        _, chosen_record, logarithms[name] = tested[best, calibrated]
         chosen_record.chosen = True
-        methods += [record for _, record, _ in own.values()]
+        methods += [record for _, record, _ in tested.values()]
         for more, less in (
             ((len(settings) - 1, calibrated), (single, calibrated)),
             ((best, True), (best, False)),
         ):
-            if more != less and more in own:
-                (_, ours, right), (_, theirs, wrong) = own[more], own[less]
+            if more != less and more in tested:
+                (_, ours, right), (_, theirs, wrong) = tested[more], tested[less]
                 within.append(compare(right, wrong, theirs.label, ours.label))
     first, *others = logarithms
     across = [compare(logarithms[first], logarithms[other], other) for other in others]
@@ -155,14 +161,14 @@ def compare_methods(
 
 
 def _outcomes(
-    scorer: EvidenceOf, given: LabeledInputs, unlabeled: Sequence[Any], templates: Sequence[str]
+    scorer: EvidenceOf, examples: LabeledInputs, unlabeled: Sequence[Any], templates: Sequence[str]
 ) -> dict[bool, np.ndarray]:
     """Calibrated or not -> log-probabilities ``(N, C)``."""
-    evidence = scorer(given.inputs, given.names, templates)
+    evidence = scorer(examples.inputs, examples.names, templates)
     plain = {False: np.log(scores_of(evidence, False).clip(1e-12))}
     if not unlabeled:
         return plain
-    prior = estimate_prior(LabelSet.of(given.names, templates), scorer(unlabeled, given.names, templates))
+    prior = estimate_prior(LabelSet.of(examples.names, templates), scorer(unlabeled, examples.names, templates))
     return plain | {True: np.log(scores_of(evidence, False, prior).clip(1e-12))}
 
 
@@ -170,5 +176,5 @@ def _accuracy(logarithm: np.ndarray, labels: np.ndarray) -> float:
     return float((logarithm.argmax(-1) == labels).mean())
 
 
-def _measured(logarithm: np.ndarray, given: LabeledInputs, config: EvaluationConfig) -> Measurement:
-    return bootstrap_interval("accuracy", logarithm, given.labels, config.bootstrap_resamples, seed=0)
+def _measured(logarithm: np.ndarray, examples: LabeledInputs, config: EvaluationConfig) -> Measurement:
+    return bootstrap_interval("accuracy", logarithm, examples.labels, config.bootstrap_resamples, seed=0)

@@ -97,9 +97,9 @@ class LabelSets:
         return LabelSet.of(as_labels(labels), self._templates, self._label_texts, self._multi_label)
 
 
-def each(given: Any) -> Iterable[Any]:
+def each(items: Any) -> Iterable[Any]:
     """The items of an iterable, or of a data set that only knows its length and its rows."""
-    return given if isinstance(given, Iterable) else map(given.__getitem__, range(len(given)))
+    return items if isinstance(items, Iterable) else map(items.__getitem__, range(len(items)))
 
 
 def _is_one_set(labels: Any) -> bool:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.models.backbones.batching import token_budget
-from hf_fsl.models.backbones.texts import token_limit, warn_of_cut
+from hf_fsl.models.backbones.texts import token_budget, token_limit, warn_of_cut
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.last_layer import first_token_only
 from hf_fsl.zero_shot.pairs import PairEncoder

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.core.records import TruncationRecord
-from hf_fsl.models.backbones.texts import tokenised
+from hf_fsl.models.backbones.texts import call_tokenizer
 from hf_fsl.models.templates import ZeroShotError
 
 
@@ -38,7 +38,7 @@ def pair_layout(tokenizer: Any, text: str, hypothesis: str) -> PairLayout | None
     """
     if not tokenizer.is_fast or tokenizer.padding_side != "right":
         return None
-    pair = tokenised(tokenizer, text, hypothesis, truncation=False, verbose=False)
+    pair = call_tokenizer(tokenizer, text, hypothesis, truncation=False, verbose=False)
     parts = pair.sequence_ids()
     first = [place for place, part in enumerate(parts) if part == 0]
     second = [place for place, part in enumerate(parts) if part == 1]
@@ -46,7 +46,7 @@ def pair_layout(tokenizer: Any, text: str, hypothesis: str) -> PairLayout | None
         return None
     ids = pair["input_ids"]
     alone = [
-        tokenised(tokenizer, words, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        call_tokenizer(tokenizer, words, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         for words in (text, hypothesis)
     ]
     if ids[first[0] : first[-1] + 1] != alone[0] or ids[second[0] : second[-1] + 1] != alone[1]:
@@ -107,7 +107,7 @@ class PairEncoder:
             )
 
     def _ids(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        encoded = tokenised(self.tokenizer, list(sentences), add_special_tokens=False, truncation=False,
+        encoded = call_tokenizer(self.tokenizer, list(sentences), add_special_tokens=False, truncation=False,
                             verbose=False, return_attention_mask=False, return_token_type_ids=False)  # fmt: skip
         return [np.asarray(ids, np.int64) for ids in encoded["input_ids"]]
 
@@ -192,7 +192,7 @@ class PairEncoder:
         return inputs
 
     def _by_tokenizer(self, pairs: np.ndarray) -> dict[str, Tensor]:
-        encoded = tokenised(
+        encoded = call_tokenizer(
             self.tokenizer, [self.texts[row] for row in pairs[:, 0]], [self.hypotheses[row] for row in pairs[:, 1]],
             truncation=self.limit is not None and "only_first", padding=True, return_tensors="pt",
             max_length=self.limit,

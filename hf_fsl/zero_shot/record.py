@@ -29,7 +29,9 @@ _SHOWN = 3
 """Examples for the card."""
 
 
-def spread(evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelerator: Accelerator) -> EvidenceOf:
+def across_processes(
+    evidence: Callable[..., np.ndarray], config: ZeroShotConfig, accelerator: Accelerator
+) -> EvidenceOf:
     """A pipeline's ``evidence`` with the inputs split among the processes; all get the whole result."""
 
     def run(inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> np.ndarray:
@@ -69,7 +71,7 @@ def unlabeled_inputs(splits: Splits, count: int, seed: int) -> list[Any]:
     return list(splits.train.select(sorted(rows.tolist()))[splits.task.input_columns[0]])
 
 
-def build_record(
+def build_zero_shot_record(
     config: ZeroShotNLIConfig | ZeroShotClipConfig,
     command: str,
     splits: Splits,
@@ -84,12 +86,18 @@ def build_record(
     """Everything a zero-shot run was given, did and measured.
 
     Args:
+        command: that was run.
+        splits: where the examples come from.
         model: what is published.
+        compared: what the methods gave.
         scorer: the one among the compared that the published model is.
+        test: what it was measured on.
+        wall_seconds, processes: of the run.
+        pipeline_tag: the task on the Hub.
     """
     settings = model.config
     text = config.data.image_column is None
-    own: tuple[str, ...] = tuple(name for _, name in sorted((settings.id2label or {}).items())) if text else ()
+    label_names: tuple[str, ...] = tuple(name for _, name in sorted((settings.id2label or {}).items())) if text else ()
     modality: Modality = "text-pair" if text else "image"
     logarithm = compared.chosen[scorer]
     asked = Task(modality=modality, label_names=tuple(test.names))
@@ -99,7 +107,7 @@ def build_record(
         command=command,
         config=to_dict(config) | {"output_dir": portable(config.output_dir)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        task=Task(modality=modality, label_names=own).to_dict(),
+        task=Task(modality=modality, label_names=label_names).to_dict(),
         data=splits.record,
         model=ModelRecord(
             base_model=config.model.model_name_or_path,

@@ -16,6 +16,7 @@ from hf_fsl.config import (
     ContrastiveConfig,
     FineTuneConfig,
     HubConfig,
+    ZeroShotNLIConfig,
     config_from_command_line,
     load_config,
     read_yaml,
@@ -155,6 +156,13 @@ def test_the_old_name_of_a_choice_is_refused_with_the_new_one(tmp_path):
     (found,) = problems(tmp_path, text, ["--adapter.method", "none"])
     assert found.startswith("adapter.method: expected one of full, ")
     assert found.endswith("got 'none', which is now called full")
+
+
+def test_the_old_name_of_a_field_is_refused_with_the_new_one():
+    overrides = ["--data.path", "u/d", "--data.text_column", "text", "--model.model_name_or_path", "m"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(ZeroShotNLIConfig, None, [*overrides, "--zero_shot.label_descriptions", "{a: b}"])
+    assert caught.value.problems == ["zero_shot.label_descriptions: unknown field; it is now called label_texts"]
 
 
 def test_missing_required_fields_are_named():

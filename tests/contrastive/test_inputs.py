@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hf_fsl.config import AugmentationConfig, ConfigError, ContrastiveConfig, PairsConfig, load_config
-from hf_fsl.contrastive.augmentation import DRAWS, augment
 from hf_fsl.contrastive.evaluation import Scores, found_within, measurements, quick_metrics
+from hf_fsl.contrastive.inputs import DRAWS, augment
 from hf_fsl.data import DataError, load_pairs
 from tests.helpers import tiny_pairs as tiny
 

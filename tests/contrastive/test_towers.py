@@ -134,7 +134,7 @@ def test_towers_that_do_not_fit_are_refused(sentence_encoder, image_backbone, fi
 
 
 def test_mean_pooling_of_other_layers_is_refused(image_backbone):
-    from hf_fsl.contrastive.mean_pooling import with_mean_pooling
+    from hf_fsl.contrastive.towers import with_mean_pooling
 
     with pytest.raises(BackboneError, match="mean is for bert"):
         with_mean_pooling(transformers.AutoModel.from_pretrained(image_backbone))

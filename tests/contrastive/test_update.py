@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from hf_fsl.config import TrainingConfig
 from hf_fsl.contrastive.losses import ContrastiveLoss, true_pairs
-from hf_fsl.contrastive.update import BOOKKEEPING, ContrastiveUpdate
+from hf_fsl.contrastive.training import BOOKKEEPING, ContrastiveUpdate
 from hf_fsl.core.errors import UserError
 from tests.helpers import tiny_pairs as tiny
 

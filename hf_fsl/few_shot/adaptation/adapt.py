@@ -27,7 +27,7 @@ from hf_fsl.few_shot.adaptation.sampling import AdaptationError, ClassBatches
 from hf_fsl.models.adapters.attach import ParameterCount, attach_adapter, count_parameters, merge_adapter
 from hf_fsl.models.adapters.gradients import low_rank_gradients, start_along
 from hf_fsl.models.backbones.backbone import Backbone
-from hf_fsl.models.backbones.items import read_items
+from hf_fsl.models.backbones.inputs import read_inputs
 from hf_fsl.models.backbones.texts import padded_length
 from hf_fsl.training.metric_losses import MetricLoss
 from hf_fsl.training.precision import fast_attention, use_bf16
@@ -101,7 +101,7 @@ class Examples:
 
     def __init__(self, backbone: Backbone, inputs: Sequence[Any], cache_bytes: int) -> None:
         self.backbone, self.inputs = backbone, inputs
-        self.text = isinstance(read_items([inputs[0]])[0], str)
+        self.text = isinstance(read_inputs([inputs[0]])[0], str)
         if (backbone.tokenizer if self.text else backbone.image_processor) is None:
             given, taken = ("texts", "images") if self.text else ("images", "texts")
             raise AdaptationError(f"{backbone.name} takes {taken}, and was given {given}. Choose another backbone.")
@@ -109,7 +109,7 @@ class Examples:
         self.cut: LayerCut | None = None
         self.pixel_shape: tuple[int, ...] = ()
         if self.text:
-            self.tokens = Tokens(backbone, read_items(inputs))
+            self.tokens = Tokens(backbone, read_inputs(inputs))
 
     def cut_below(self, first: int) -> nn.ModuleList:
         """From now on the layers below ``first`` are run once an example. Returns those from ``first`` on.
@@ -173,7 +173,7 @@ class Examples:
         found = {row: self.store.get(row) for row in rows if kept and row in self.store}
         missing = [row for row in rows if row not in found]
         if missing:
-            computed = self.backbone.pixels(read_items([self.inputs[row] for row in missing]))
+            computed = self.backbone.pixels(read_inputs([self.inputs[row] for row in missing]))
             self.pixel_shape = tuple(computed.shape[1:])
             found |= dict(zip(missing, computed, strict=True))
             for row in missing:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.label_values import contradictions, is_label, is_missing, plain_label
 from hf_fsl.models.backbones.backbone import Backbone
-from hf_fsl.models.backbones.items import item_keys
+from hf_fsl.models.backbones.inputs import input_keys
 from hf_fsl.models.label_texts import label_text_embeddings
 from hf_fsl.models.templates import as_templates, fill_templates
 
@@ -132,7 +132,7 @@ def read_support(
         )
     words = words_for(classes, label_texts) if use_words and (label_texts is not None or kinds == {True}) else None
     numbers = torch.as_tensor(labels[: len(items)], dtype=torch.long)
-    keys = tuple(item_keys(items))
+    keys = tuple(input_keys(items))
     _warn_of_contradictions(items, keys, given)
     others = [] if unlabeled is None else list(unlabeled)
     by_class = None if class_weight is None else weights_of_classes(class_weight, classes, numbers.numpy(), weights)

@@ -74,13 +74,20 @@ def attach_adapter(model: nn.Module, adapter: AdapterConfig | peft.PeftConfig, h
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Trainable parameters and all of them."""
+    """Trainable parameters and all of them, an adapter's among both."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return ParameterCount(sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes))
 
 
 def merge_adapter(model: nn.Module) -> nn.Module:
-    """The plain model with the adapter merged into its weights; a model without an adapter comes back as it is."""
+    """The plain model with the adapter merged into its weights; a model without an adapter comes back as it is.
+
+    Args:
+        model: of :func:`attach_adapter`; its weights are changed in place.
+
+    Raises:
+        ValueError: the merged weights would not be finite.
+    """
     if not isinstance(model, peft.PeftModel):
         return model
     # PEFT 0.21 unwraps modules_to_save for LoRA, not for LayerNorm tuning, and fails on heads of several layers for

@@ -70,8 +70,8 @@ def weight_gradients(
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     with only_trainable(model, weights.values()):
         for loss in losses:
-            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, found, strict=True):
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient
     return total

@@ -88,8 +88,8 @@ def compress(chosen: Sequence[str], model: nn.Module) -> list[str]:
     return leaves if matched == set(chosen) else list(chosen)
 
 
-def _require(found: Sequence[str], target: str, sites: Iterable[str]) -> None:
-    if not found:
+def _require(matched: Sequence[str], target: str, sites: Iterable[str]) -> None:
+    if not matched:
         leaves = sorted({name.rpartition(".")[2] for name in sites})
         raise AdapterError(
             f"target_modules: {target!r} matches no module that can take this adapter. "
@@ -108,5 +108,5 @@ def inside(name: str, parents: Collection[str]) -> bool:
 
 
 def _layer(name: str) -> int | None:
-    found = re.search(r"\.(\d+)(?=\.|$)", name)
-    return int(found[1]) if found else None
+    match = re.search(r"\.(\d+)(?=\.|$)", name)
+    return int(match[1]) if match else None

@@ -14,26 +14,27 @@ from tqdm import tqdm
 from hf_fsl.core.environment import usable_device
 from hf_fsl.core.images import as_rgb
 from hf_fsl.core.records import TruncationRecord
-from hf_fsl.models.backbones.batching import TokenBatch, token_batches, token_budget
 from hf_fsl.models.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
 from hf_fsl.models.backbones.classification import BackboneError, loaded_commit
 from hf_fsl.models.backbones.encoder import load_parts
 from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable, pooler_output, without_masking
-from hf_fsl.models.backbones.items import item_keys, read_items
-from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules
-from hf_fsl.models.backbones.prompts import settle_prompt
+from hf_fsl.models.backbones.inputs import input_keys, read_inputs
+from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules, settle_prompt
 from hf_fsl.models.backbones.texts import (
     CALLING,
+    TokenBatch,
     check_max_length,
     lower_cased,
     padded_length,
     prompt_tokens,
+    token_batches,
+    token_budget,
     token_limit,
-    tokenise,
+    tokenize,
     truncation,
     warn_of_cut,
 )
-from hf_fsl.models.backbones.tokenizer import WORDLESS, knows_words
+from hf_fsl.models.backbones.tokenizer import NO_VOCABULARY, has_vocabulary
 from hf_fsl.models.published.pooling import PATCH_POOLINGS, Pooling, pool
 
 IMAGES_PER_BATCH = 32
@@ -46,6 +47,13 @@ class Backbone:
 
         backbone = Backbone.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
         embeddings = backbone.encode(["a cat", "a dog"])  # (2, 384)
+
+    Args:
+        model: an encoder of transformers; it is put into evaluation mode.
+        processor: its tokenizer; None of an encoder of images.
+        image_processor: its image processor; None of an encoder of texts.
+        modules: pooling and what follows it; None: the mean of a text's tokens, an image encoder's own pooler.
+        name: id and commit of the repository, as far as known: it is published with models made of the backbone.
     """
 
     def __init__(
@@ -89,6 +97,9 @@ class Backbone:
         """Loads an encoder.
 
         Args:
+            model_name_or_path: of a repository or a folder: a sentence-transformers model, any text or image encoder,
+                or a dual encoder.
+            revision: branch, tag or commit; None: the main branch.
             pooling: token states -> embedding; None: as the repository's sentence-transformers modules say, else the
                 mean for texts, and the pooler (or the first token) for images. The other modules stay as they are.
                 Of CLIP and SigLIP any other than None means the image tower alone.
@@ -97,6 +108,9 @@ class Backbone:
             prompt: put before every text, and part of what is published; "" for none. None, and no ``prompt_name``:
                 the repository's default prompt, or the one that it names for classification.
             prompt_name: one of the prompts that the repository names.
+            device: None: a GPU where there is one.
+            dtype: of the weights; embeddings are float32 in any case.
+            trust_remote_code: runs the model code of the repository.
 
         Raises:
             BackboneError: the model cannot be loaded, has no tokenizer for its texts, embeds through modules that are
@@ -132,12 +146,17 @@ class Backbone:
     def of_model(cls, model: Any, tokenizer: Any, image_processor: Any = None) -> Backbone:
         """A loaded encoder; texts are pooled as the repository it came from says.
 
+        Args:
+            model: of transformers; its config says which repository it came from.
+            tokenizer: None of an encoder of images.
+            image_processor: None of an encoder of texts.
+
         Raises:
             BackboneError: the tokenizer knows no word, or the repository's modules are not supported.
         """
         source = model.config._name_or_path
-        if tokenizer is not None and not knows_words(tokenizer):
-            raise BackboneError(f"{source or 'The model'} does not load as an encoder: {WORDLESS}")
+        if tokenizer is not None and not has_vocabulary(tokenizer):
+            raise BackboneError(f"{source or 'The model'} does not load as an encoder: {NO_VOCABULARY}")
         modules = (read_modules(source, None) if source and tokenizer is not None else None) or EmbeddingModules()
         if tokenizer is not None:
             settle_prompt(modules, source)
@@ -168,7 +187,7 @@ class Backbone:
             BackboneError: as of :meth:`encode`.
         """
         takes_text, takes_images = self.tokenizer is not None, self.image_processor is not None
-        items = read_items(
+        items = read_inputs(
             inputs, text=takes_text, image=takes_images, open_files=open_files, timeout=timeout, first=first
         )
         if items and not (takes_text if isinstance(items[0], str) else takes_images):
@@ -206,7 +225,7 @@ class Backbone:
         if not items:
             return torch.empty(0, self.dimension)
         text = isinstance(items[0], str)
-        keys = item_keys(items)
+        keys = input_keys(items)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         identity: dict[str, Any] = {}
         known: dict[str, Tensor] = {}
@@ -241,13 +260,13 @@ class Backbone:
 
     def token_ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
         """Token ids of each text as ``encode`` gives them to the model, cut at the model's limit, with a warning."""
-        ids, found = self._tokenised(texts, prompt)
-        warn_of_cut(found, self._said)
+        ids, truncated = self._tokenized(texts, prompt)
+        warn_of_cut(truncated, self._said)
         return ids
 
     def truncation(self, texts: Sequence[str]) -> TruncationRecord:
         """How much of texts lies beyond the tokens that are read of each."""
-        return self._tokenised(texts, None)[1]
+        return self._tokenized(texts, None)[1]
 
     def text_batches(self, ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> Iterator[TokenBatch]:
         """The rows of ``ids``, from :meth:`token_ids`, padded and batched, the longest first.
@@ -301,9 +320,9 @@ class Backbone:
             pixels = self.pixels(images[start : start + IMAGES_PER_BATCH])
             yield list(range(start, start + len(pixels))), self.embed_pixels(pixels)
 
-    def _tokenised(self, texts: Sequence[str], prompt: str | None) -> tuple[list[list[int]], TruncationRecord]:
+    def _tokenized(self, texts: Sequence[str], prompt: str | None) -> tuple[list[list[int]], TruncationRecord]:
         limit, prompted = self.token_limit, [self.modules.prompt(prompt) + text for text in texts]
-        ids = tokenise(self.tokenizer, prompted, limit)
+        ids = tokenize(self.tokenizer, prompted, limit)
         return ids, truncation(self.tokenizer, [prompted], [len(row) for row in ids], limit)
 
     def _embed_text(self, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:

@@ -43,6 +43,10 @@ def load_classifier(config: ModelConfig, task: Task) -> Classifier:
     The head is whatever the checkpoint has no weights for, and the classification layers even where it has some.
     Seed torch before the call: the head starts from random weights.
 
+    Args:
+        config: which repository, and how it is loaded.
+        task: the modality and the label names.
+
     Raises:
         BackboneError: the repository has no model of the modality, or cannot be found.
     """

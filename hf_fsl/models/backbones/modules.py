@@ -1,8 +1,10 @@
-"""What a repository's sentence-transformers modules say of pooling, dense layers, normalisation and prompts."""
+"""What a repository says of embeddings: sentence-transformers' modules behind the encoder, and its prompts."""
 
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,10 +58,10 @@ class EmbeddingModules:
             embeddings = layer(embeddings)
         return nn.functional.normalize(embeddings, dim=-1) if self.normalize else embeddings
 
-    def prompt(self, given: str | None) -> str:
+    def prompt(self, name_or_text: str | None) -> str:
         """The text of a prompt: of the default one, of one that has a name, or the given text itself."""
-        given = (self.default_prompt or "") if given is None else given
-        return self.prompts.get(given, given)
+        name_or_text = (self.default_prompt or "") if name_or_text is None else name_or_text
+        return self.prompts.get(name_or_text, name_or_text)
 
 
 def read_modules(source: str, revision: str | None, pooling: Pooling | None = None) -> EmbeddingModules | None:
@@ -79,35 +81,35 @@ def _modules(source: str, revision: str | None, pooling: Pooling | None) -> Embe
     listing = _read_json(source, "modules.json", revision)
     if listing is None:
         return None
-    found = EmbeddingModules()
+    modules = EmbeddingModules()
     for module in listing:
         kind, folder = module["type"].rpartition(".")[2], module.get("path", "")
         if kind == "Transformer":
             settings = _read_json(source, _join(folder, "sentence_bert_config.json"), revision) or {}
-            found.max_length = settings.get("max_seq_length")
-            found.lower_case = bool(settings.get("do_lower_case"))
+            modules.max_length = settings.get("max_seq_length")
+            modules.lower_case = bool(settings.get("do_lower_case"))
         elif kind == "Pooling":
             settings = _read_json(source, _join(folder, "config.json"), revision) or {}
-            found.pooling = pooling or _pooling(source, settings)
-            found.include_prompt = settings.get("include_prompt", True)
+            modules.pooling = pooling or _pooling(source, settings)
+            modules.include_prompt = settings.get("include_prompt", True)
         elif kind == "Dense":
-            found.dense.append(_dense(source, folder, revision))
+            modules.dense.append(_dense(source, folder, revision))
         elif kind == "Normalize":
-            found.normalize = True
+            modules.normalize = True
         else:
             raise BackboneError(
                 f"{source} embeds through the sentence-transformers module {kind!r}, which is not supported here "
                 "(Transformer, Pooling, Dense and Normalize are). Choose another backbone."
             )
     settings = _read_json(source, "config_sentence_transformers.json", revision) or {}
-    found.prompts = dict(settings.get("prompts") or {})
-    found.default_prompt = settings.get("default_prompt_name")
-    if found.default_prompt is not None and found.default_prompt not in found.prompts:
+    modules.prompts = dict(settings.get("prompts") or {})
+    modules.default_prompt = settings.get("default_prompt_name")
+    if modules.default_prompt is not None and modules.default_prompt not in modules.prompts:
         raise BackboneError(
-            f"{source}: its default prompt {found.default_prompt!r} is none of its prompts "
-            f"({', '.join(found.prompts) or 'there are none'}). Mend its config_sentence_transformers.json."
+            f"{source}: its default prompt {modules.default_prompt!r} is none of its prompts "
+            f"({', '.join(modules.prompts) or 'there are none'}). Mend its config_sentence_transformers.json."
         )
-    return found
+    return modules
 
 
 def _pooling(source: str, settings: dict[str, Any]) -> Pooling:
@@ -169,3 +171,56 @@ def _read_json(source: str, name: str, revision: str | None) -> Any:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
+
+
+_E5 = re.compile(r"(^|[-_])e5([-_](?!.*instruct)|$)")
+"""In a model's name. Its repositories name no prompts, though it was trained with "query: " and "passage: " (Wang et
+al. 2022, arXiv:2212.03533); of the two its authors advise the first for classification."""
+
+
+def settle_prompt(
+    modules: EmbeddingModules, source: str, prompt: str | None = None, prompt_name: str | None = None
+) -> None:
+    """Makes the default prompt what was asked for, else the repository's own, else its prompt for classification.
+
+    What nobody asked for is said, in a warning.
+
+    Args:
+        source: the repository or folder.
+        prompt: the text, or its name; "" for none.
+        prompt_name: of a prompt of the repository.
+
+    Raises:
+        BackboneError: both are given, or the repository names no such prompt.
+    """
+    names = list(modules.prompts)
+    if prompt is not None and prompt_name is not None:
+        raise BackboneError(f"prompt or prompt_name, not both; got {prompt!r} and {prompt_name!r}.")
+    if prompt_name is not None and prompt_name not in names:
+        known = f"names {', '.join(map(repr, names))}" if names else "names no prompts"
+        raise BackboneError(f"prompt_name={prompt_name!r}: {source} {known}. Choose one, or give its text as prompt.")
+    if prompt is not None or prompt_name is not None:
+        modules.default_prompt = prompt if prompt is not None else prompt_name
+        return
+    if modules.default_prompt is None:
+        modules.default_prompt = next((name for name in names if name.lower() == "classification"), None)
+    if modules.default_prompt is not None:
+        if text := modules.prompt(None):
+            warnings.warn(
+                f"{text!r} is put before every text, the prompt {modules.default_prompt!r} of {source}; prompt='' "
+                "leaves it out.",
+                stacklevel=3,
+            )
+    elif any(modules.prompts.values()):
+        warnings.warn(
+            f"{source} was trained with prompts ({', '.join(map(repr, names))}), none of them the default or for "
+            "classification, so that texts are encoded without one. Choose by prompt_name=… or prompt=…; prompt='' "
+            "for none.",
+            stacklevel=3,
+        )
+    elif _E5.search(source.rstrip("/").rpartition("/")[2].lower()):
+        warnings.warn(
+            f"{source}: E5 models were trained with 'query: ' before every text, and this repository does not say so. "
+            "Give prompt='query: ', or prompt='' for none.",
+            stacklevel=3,
+        )

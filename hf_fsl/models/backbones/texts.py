@@ -1,15 +1,16 @@
-"""Texts -> token ids as a text tower wants them: how long, padded how far, and which tokens the prompt takes."""
+"""Texts -> token ids: how long they may be, what is cut of them, and the padded batches that they make."""
 
 from __future__ import annotations
 
 import copy
 import threading
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from tokenizers import normalizers
-from torch import nn
+from torch import Tensor, nn
 
 from hf_fsl.core.records import TruncationRecord
 from hf_fsl.models.backbones.classification import BackboneError
@@ -22,18 +23,18 @@ _NO_LIMIT = 1_000_000
 """Tokenizers without a limit of their own name a number above this."""
 
 
-def tokenised(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+def call_tokenizer(tokenizer: Any, *texts: Any, **options: Any) -> Any:
     """What a tokenizer gives, one call at a time: it holds how its last call cut and padded, which another thread's
     call would change under it."""
     with CALLING:
         return tokenizer(*texts, **options)
 
 
-def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
     """Token ids of each text, special tokens included, cut at ``max_length``."""
     ids: list[list[int]] = []
     for start in range(0, len(texts), _CHUNK):
-        ids += tokenised(
+        ids += call_tokenizer(
             tokenizer,
             list(texts[start : start + _CHUNK]),
             truncation=max_length is not None,
@@ -60,7 +61,7 @@ def truncation(
     for start in range(0, len(full), _CHUNK):
         rows = full[start : start + _CHUNK]
         chunk = [[column[row] for row in rows] for column in columns]
-        whole = tokenised(
+        whole = call_tokenizer(
             tokenizer, *chunk, truncation=False, return_attention_mask=False, return_token_type_ids=False,
             verbose=False,
         )["input_ids"]  # fmt: skip
@@ -74,18 +75,18 @@ def truncation(
     )
 
 
-def warn_of_cut(found: TruncationRecord, said: set[str] | None = None) -> None:
+def warn_of_cut(cut: TruncationRecord, said: set[str] | None = None) -> None:
     """Says in a warning that texts were cut, if any were.
 
     Args:
         said: of an encoder, which says it once.
     """
-    if found.cut_tokens and "cut" not in (said or ()):
+    if cut.cut_tokens and "cut" not in (said or ()):
         if said is not None:
             said.add("cut")
         warnings.warn(
-            f"{found.cut_texts} of {found.texts} texts are longer than the {found.limit} tokens that are read: "
-            f"{found.cut_tokens / found.tokens:.1%} of all tokens are cut off. Where the rest matters, split the "
+            f"{cut.cut_texts} of {cut.texts} texts are longer than the {cut.limit} tokens that are read: "
+            f"{cut.cut_tokens / cut.tokens:.1%} of all tokens are cut off. Where the rest matters, split the "
             "texts, or choose a model that reads more.",
             stacklevel=3,
         )
@@ -95,8 +96,8 @@ def token_limit(model: Any, tokenizer: Any, asked: int | None = None) -> int | N
     """Tokens a text may have, special tokens included: ``asked``, else the tokenizer's own limit, and never more than
     the model has positions; None where none of them sets a limit.
     """
-    own = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
-    wanted = asked if asked is not None else own
+    of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else None
+    wanted = asked if asked is not None else of_tokenizer
     return min((limit for limit in (wanted, position_limit(model)) if limit is not None), default=None)
 
 
@@ -147,7 +148,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, max_length: int | None) -> int:
     """
     if not prompt:
         return 0
-    ids = tokenise(tokenizer, [prompt], None)[0]
+    ids = tokenize(tokenizer, [prompt], None)[0]
     count = len(ids) - (ids[-1] in tokenizer.all_special_ids)
     if max_length is not None and count >= max_length:
         raise BackboneError(f"The prompt {prompt!r:.60} takes {count} tokens of {max_length}. Give a shorter one.")
@@ -179,3 +180,59 @@ def _first_position(model: nn.Module) -> int:
         if name.rpartition(".")[2] == "position_embeddings" and padding is not None:
             return int(padding) + 1
     return 0
+
+
+class TokenBatch(NamedTuple):
+    """A batch, padded on the right; ``mask`` is None where there is no padding: attention is faster without one."""
+
+    rows: list[int]
+    ids: Tensor
+    mask: Tensor | None
+    tokens: int
+    """Without the padding."""
+
+
+MAX_TOKENS = {"cpu": 1024}
+"""Tokens a batch, padding included, by device: on a CPU larger batches fall out of its caches."""
+MAX_TOKENS_ACCELERATOR = 32768
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens a batch that suit a device."""
+    return MAX_TOKENS.get(device.type, MAX_TOKENS_ACCELERATOR)
+
+
+def token_batches(
+    ids: Sequence[Sequence[int]], max_tokens: int, pad: int, length: int | None = None
+) -> Iterator[TokenBatch]:
+    """Batches of at most ``max_tokens`` tokens, padding included, the longest sequences first.
+
+    Padding is on the right whatever the tokenizer's side: learned absolute positions then start at the first token,
+    and with a mask, or causally, no token attends to it.
+
+    Args:
+        ids: token ids of each sequence.
+        pad: the padding token's id.
+        length: pads every sequence to this length; None: to the longest of its batch.
+    """
+    for rows in length_batches([len(row) for row in ids], max_tokens, length or 0):
+        longest = max(len(ids[rows[0]]), length or 0)
+        batch = torch.full((len(rows), longest), pad)
+        mask = torch.zeros_like(batch) if len(ids[rows[-1]]) < longest else None
+        for line, row in enumerate(rows):
+            size = len(ids[row])
+            batch[line, :size] = torch.tensor(ids[row])
+            if mask is not None:
+                mask[line, :size] = 1
+        yield TokenBatch(rows, batch, mask, sum(len(ids[row]) for row in rows))
+
+
+def length_batches(lengths: Sequence[int], max_tokens: int, least: int = 0) -> Iterator[list[int]]:
+    """Rows of like length, the longest first: at least one, and as many as hold ``max_tokens`` when they are padded to
+    the longest of them, or to ``least``."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, max_tokens // max(lengths[order[start]], least))]
+        yield rows
+        start += len(rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-WORDLESS = "it has no tokenizer, or one without words. Save the model's tokenizer beside its weights."
+NO_VOCABULARY = "it has no tokenizer, or one without words. Save the model's tokenizer beside its weights."
 
 
 def load_tokenizer(model_name_or_path: str, *, trust_remote_code: bool = False, **source: Any) -> Any:
@@ -16,12 +16,12 @@ def load_tokenizer(model_name_or_path: str, *, trust_remote_code: bool = False, 
         OSError, ValueError: there is none, or none that knows a word.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code, **source)
-    if not knows_words(tokenizer):
-        raise ValueError(WORDLESS)
+    if not has_vocabulary(tokenizer):
+        raise ValueError(NO_VOCABULARY)
     return tokenizer
 
 
-def knows_words(tokenizer: Any) -> bool:
+def has_vocabulary(tokenizer: Any) -> bool:
     """Whether there is more in it than special tokens.
 
     For a repository without tokenizer files transformers 5 makes a tokenizer up, to which every word is unknown.

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 import hf_fsl
 from hf_fsl.models.backbones.backbone import Backbone
-from hf_fsl.models.backbones.texts import prompt_tokens, tokenise
+from hf_fsl.models.backbones.texts import prompt_tokens, tokenize
 from hf_fsl.models.export.stock import CannotFold, ExportError, build_stock
 from hf_fsl.models.export.towers import Tower, linear_dense, published_processor, tower_of
 from hf_fsl.models.published.cache_head import CacheHead
@@ -175,7 +175,7 @@ def _text_settings(backbone: Backbone) -> dict[str, Any]:
     tokenizer, modules, prompt = backbone.tokenizer, backbone.modules, backbone.modules.prompt(None)
     limit = backbone.token_limit
     special = set(tokenizer.all_special_ids)
-    ids = tokenise(tokenizer, ["a"], None)[0]
+    ids = tokenize(tokenizer, ["a"], None)[0]
     closing = next((count for count, token in enumerate(reversed(ids)) if token not in special), 0)
     return {
         "max_tokens": limit,
@@ -208,12 +208,12 @@ def _described(layer: nn.Module) -> dict[str, Any]:
 
 def _tensors(head: LinearHead | CacheHead) -> dict[str, Tensor]:
     transform = head.transform
-    found: dict[str, Any] = {"centre": transform.centre, "projection": transform.projection}
+    tensors: dict[str, Any] = {"centre": transform.centre, "projection": transform.projection}
     names = (
         ("keys", "values", "prior", "alpha", "beta", "scale") if isinstance(head, CacheHead) else ("weight", "bias")
     )
-    found |= {name: torch.as_tensor(getattr(head, name)) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    tensors |= {name: torch.as_tensor(getattr(head, name)) for name in names}
+    return {name: value for name, value in tensors.items() if value is not None}
 
 
 def _labels(names: list[str]) -> dict[str, Any]:

@@ -41,18 +41,18 @@ def read_cutting(options: Mapping[str, Any], error: type[UserError]) -> Cutting:
     Raises:
         error: a value that the tokenizer would not take either, or an option of it that cannot be passed on.
     """
-    given = options.get("tokenizer_kwargs") or {}
-    if not isinstance(given, Mapping) or set(given) - set(_TOKENIZER):
-        raise error(f"tokenizer_kwargs: a mapping of {', '.join(_TOKENIZER)}; got {given!r}.")
-    given = {**given, **{name: options[name] for name in _TOKENIZER if name in options}}
+    tokenizing = options.get("tokenizer_kwargs") or {}
+    if not isinstance(tokenizing, Mapping) or set(tokenizing) - set(_TOKENIZER):
+        raise error(f"tokenizer_kwargs: a mapping of {', '.join(_TOKENIZER)}; got {tokenizing!r}.")
+    tokenizing = {**tokenizing, **{name: options[name] for name in _TOKENIZER if name in options}}
     for name, known in _KNOWN.items():
-        value = given.get(name)
+        value = tokenizing.get(name)
         if not isinstance(value, (str, bool, type(None))) or value not in known:
             raise error(f"{name} is one of {', '.join(map(repr, known))}; got {value!r}.")
-    size = given.get("max_length")
+    size = tokenizing.get("max_length")
     if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
         raise error(f"max_length: a whole number of tokens above 0, or None; got {size!r}.")
-    return Cutting(None if size is None else int(size), _KNOWN["truncation"][given.get("truncation")])
+    return Cutting(None if size is None else int(size), _KNOWN["truncation"][tokenizing.get("truncation")])
 
 
 def shortened(backbone: Backbone, cutting: Cutting, texts: Sequence[str], error: type[UserError]) -> Backbone:

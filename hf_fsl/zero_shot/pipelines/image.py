@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import Pipeline
 from hf_fsl.core.images import PictureError
 from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
 from hf_fsl.models.backbones.classification import BackboneError
-from hf_fsl.models.backbones.items import read_items, rows_of
+from hf_fsl.models.backbones.inputs import read_inputs, rows_of
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING
@@ -89,30 +89,16 @@ class ZeroShotImagePipeline(Pipeline):
             ZeroShotError: no labels, the same label twice, a template without a place, an image that cannot be read.
         """
         image = options.pop("images", image)
-        single, images, total = _images(image)
-        if candidate_labels is not None:
-            options["candidate_labels"] = candidate_labels
-        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
-        size = _first(batch_size, self._batch_size, IMAGES_PER_BATCH)
-        workers = _first(num_workers, self._num_workers, 0)
-        if size < 1:
-            raise ZeroShotError(f"batch_size: at least 1, got {size}.")
-        labels, embeddings = self._ask(settings)
-        answers = self._answers(images, total, labels, embeddings, size, workers, settings)
+        single, labels, logits = self._scored(image, candidate_labels, options, batch_size, num_workers)
+        answers = (self.postprocess((labels, row)) for batch in logits for row in self.scorer.scores(batch))
         if single:
             return next(answers)
         return list(answers) if isinstance(image, (list, tuple)) else Answers(answers, image)
 
     def evidence(self, images: Any, candidate_labels: Any = None, **options: Any) -> np.ndarray:
         """Logits ``(N, C)`` that a call's scores are made from, in the order of the labels; arguments as in a call."""
-        if candidate_labels is not None:
-            options["candidate_labels"] = candidate_labels
-        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
-        _, images, total = _images(images)
-        labels, embeddings = self._ask(settings)
-        size = _first(self._batch_size, IMAGES_PER_BATCH)
-        workers = _first(self._num_workers, 0)
-        rows = [rows.cpu() for rows in self._logits(images, total, embeddings, size, workers, settings)]
+        _, labels, logits = self._scored(images, candidate_labels, options)
+        rows = [batch.cpu() for batch in logits]
         return torch.cat(rows).numpy() if rows else np.empty((0, len(labels)), np.float32)
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
@@ -120,7 +106,7 @@ class ZeroShotImagePipeline(Pipeline):
         number, image = input_
         reading = {"open_files": settings.get("open_files", True), "timeout": settings.get("timeout")}
         try:
-            (loaded,) = read_items([image], text=False, first=number, **reading)
+            (loaded,) = read_inputs([image], text=False, first=number, **reading)
             if isinstance(loaded, str):
                 raise BackboneError(
                     f"Input {number} is a text, and with open_files=False what it names is not opened."
@@ -148,60 +134,61 @@ class ZeroShotImagePipeline(Pipeline):
         require_options(self, kwargs, _OPTIONS)
         return kwargs, {}, {}
 
-    def _ask(self, settings: Mapping[str, Any]) -> tuple[list[str], Tensor]:
-        """Candidate labels and their embeddings ``(C, D)`` on the model's device."""
+    def _scored(
+        self,
+        images: Any,
+        candidate_labels: Any,
+        options: dict[str, Any],
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> tuple[bool, list[str], Iterator[Tensor]]:
+        """Whether it is one image, the candidate labels, and the logits ``(B, C)`` of one batch after the other."""
+        single, images, total = _images(images)
+        if candidate_labels is not None:
+            options = {**options, "candidate_labels": candidate_labels}
+        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
+        size = _first(batch_size, self._batch_size, IMAGES_PER_BATCH)
+        if size < 1:
+            raise ZeroShotError(f"batch_size: at least 1, got {size}.")
         labels = as_labels(settings.get("candidate_labels", ()))
         templates = as_templates(settings.get("hypothesis_template", IMAGE_TEMPLATE))
         filled = fill_templates(labels, templates, settings.get("label_texts"))
-        options = {**(settings.get("tokenizer_kwargs") or {})}
-        options |= {name: settings[name] for name in CUTTING if name in settings and name != "tokenizer_kwargs"}
-        return labels, self.scorer.embeddings_of(filled, options).to(self.model.device)
-
-    def _answers(
-        self,
-        images: Iterable[Any],
-        total: int | None,
-        labels: list[str],
-        embeddings: Tensor,
-        size: int,
-        workers: int,
-        settings: dict[str, Any],
-    ) -> Iterator[list[dict[str, Any]]]:
-        for logits in self._logits(images, total, embeddings, size, workers, settings):
-            for row in self.scorer.scores(logits):
-                yield self.postprocess((labels, row))
+        tokenizing = {**(settings.get("tokenizer_kwargs") or {})}
+        tokenizing |= {name: settings[name] for name in CUTTING if name in settings and name != "tokenizer_kwargs"}
+        embeddings = self.scorer.embeddings_of(filled, tokenizing).to(self.model.device)
+        workers = _first(num_workers, self._num_workers, 0)
+        return single, labels, self._logits(images, total, embeddings, size, workers, settings)
 
     def _logits(
         self,
         images: Iterable[Any],
         total: int | None,
         embeddings: Tensor,
-        size: int,
+        batch_size: int,
         workers: int,
         settings: dict[str, Any],
     ) -> Iterator[Tensor]:
-        """Logits ``(B, C)`` of one batch after the other."""
         numbered = enumerate(images)
         with ExitStack() as stack:
             bar = stack.enter_context(
                 tqdm(total=total, unit="image", disable=not settings.get("progress"), leave=False)
             )
             run = stack.enter_context(ThreadPoolExecutor(workers)).map if workers else map
-            while window := list(itertools.islice(numbered, size)):
+            while window := list(itertools.islice(numbered, batch_size)):
                 inputs = list(run(lambda one: self.preprocess(one, **settings), window))
                 yield self.forward({"images": inputs, "labels": embeddings})["logits"]
                 bar.update(len(window))
 
 
-def _images(given: Any) -> tuple[bool, Iterable[Any], int | None]:
+def _images(inputs: Any) -> tuple[bool, Iterable[Any], int | None]:
     """Whether it is one image, the images, and how many, where that is known."""
-    if given is None:
+    if inputs is None:
         raise ZeroShotError("Zero-shot image classification needs an image, got None.")
     try:
-        single, images = rows_of(given)
+        single, images = rows_of(inputs)
     except BackboneError as error:
         raise ZeroShotError(str(error)) from error
-    return single, images, 1 if single else len(given) if isinstance(given, Sized) else None
+    return single, images, 1 if single else len(inputs) if isinstance(inputs, Sized) else None
 
 
 def _first(*values: int | None) -> int:

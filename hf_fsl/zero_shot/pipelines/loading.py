@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_fsl.config.sections import ModelConfig
 from hf_fsl.models.backbones.encoder import load_encoder
-from hf_fsl.models.backbones.tokenizer import WORDLESS, knows_words
+from hf_fsl.models.backbones.tokenizer import NO_VOCABULARY, has_vocabulary
 from hf_fsl.models.backbones.weights import load_whole, loading
 from hf_fsl.models.templates import ZeroShotError
 
@@ -40,8 +40,8 @@ def load_pipeline(
             device_map=None if device is None else {"": device},
             **options,
         )  # fmt: skip
-        if loaded.tokenizer is not None and not knows_words(loaded.tokenizer):
-            raise ValueError(WORDLESS)
+        if loaded.tokenizer is not None and not has_vocabulary(loaded.tokenizer):
+            raise ValueError(NO_VOCABULARY)
     return loaded
 
 

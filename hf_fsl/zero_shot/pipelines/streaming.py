@@ -15,7 +15,7 @@ from transformers import Pipeline
 
 from hf_fsl.core.images import is_picture_file
 from hf_fsl.models.backbones.classification import BackboneError
-from hf_fsl.models.backbones.items import check_text, rows_of
+from hf_fsl.models.backbones.inputs import check_text, rows_of
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.label_sets import LabelSet, LabelSets
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, WHOLE, Cutting, read_cutting
@@ -114,9 +114,8 @@ class StreamedZeroShot(Pipeline):
         """
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens
             options.pop(compatible, None)
-        settings = self._settings(candidate_labels, options)
-        label_sets = self._label_sets(settings)
-        answers = self._answers(texts_of(sequences), label_sets, settings)
+        settings, _, examined = self._examined(sequences, candidate_labels, options)
+        answers = (self.postprocess(request_and_evidence, **settings) for request_and_evidence in examined)
         if isinstance(sequences, str):
             return next(answers)
         streamed = isinstance(sequences, (Iterator, Dataset)) or not isinstance(sequences, Sized)
@@ -218,35 +217,27 @@ class StreamedZeroShot(Pipeline):
             raise ZeroShotError(f"shortlist: a whole number of labels, 1 or more, or None for all; got {size!r}.")
         return kwargs, {}, {}
 
-    def _settings(self, candidate_labels: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """The options of a call over those of the pipeline."""
+    def _examined(
+        self, texts: Any, candidate_labels: Any, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], LabelSets, Iterator[tuple[Request, Evidence]]]:
+        """The options of a call over those of the pipeline, its label sets, and each text with its evidence."""
         if candidate_labels is not None:
             options = {**options, "candidate_labels": candidate_labels}
-        return {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
-
-    def _label_sets(self, settings: dict[str, Any]) -> LabelSets:
+        settings = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
         label_sets = LabelSets(settings, self.default_template)
         if label_sets.shared is not None:
             self._check(label_sets.shared)
-        return label_sets
+        texts = texts_of(texts)
+        requests = map(self.preprocess, label_sets.of(texts))
+        return settings, label_sets, self._in_windows(requests, texts, settings)
 
     def _evidence_of(self, texts: Any, candidate_labels: Any, options: dict[str, Any]) -> tuple[LabelSet, np.ndarray]:
         """The label set of all texts, and their evidence ``(N, C)``."""
-        settings = self._settings(candidate_labels, options)
-        label_sets = self._label_sets(settings)
+        _, label_sets, examined = self._examined(texts, candidate_labels, options)
         if label_sets.shared is None:
             raise ZeroShotError("candidate_labels: the same for all texts here; got a list of labels for each.")
-        rows = [evidence.values for _, evidence in self._examined(texts_of(texts), label_sets, settings)]
+        rows = [evidence.values for _, evidence in examined]
         return label_sets.shared, np.stack(rows) if rows else np.empty((0, len(label_sets.shared.labels)))
-
-    def _answers(self, texts: Any, label_sets: LabelSets, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        examined = self._examined(texts, label_sets, settings)
-        return (self.postprocess(one, **settings) for one in examined)
-
-    def _examined(
-        self, texts: Any, label_sets: LabelSets, settings: dict[str, Any]
-    ) -> Iterator[tuple[Request, Evidence]]:
-        return self._in_windows(map(self.preprocess, label_sets.of(texts)), texts, settings)
 
     def _in_windows(
         self, requests: Iterator[Request], texts: Any, settings: dict[str, Any]
@@ -262,23 +253,23 @@ class StreamedZeroShot(Pipeline):
     def _windows(self, requests: Iterator[Request]) -> Iterator[list[Request]]:
         window: list[Request] = []
         size = 0
-        for item in requests:
-            window.append(item)
-            own = self._weight(item.label_set)
-            size += own
-            if size + own > self._window():  # the next one is likely to be as large: it is not read for this window
+        for request in requests:
+            window.append(request)
+            weight = self._weight(request.label_set)
+            size += weight
+            if size + weight > self._window():  # the next one is likely to be as large: it is not read for this window
                 yield window
                 window, size = [], 0
         if window:
             yield window
 
 
-def texts_of(given: Any) -> Any:
+def texts_of(inputs: Any) -> Any:
     """Texts one after the other, with a length where it is known."""
     try:
-        _, rows = rows_of(given)
+        _, rows = rows_of(inputs)
     except BackboneError as error:
         raise ZeroShotError(f"A text, a list of texts, a generator or a data set is needed. {error}") from error
-    if isinstance(given, Dataset):
-        return given
-    return list(rows) if isinstance(given, Sized) and not isinstance(rows, Sized) else rows
+    if isinstance(inputs, Dataset):
+        return inputs
+    return list(rows) if isinstance(inputs, Sized) and not isinstance(rows, Sized) else rows

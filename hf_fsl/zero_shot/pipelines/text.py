@@ -11,13 +11,12 @@ from torch import Tensor
 
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.templates import ZeroShotError
-from hf_fsl.zero_shot.bi_encoder import LabelEncoder
+from hf_fsl.zero_shot.bi_encoder import SIMILARITY_WEIGHT, LabelEncoder, Shortlister
 from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.nli import EntailmentScorer
 from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
 from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting
 from hf_fsl.zero_shot.pipelines.streaming import Evidence, Request, StreamedZeroShot, texts_of
-from hf_fsl.zero_shot.shortlist import SIMILARITY_WEIGHT, Shortlister
 
 WINDOW_PAIRS = 4096
 """Pairs sorted by length at a time."""
@@ -80,8 +79,8 @@ class ZeroShotTextPipeline(StreamedZeroShot):
     def label_encoder(self) -> LabelEncoder:
         """The bi-encoder that makes shortlists, loaded when it is needed."""
         if self._label_encoder is None:
-            given = self._shortlist_model
-            backbone = given if isinstance(given, Backbone) else Backbone.from_pretrained(given, device=self.device)
+            model = self._shortlist_model
+            backbone = model if isinstance(model, Backbone) else Backbone.from_pretrained(model, device=self.device)
             self._label_encoder = LabelEncoder(backbone)
         return self._label_encoder
 
@@ -107,10 +106,10 @@ class ZeroShotTextPipeline(StreamedZeroShot):
         evidence, start = [], 0
         for item, labels, tie, bonus in zip(requests, chosen, ties, bonuses, strict=True):
             templates = len(item.label_set.templates)
-            own = logits[start : start + len(labels) * templates].reshape(len(labels), templates, -1)
+            of_text = logits[start : start + len(labels) * templates].reshape(len(labels), templates, -1)
             start += len(labels) * templates
             values = np.full(len(item.label_set.labels), -np.inf)
-            values[labels] = self._in_favor(own, item.label_set).mean(1) + bonus
+            values[labels] = self._in_favor(of_text, item.label_set).mean(1) + bonus
             evidence.append(Evidence(values, tie))
         return evidence
 

@@ -81,7 +81,7 @@ def text_near(backbone, texts, labels):
 def test_the_shortlister_is_a_ridge_regression_of_what_the_cosines_leave():
     from sklearn.linear_model import Ridge
 
-    from hf_fsl.zero_shot.shortlist import Shortlister
+    from hf_fsl.zero_shot.bi_encoder import Shortlister
 
     generator = torch.Generator().manual_seed(0)
     embeddings, cosines, evidence = (torch.randn(30, size, generator=generator) for size in (5, 4, 4))

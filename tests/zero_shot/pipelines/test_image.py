@@ -69,7 +69,7 @@ def test_texts_that_stand_for_images_and_the_timeout_reach_the_loader(ours, tmp_
     encoded = base64.b64encode((tmp_path / "picture.png").read_bytes()).decode()
     assert ours(f"data:image/png;base64,{encoded}", LABELS) == ours(picture, LABELS)
     asked = []
-    monkeypatch.setattr("hf_fsl.models.backbones.items.open_picture", lambda *given: asked.append(given) or picture)
+    monkeypatch.setattr("hf_fsl.models.backbones.inputs.open_picture", lambda *given: asked.append(given) or picture)
     assert ours("http://127.0.0.1:9/cat.png", LABELS, timeout=3.0) == ours(picture, LABELS)
     assert asked[0] == ("http://127.0.0.1:9/cat.png", 3.0)
     with pytest.raises(ZeroShotError, match="Input 0 is a text"):

@@ -11,8 +11,7 @@ import transformers as t
 from torch import nn
 
 from hf_fsl.zero_shot import onnx_runtime
-from hf_fsl.zero_shot.onnx_runtime import OnnxClassifier
-from hf_fsl.zero_shot.quantisation import OUTLIERS, PAIRS, fit_for_int8, largest_inputs, random_pairs
+from hf_fsl.zero_shot.onnx_runtime import OUTLIERS, PAIRS, OnnxClassifier, fit_for_int8, largest_inputs, random_pairs
 from tests.helpers.tiny_models import text_sizes
 
 
@@ -73,7 +72,7 @@ def test_a_model_that_was_told_of_no_padding_is_judged_by_one_pair(model, tokeni
     assert rows == [1]
 
 
-def test_less_is_lost_than_by_dynamic_quantisation_alone(model, tokenizer, monkeypatch):
+def test_less_is_lost_than_by_dynamic_quantization_alone(model, tokenizer, monkeypatch):
     graphs, quantize = [], onnxruntime.quantization.quantize_dynamic
 
     def watched(source, target, *arguments, **options):

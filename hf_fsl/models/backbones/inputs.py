@@ -71,7 +71,7 @@ def rows_of(inputs: Any) -> tuple[bool, Iterable[Any]]:
     raise BackboneError(f"Inputs are texts or images one after the other, got {kind}. Give a list of them.")
 
 
-def read_items(
+def read_inputs(
     inputs: Any,
     *,
     text: bool = True,
@@ -128,7 +128,7 @@ def check_text(text: str, what: str) -> None:
         ) from None
 
 
-def item_keys(items: list[Any]) -> list[str]:
+def input_keys(items: list[Any]) -> list[str]:
     """A key for each item, equal for equal contents. Raises BackboneError for an image that cannot be made RGB."""
     keys = []
     for row, item in enumerate(items):

@@ -15,7 +15,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.models.backbones import Backbone, BackboneError
-from hf_fsl.models.backbones.items import item_keys, read_items
+from hf_fsl.models.backbones.inputs import input_keys, read_inputs
 from tests.helpers.encoders import pictures, save_encoder
 
 
@@ -72,7 +72,7 @@ def test_an_image_that_cannot_be_decoded_is_named(image_backbone, truncated):
 
 def test_equal_contents_have_equal_keys():
     red, same = Image.new("RGB", (2, 2), "red"), Image.new("RGBA", (2, 2), "red")
-    first, second, other = item_keys(read_items(iter([red, same, Image.new("RGB", (2, 2), "blue")])))
+    first, second, other = input_keys(read_inputs(iter([red, same, Image.new("RGB", (2, 2), "blue")])))
     assert first == second != other
 
 
@@ -97,13 +97,13 @@ TEXTS = ["the cat sleeps", "good food"]
     ids=lambda column: type(column).__name__,
 )
 def test_columns_are_their_rows(column):
-    assert read_items(column) == TEXTS
+    assert read_inputs(column) == TEXTS
 
 
 @pytest.mark.parametrize("one", ["the cat", np.array("the cat"), np.str_("the cat")])
 def test_one_text_is_one_input(one, text_backbone):
     backbone = Backbone.from_pretrained(str(text_backbone))
-    assert read_items(one) == ["the cat"] and type(read_items(one)[0]) is str
+    assert read_inputs(one) == ["the cat"] and type(read_inputs(one)[0]) is str
     torch.testing.assert_close(backbone.encode(one), backbone.encode(["the cat"]))
 
 
@@ -162,7 +162,7 @@ def test_a_stream_of_lines_in_another_encoding_is_no_damaged_image(tmp_path):
         (tmp_path / "latin.txt").open(encoding="utf-8") as lines,
         pytest.raises(BackboneError, match="no text in the"),
     ):
-        read_items(lines)
+        read_inputs(lines)
 
 
 def test_an_error_of_whoever_makes_the_inputs_is_theirs():
@@ -171,4 +171,4 @@ def test_an_error_of_whoever_makes_the_inputs_is_theirs():
         raise UserError("The table is gone.")
 
     with pytest.raises(UserError, match="^The table is gone.$"):
-        list(read_items(texts()))
+        list(read_inputs(texts()))

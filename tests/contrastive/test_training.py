@@ -10,7 +10,7 @@ import transformers
 from accelerate import Accelerator
 
 from hf_fsl.config import ContrastiveConfig, DualEncoderConfig, PairsConfig, TowerConfig, TrainingConfig
-from hf_fsl.contrastive.run import train_towers
+from hf_fsl.contrastive.training import train_towers
 from hf_fsl.data import load_pairs
 from hf_fsl.training import CheckpointError
 from tests.helpers import tiny_pairs as tiny
