@@ -11,10 +11,10 @@ from typing import Literal
 class AdaptationConfig:
     """The loss, what a batch is made of, and the optimisation. What is trained is the adapter's business."""
 
-    loss: Literal["supcon", "prototypical", "triplet"] = "supcon"
+    loss: Literal["supervised_contrastive", "prototypical", "triplet"] = "supervised_contrastive"
     """Supervised contrastive; prototypical, every example against the class means without it; batch-hard triplet."""
     temperature: float = 0.1
-    """Of supcon and prototypical."""
+    """Of supervised contrastive and prototypical."""
     margin: float | None = None
     """Of triplet; ``null``: softplus instead of a hinge."""
     steps: int = 40

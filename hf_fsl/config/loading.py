@@ -20,7 +20,10 @@ T = TypeVar("T")
 _INVALID: Any = object()
 _RENAMED_FIELDS = {"zero_shot.label_descriptions": "label_texts"}
 """Field -> what its last part is called now."""
-_RENAMED_CHOICES = {"adapter.method": {"none": "full"}}
+_RENAMED_CHOICES = {
+    "adapter.method": {"none": "full"},
+    "adaptation.loss": {"supcon": "supervised_contrastive"},
+}
 """Field -> old name of a choice -> what it is called now."""
 
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.training.linear_probe import classification_layer, one_each, read_by
-from hf_fsl.training.losses import ClassificationLoss
-from hf_fsl.training.metric_losses import MetricLoss
+from hf_fsl.training.losses import ClassificationLoss, MetricLoss
 from hf_fsl.training.update import Batch, Update
 
 METRIC_LOSSES: dict[str, MetricLoss] = {
-    "supervised_contrastive": MetricLoss("supcon"),
+    "supervised_contrastive": MetricLoss("supervised_contrastive"),
     "prototypical": MetricLoss("prototypical"),
 }
 """By the names of ``training.loss``."""

@@ -14,6 +14,7 @@ from hf_fsl.config import (
     RECIPES,
     ConfigError,
     ContrastiveConfig,
+    FewShotRecipeConfig,
     FineTuneConfig,
     HubConfig,
     ZeroShotNLIConfig,
@@ -156,6 +157,10 @@ def test_the_old_name_of_a_choice_is_refused_with_the_new_one(tmp_path):
     (found,) = problems(tmp_path, text, ["--adapter.method", "none"])
     assert found.startswith("adapter.method: expected one of full, ")
     assert found.endswith("got 'none', which is now called full")
+    path = tmp_path / "few_shot.yaml"
+    path.write_text(f"{text}adaptation: {{loss: supcon}}\n")
+    with pytest.raises(ConfigError, match="got 'supcon', which is now called supervised_contrastive"):
+        load_config(FewShotRecipeConfig, path)
 
 
 def test_the_old_name_of_a_field_is_refused_with_the_new_one():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_fsl.training.metric_losses import MetricLoss, MetricLossError
+from hf_fsl.training.losses import MetricLoss, MetricLossError
 
 LABELS = [4, 4, 7, 7, 7, 9, 2, 2]  # 9 is alone
 
@@ -56,8 +56,8 @@ def triplet(z: np.ndarray, y: list[int], margin: float | None) -> float:
 @pytest.mark.parametrize(
     ("loss", "reference"),
     [
-        (MetricLoss("supcon", 0.1), lambda z, y: supcon(z, y, 0.1)),
-        (MetricLoss("supcon", 0.7), lambda z, y: supcon(z, y, 0.7)),
+        (MetricLoss("supervised_contrastive", 0.1), lambda z, y: supcon(z, y, 0.1)),
+        (MetricLoss("supervised_contrastive", 0.7), lambda z, y: supcon(z, y, 0.7)),
         (MetricLoss("prototypical", 0.3), lambda z, y: prototypical(z, y, 0.3)),
         (MetricLoss("triplet"), lambda z, y: triplet(z, y, None)),
         (MetricLoss("triplet", margin=0.4), lambda z, y: triplet(z, y, 0.4)),
@@ -70,7 +70,7 @@ def test_the_value_is_that_of_the_papers_formula(loss, reference):
         assert float(value) == pytest.approx(reference(unit(rows), LABELS), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["supcon", "prototypical", "triplet"])
+@pytest.mark.parametrize("name", ["supervised_contrastive", "prototypical", "triplet"])
 def test_order_of_the_batch_and_names_of_the_classes_do_not_matter(name):
     rows, labels = torch.tensor(embeddings(), dtype=torch.float32), torch.tensor(LABELS)
     order = torch.tensor([3, 0, 7, 5, 1, 2, 6, 4])
@@ -78,14 +78,14 @@ def test_order_of_the_batch_and_names_of_the_classes_do_not_matter(name):
     assert float(loss(rows[order], 100 - 3 * labels[order])) == pytest.approx(float(loss(rows, labels)), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["supcon", "prototypical", "triplet"])
+@pytest.mark.parametrize("name", ["supervised_contrastive", "prototypical", "triplet"])
 def test_equal_embeddings_have_finite_gradients(name):
     rows = torch.ones(4, 3, requires_grad=True)
     MetricLoss(name)(rows, torch.tensor([0, 0, 1, 1])).backward()
     assert torch.isfinite(rows.grad).all()
 
 
-@pytest.mark.parametrize("name", ["supcon", "prototypical", "triplet"])
+@pytest.mark.parametrize("name", ["supervised_contrastive", "prototypical", "triplet"])
 def test_a_gradient_step_brings_classes_together(name):
     rows = torch.tensor(embeddings(), dtype=torch.float32, requires_grad=True)
     labels, loss = torch.tensor(LABELS), MetricLoss(name)

@@ -29,7 +29,7 @@ from hf_fsl.models.adapters.gradients import low_rank_gradients, start_along
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.inputs import read_inputs
 from hf_fsl.models.backbones.texts import padded_length
-from hf_fsl.training.metric_losses import MetricLoss
+from hf_fsl.training.losses import MetricLoss
 from hf_fsl.training.precision import fast_attention, use_bf16
 from hf_fsl.training.update import TOKENS_AT_ONCE, make_optimizer, make_scheduler
 

@@ -29,7 +29,7 @@ from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.few_shot.adaptation import AdaptationError, adapt
 from hf_fsl.few_shot.adaptation.adapt import Examples
 from hf_fsl.models.backbones.cache import weights_fingerprint
-from hf_fsl.training.metric_losses import MetricLoss
+from hf_fsl.training.losses import MetricLoss
 from tests.helpers.tiny_models import text_sizes, write_tokenizer
 
 TOPICS = [["cat", "dog", "bird", "fish"], ["house", "river", "tree", "rain"], ["car", "train", "film", "sun"]]
@@ -58,7 +58,7 @@ def separation(backbone: Backbone, texts=TEXTS, labels=LABELS) -> float:
     ("adapter", "rate"),
     [(LORA, 1e-2), (FULL, 5e-3), (peft.LoraConfig(r=2, target_modules=["query", "value"]), 5e-2)],
 )
-@pytest.mark.parametrize("loss", ["supcon", "prototypical", "triplet"])
+@pytest.mark.parametrize("loss", ["supervised_contrastive", "prototypical", "triplet"])
 def test_classes_come_together_and_the_backbone_given_stays_as_it_was(backbone, adapter, rate, loss):
     for parameter in backbone.model.parameters():
         parameter.data *= 4 if parameter.ndim == 2 else 1  # at BERT's initial scale it is next to linear
@@ -126,7 +126,9 @@ def test_a_lora_starts_along_the_gradient_of_its_first_batch(backbone):
     config = replace(CONFIG, batch_size=36, examples_per_class=12, steps=1, learning_rate=1e-12)  # all in a batch
     adapted = adapt(backbone, TEXTS, LABELS, config, adapter=replace(ALONG, r=2))
     examples = Examples(backbone, TEXTS, 0)
-    MetricLoss("supcon", config.temperature)(examples.embed(range(36)), torch.tensor(LABELS)).backward()
+    MetricLoss("supervised_contrastive", config.temperature)(
+        examples.embed(range(36)), torch.tensor(LABELS)
+    ).backward()
     for name, module in backbone.model.named_modules():
         if isinstance(module, torch.nn.Linear) and module.weight.grad is not None:
             rows = adapted.adapter_state[f"base_model.model.{name}.lora_A.weight"]
