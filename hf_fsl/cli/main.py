@@ -31,3 +31,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     return int(options.run(options))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

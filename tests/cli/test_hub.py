@@ -19,7 +19,7 @@ from tests.helpers.launching import ROOT
 
 def test_a_served_hub_is_seeded_once_and_ends_when_it_is_interrupted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    command = [sys.executable, "-m", "hf_fsl.cli.main", "hub", "serve", "--port", "0", "--root", str(tmp_path / "hub")]
+    command = [sys.executable, "-m", "hf_fsl", "hub", "serve", "--port", "0", "--root", str(tmp_path / "hub")]
     environment = {**os.environ, "HF_FSL_HUB_TOKEN": "secret"}
     # A shell's background job ignores interrupts, and so would what it starts.
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

@@ -262,6 +262,6 @@ def test_a_model_of_our_own_class_is_known_to_a_process_that_has_imported_nothin
     classifier.fit(["the cat", "a dog", "the sun", "a river"], ["a", "a", "b", "b"]).save_pretrained(
         tmp_path / "model"
     )
-    command = [sys.executable, "-m", "hf_fsl.cli.main", "predict", str(tmp_path / "model"), "the cat"]
+    command = [sys.executable, "-m", "hf_fsl", "predict", str(tmp_path / "model"), "the cat"]
     done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("the cat"), done.stderr[-2000:]
