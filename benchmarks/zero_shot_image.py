@@ -23,8 +23,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import pipeline
 
+from hf_fsl import ZeroShotImagePipeline
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE
-from hf_fsl.zero_shot.pipelines import ZeroShotImagePipeline
 
 TASK = "zero-shot-image-classification"
 STOCK_BATCHES = (1, 8, 32)

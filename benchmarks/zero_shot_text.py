@@ -29,12 +29,12 @@ from datasets import Dataset, load_dataset
 from encode import mixed_texts
 from transformers import pipeline
 
+from hf_fsl import ZeroShotTextPipeline
 from hf_fsl.hub.overlay import whole_model
 from hf_fsl.hub.seed import MINILM, minilm_folder
 from hf_fsl.metrics import paired_difference
 from hf_fsl.models.backbones.texts import token_budget
 from hf_fsl.zero_shot.pairs import PairEncoder
-from hf_fsl.zero_shot.pipelines import ZeroShotTextPipeline
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NLI = RECIPES / "backbones" / "minilm-wordnet-nli"

@@ -27,9 +27,9 @@ _EXPORTS: dict[str, str] = {
     "train": "hf_fsl.training",
     "FewShotPipeline": "hf_fsl.few_shot.pipeline",
     "ImageTextScorer": "hf_fsl.zero_shot.clip",
-    "ZeroShotEmbeddingPipeline": "hf_fsl.zero_shot.pipelines",
-    "ZeroShotImagePipeline": "hf_fsl.zero_shot.pipelines",
-    "ZeroShotTextPipeline": "hf_fsl.zero_shot.pipelines",
+    "ZeroShotEmbeddingPipeline": "hf_fsl.zero_shot.pipelines.embedding",
+    "ZeroShotImagePipeline": "hf_fsl.zero_shot.pipelines.image",
+    "ZeroShotTextPipeline": "hf_fsl.zero_shot.pipelines.text",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604

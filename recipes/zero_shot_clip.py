@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from hf_fsl import ZeroShotImagePipeline
 from hf_fsl.config import ZeroShotClipConfig, run_recipe, to_dict
 from hf_fsl.core.paths import portable
 from hf_fsl.data import load_splits
@@ -29,7 +30,6 @@ from hf_fsl.hub.worth import cautions
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.training import make_accelerator
 from hf_fsl.zero_shot.evaluation import compare_methods, tuning_and_test
-from hf_fsl.zero_shot.pipelines import ZeroShotImagePipeline
 from hf_fsl.zero_shot.pipelines.loading import load_pipeline
 from hf_fsl.zero_shot.record import (
     across_processes,

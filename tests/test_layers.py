@@ -23,7 +23,7 @@ FLOORS = [
     {"__main__", "auto", "cli"},
 ]
 """As in pyproject's import-linter contract, from the ground up. Only on the top floor rooms know each other."""
-LONGEST_CHAIN = 14
+LONGEST_CHAIN = 10
 """Files, each imported by the one before."""
 
 

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 
 from hf_fsl.contrastive.inputs import TextFeatures, encoded_pictures, image_outputs
 from hf_fsl.contrastive.towers import DualEncoder, LoadedTowers
-from hf_fsl.core.records import Measurement, ZeroShotMeasurement
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import ZeroShotMeasurement
 from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.data.pairs import PairSplit
 from hf_fsl.metrics.intervals import bootstrap_interval, example_losses

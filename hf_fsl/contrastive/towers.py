@@ -17,7 +17,7 @@ from hf_fsl.config.contrastive import ContrastiveLossConfig, DualEncoderConfig, 
 from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.models.adapters.attach import attach_adapter, merge_adapter
 from hf_fsl.models.adapters.gradients import evaluating
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.texts import check_max_length, token_limit
 from hf_fsl.models.backbones.tokenizer import load_tokenizer
 from hf_fsl.models.backbones.weights import load_weights, load_whole, loading

@@ -10,34 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_fsl.core.errors import UserError
+from hf_fsl.core.measurement import Measurement, TruncationRecord
 from hf_fsl.core.serialization import Plain, damage_told, from_plain, json_object
 
 SCHEMA_VERSION = 1
 MANY_CLASSES = 50
 """From so many on, a record keeps and a card shows confused pairs in place of a confusion matrix."""
-
-
-LOWER_IS_BETTER = ("ece", "loss")
-
-
-def goodness(metric: str, value: float) -> float:
-    """The value of a metric turned so that more is better."""
-    return -value if metric in LOWER_IS_BETTER else value
-
-
-@dataclass(kw_only=True)
-class Measurement:
-    """A number with what is needed to judge it.
-
-    ``ci95`` is over test examples (bootstrap) for one run, over seeds (Student's t) where ``seeds`` is above one:
-    ``over`` says which.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None = None
-    n: int | None = None
-    seeds: int | None = None
-    over: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -69,19 +47,6 @@ class DataRecord:
     """Training and validation examples dropped because of the overlap."""
     notes: list[str] = field(default_factory=list)
     """What was read in which way, left out or set aside, in sentences."""
-
-
-@dataclass(kw_only=True)
-class TruncationRecord:
-    """What of some texts lies beyond the tokens that are read of each."""
-
-    limit: int | None
-    """Tokens a text may have; None: as many as it has."""
-    texts: int
-    cut_texts: int
-    tokens: int
-    """Before anything was cut; ``cut_tokens`` of them were."""
-    cut_tokens: int
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""What others wrote (labels, texts, names, answers of a server), as it may be sent to a terminal."""
+"""What others wrote (labels, texts, names, answers of a server): as it may be sent to a terminal, and whole."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def printable(text: object, *, lines: bool = False) -> str:
     """
     unsafe = _UNSAFE_IN_LINES if lines else UNSAFE
     return unsafe.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def check_text(text: str, what: str, error: type[Exception]) -> None:
+    """Raises ``error`` for a text with half a character in it, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as broken:
+        raise error(
+            f"{what} holds half of a surrogate pair (U+{ord(text[broken.start]):04X}, character {broken.start}): it "
+            "was decoded by another encoding than its own. Decode it anew, or leave such halves out: "
+            "text.encode(errors='ignore').decode()."
+        ) from None

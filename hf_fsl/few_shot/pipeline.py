@@ -19,8 +19,8 @@ from hf_fsl.core.errors import UserError
 from hf_fsl.few_shot.heads.auto import choose_head
 from hf_fsl.few_shot.heads.estimators import fit_head
 from hf_fsl.models.backbones.backbone import Backbone
-from hf_fsl.models.backbones.classification import BackboneError
 from hf_fsl.models.backbones.encoder import load_encoder
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.inputs import input_keys, rows_of
 from hf_fsl.models.backbones.weights import loading
 from hf_fsl.models.export.loading import backbone_of, is_published, load_published_model, published_class
@@ -31,7 +31,7 @@ from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE
 from hf_fsl.zero_shot.label_cache import weights_state
 from hf_fsl.zero_shot.label_sets import LabelSet
-from hf_fsl.zero_shot.pipelines.cutting import CUTTING, Cutting, read_cutting, shortened
+from hf_fsl.zero_shot.pipelines.cutting import CUTTING, Cutting, read_cutting
 from hf_fsl.zero_shot.pipelines.streaming import Answers
 
 
@@ -329,8 +329,9 @@ class FewShotPipeline(Pipeline):
                 bar.update(len(window))
 
     def _encoded(self, items: list[Any], cutting: Cutting) -> Tensor:
-        texts = bool(items) and isinstance(items[0], str)
-        backbone = shortened(self.backbone, cutting, items, FewShotError) if texts else self.backbone
+        backbone = self.backbone
+        if items and isinstance(items[0], str):
+            backbone = backbone.with_limit(items, cutting.max_length, cut=cutting.cut, error=FewShotError)
         return backbone.encode(items, open_files=False)
 
     def _loaded(self, values: Sequence[Any], settings: Mapping[str, Any]) -> list[Any]:

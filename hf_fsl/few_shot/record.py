@@ -14,8 +14,9 @@ from sklearn.metrics import roc_auc_score
 from hf_fsl.config.few_shot import FewShotRecipeConfig
 from hf_fsl.config.loading import to_dict
 from hf_fsl.core import environment
+from hf_fsl.core.measurement import Measurement
 from hf_fsl.core.paths import portable
-from hf_fsl.core.records import Comparison, EpisodesRecord, HeadRecord, Measurement, ModelRecord, RunRecord
+from hf_fsl.core.records import Comparison, EpisodesRecord, HeadRecord, ModelRecord, RunRecord
 from hf_fsl.core.task import Task
 from hf_fsl.few_shot.adaptation.adapt import Adapted
 from hf_fsl.few_shot.pools import Examples, Pools

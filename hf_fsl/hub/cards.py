@@ -14,15 +14,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateNotFound
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.records import (
-    LOWER_IS_BETTER,
-    Comparison,
-    ContrastiveRecord,
-    Measurement,
-    Record,
-    RunRecord,
-    goodness,
-)
+from hf_fsl.core.measurement import LOWER_IS_BETTER, Measurement, goodness
+from hf_fsl.core.records import Comparison, ContrastiveRecord, Record, RunRecord
 from hf_fsl.core.task import Task
 from hf_fsl.core.terminal import UNSAFE, printable
 

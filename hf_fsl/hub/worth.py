@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hf_fsl.core.records import ContrastiveRecord, Measurement, RunRecord
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import ContrastiveRecord, RunRecord
 from hf_fsl.core.task import Task
 
 WAY_OUT = (

@@ -12,7 +12,8 @@ from scipy.special import softmax as _softmax
 
 from hf_fsl.config.sections import METRICS
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.records import MANY_CLASSES, Measurement
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import MANY_CLASSES
 
 BINS = 15
 """Equal-width bins of the expected calibration error."""

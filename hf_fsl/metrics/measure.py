@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from hf_fsl.config.sections import EvaluationConfig
 from hf_fsl.core import environment
 from hf_fsl.core.files import replaced
-from hf_fsl.core.records import Comparison, CostRecord, Measurement
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import Comparison, CostRecord
 from hf_fsl.core.task import Task
 from hf_fsl.metrics.intervals import (
     OURS,

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.placeholders import has_one_place
-from hf_fsl.models.backbones.inputs import check_text
+from hf_fsl.core.terminal import check_text
 
 
 class ZeroShotError(UserError, ValueError):
@@ -35,7 +35,7 @@ def as_labels(labels: Any) -> list[str]:
     if wrong:
         raise ZeroShotError(f"A candidate label is a text that is not empty, got {wrong[0]!r} in {listed}.")
     for label in listed:
-        check_text(label, f"The candidate label {label!r}")
+        check_text(label, f"The candidate label {label!r}", ZeroShotError)
     twice = sorted(label for label, count in Counter(listed).items() if count > 1)
     if twice:
         raise ZeroShotError(f"Candidate labels must differ; more than once: {', '.join(twice)}. Give each once.")

@@ -14,7 +14,8 @@ from torch import nn
 
 from hf_fsl.config.loading import to_dict
 from hf_fsl.config.sections import FineTuneConfig
-from hf_fsl.core.records import ModelRecord, SeedRecord, TruncationRecord, goodness
+from hf_fsl.core.measurement import TruncationRecord, goodness
+from hf_fsl.core.records import ModelRecord, SeedRecord
 from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.data.loading import Splits
 from hf_fsl.metrics.intervals import compute_metrics

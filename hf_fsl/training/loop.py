@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.records import goodness
+from hf_fsl.core.measurement import goodness
 from hf_fsl.training.batches import TrainingBatches
 from hf_fsl.training.checkpoints import (
     WAY_OUT,

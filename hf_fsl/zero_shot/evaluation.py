@@ -11,7 +11,8 @@ import numpy as np
 
 from hf_fsl.config.sections import EvaluationConfig
 from hf_fsl.config.zero_shot import ZeroShotConfig
-from hf_fsl.core.records import Comparison, Measurement, MethodRecord
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import Comparison, MethodRecord
 from hf_fsl.core.task import Task
 from hf_fsl.data.loading import Splits
 from hf_fsl.metrics.intervals import bootstrap_interval, paired_difference

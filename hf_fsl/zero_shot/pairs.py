@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_fsl.core.records import TruncationRecord
+from hf_fsl.core.measurement import TruncationRecord
 from hf_fsl.models.backbones.texts import call_tokenizer
 from hf_fsl.models.templates import ZeroShotError
 

@@ -12,7 +12,7 @@ from hf_fsl.config import ContrastiveLossConfig, DualEncoderConfig, TowerConfig
 from hf_fsl.contrastive.inputs import TextFeatures
 from hf_fsl.contrastive.towers import load_towers
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 
 TEXTS = ["good cat", "the big red house is very small and not green", "dog", "a bird runs"]
 

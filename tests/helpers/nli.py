@@ -10,7 +10,7 @@ import transformers as t
 from tokenizers import processors
 from transformers import pipeline
 
-from hf_fsl.zero_shot.pipelines import ZeroShotTextPipeline
+from hf_fsl import ZeroShotTextPipeline
 from tests.helpers.tiny_models import WORDS, text_sizes, write_tokenizer
 
 LABELS = ["food", "big red house", "sun"]

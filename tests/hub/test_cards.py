@@ -14,7 +14,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.records import Comparison, CostRecord, Measurement, RunRecord, TruncationRecord
+from hf_fsl.core.measurement import Measurement, TruncationRecord
+from hf_fsl.core.records import Comparison, CostRecord, RunRecord
 from hf_fsl.hub.cards import is_hub_id, render_card
 
 MakeRecord = Callable[..., RunRecord]

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_fsl.hub.local.cards import front_matter
+from hf_fsl.hub.local.views import front_matter
 from tests.helpers.local_hub import CARD, LARGE, add, fetch
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hf_fsl.config import EvaluationConfig, HubConfig
-from hf_fsl.core.records import Comparison, Measurement, ZeroShotMeasurement, load_record
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import Comparison, ZeroShotMeasurement, load_record
 from hf_fsl.hub import push as push_module
 from hf_fsl.hub.push import UselessModel, push_bundle
 from hf_fsl.hub.worth import cautions, doubt

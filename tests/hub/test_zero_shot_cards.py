@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_fsl.core.records import Comparison, Measurement, RunRecord
+from hf_fsl.core.measurement import Measurement
+from hf_fsl.core.records import Comparison, RunRecord
 from hf_fsl.hub.cards import render_card
 
 RECORD = Path(__file__).parents[2] / "model_cards" / "zero_shot_clip_emoji" / "run_record.json"

@@ -10,7 +10,7 @@ import pytest
 from hf_fsl.config import AdapterSearchConfig, DataConfig, EvaluationConfig, ModelConfig
 from hf_fsl.config.search import FinishConfig, ShotsConfig, StudyConfig
 from hf_fsl.config.search_space import SearchSpaceConfig
-from hf_fsl.core.records import Measurement
+from hf_fsl.core.measurement import Measurement
 from hf_fsl.metrics import MetricError
 from hf_fsl.search import finalists
 from hf_fsl.search.errors import SearchError

@@ -73,7 +73,7 @@ def test_a_decoder_reads_the_last_token_of_each_pair_whatever_its_padding(pad, t
 
 
 def test_a_decoder_without_a_padding_token_gives_the_stock_pipelines_answers(tmp_path):
-    from hf_fsl.zero_shot.pipelines import ZeroShotTextPipeline
+    from hf_fsl import ZeroShotTextPipeline
 
     given = {"model": decoder(), "tokenizer": write_tokenizer(tmp_path), "device": "cpu"}
     given["tokenizer"].model_input_names = ["input_ids", "attention_mask"]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from scipy import stats
 from torch import Tensor
 
-from hf_fsl.core.records import Measurement
+from hf_fsl.core.measurement import Measurement
 from hf_fsl.few_shot.episodes.methods import Fit, Method, NearestMean, as_method, finite
 from hf_fsl.few_shot.episodes.pools import EpisodeError
 from hf_fsl.few_shot.episodes.sampler import Episodes

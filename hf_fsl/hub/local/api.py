@@ -11,13 +11,13 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from hf_fsl.hub.local import pages, views
-from hf_fsl.hub.local.cards import front_matter
+from hf_fsl.hub.local import views
 from hf_fsl.hub.local.commits import apply_commit
 from hf_fsl.hub.local.repo import Repo
 from hf_fsl.hub.local.rules import KINDS, HubError, check_path, check_ref_name, whole_number
 from hf_fsl.hub.local.store import Store
 from hf_fsl.hub.local.uploads import lfs_batch, verify
+from hf_fsl.hub.local.views import front_matter
 
 LFS_THRESHOLD = 1 << 20
 """Files from this size on, and binary ones, are sent through LFS."""
@@ -48,7 +48,7 @@ def respond(store: Store, call: Call) -> Response:
     """Answers a call. Raises HubError for every answer other than success."""
     match call.method, call.parts:
         case "GET", [""]:
-            return HTMLResponse(pages.index_page({kind: store.repos(kind) for kind in KINDS}))
+            return HTMLResponse(views.index_page({kind: store.repos(kind) for kind in KINDS}))
         case "GET", ["api", "whoami-v2"]:
             auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": "write"}}
             return JSONResponse({"type": "user", "name": "local", "fullname": "local", "orgs": [], "auth": auth})
@@ -229,13 +229,13 @@ def _web(store: Store, call: Call, kind: str, parts: list[str]) -> Response:
             return _file(store.repo(kind, namespace, name), revision, check_path("/".join(path)))
         case "GET", [namespace, name, "tree" | "commit", revision]:
             repo = store.repo(kind, namespace, name)
-            return HTMLResponse(pages.repo_page(repo, repo.resolve(revision)))
+            return HTMLResponse(views.repo_page(repo, repo.resolve(revision)))
         case "GET", [namespace, name, "discussions", number]:
             repo = store.repo(kind, namespace, name)
-            return HTMLResponse(pages.repo_page(repo, repo.resolve(f"refs/pr/{number}")))
+            return HTMLResponse(views.repo_page(repo, repo.resolve(f"refs/pr/{number}")))
         case "GET", [namespace, name]:
             repo = store.repo(kind, namespace, name)
-            return HTMLResponse(pages.repo_page(repo, repo.resolve("main")))
+            return HTMLResponse(views.repo_page(repo, repo.resolve("main")))
     # Such as the ids without a namespace that the first models of the Hub have.
     raise HubError(404, f"There is no repository at /{'/'.join(call.parts)}.", "RepoNotFound")
 

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hf_fsl.hub.local.repo import Commit, Entry, Repo
+from hf_fsl.hub.local.repo import Commit, Entry, Repo, lfs_pointer
 from hf_fsl.hub.local.rules import HubError, check_path, json_object
 from hf_fsl.hub.local.storage import Storage
 
@@ -60,11 +60,6 @@ def apply_commit(repo: Repo, revision: str, body: Path, create_pr: bool) -> tupl
 def git_oid(content: bytes) -> str:
     """The id git gives a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The pointer file that stands in git for LFS content."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def _read(storage: Storage, body: Path) -> tuple[dict[str, Any], list[_Operation]]:

@@ -180,3 +180,8 @@ def _read(path: Path, missing: HubError) -> str:
         return path.read_text()
     except FileNotFoundError as error:  # deleted since somebody saw it
         raise missing from error
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    """The pointer file that stands in git for LFS content."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()

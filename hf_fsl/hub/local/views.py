@@ -1,13 +1,88 @@
-"""What the API says of repositories: JSON as the Hub's clients expect it."""
+"""What the Hub says of repositories: JSON as its clients expect it, cards, and plain pages."""
 
 from __future__ import annotations
 
+import math
+import re
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
-from hf_fsl.hub.local.cards import card_data, tags
-from hf_fsl.hub.local.commits import lfs_pointer
-from hf_fsl.hub.local.repo import Commit, Entry, Repo
+import yaml
+
+from hf_fsl.hub.local.repo import Commit, Entry, Repo, lfs_pointer
 from hf_fsl.hub.local.rules import HubError
+
+_FRONT_MATTER = re.compile(r"\A\s*---[\r\n]+(.*?)[\r\n]+---(?:\r\n|\n|$)", re.DOTALL)
+_LONGEST_README = 1 << 20
+_MOST_VALUES = 100_000
+
+
+def readme(repo: Repo, commit: Commit) -> str:
+    """The text of README.md, at most a megabyte of it; empty where there is none."""
+    entry = commit.files.get("README.md")
+    if entry is None:
+        return ""
+    with repo.storage.blob(entry.sha256).open("rb") as file:
+        return file.read(_LONGEST_README).decode(errors="replace")
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """The metadata of a card, as JSON values. Raises ValueError with what is wrong with it."""
+    found = _FRONT_MATTER.match(text)
+    if found is None:
+        return {}
+    try:
+        values = yaml.safe_load(found[1])
+        if not isinstance(values, (dict, type(None))):
+            raise ValueError(f"The metadata is a mapping, not {type(values).__name__}.")
+        plain: dict[str, Any] = _plain(values or {}, [_MOST_VALUES])
+        return plain
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"The metadata is not YAML that can be read: {error}") from error
+
+
+def card_data(repo: Repo, commit: Commit) -> dict[str, Any]:
+    """The metadata of a commit's card; empty where it has none that can be read."""
+    try:
+        return front_matter(readme(repo, commit))
+    except ValueError:
+        return {}
+
+
+def tags(card: dict[str, Any]) -> list[str]:
+    """What a repository can be filtered by: the card's tags, and those the Hub makes of its other fields."""
+    found = _strings(card.get("tags")) + _strings(card.get("library_name")) + _strings(card.get("pipeline_tag"))
+    found += _strings(card.get("language"))
+    for field, prefix in (
+        ("license", "license"),
+        ("datasets", "dataset"),
+        ("base_model", "base_model"),
+        ("task_categories", "task_categories"),
+        ("size_categories", "size_categories"),
+    ):
+        found += [f"{prefix}:{value}" for value in _strings(card.get(field))]
+    return list(dict.fromkeys(found))
+
+
+def _strings(value: Any) -> list[str]:
+    return [str(item) for item in (value if isinstance(value, list) else [value]) if item not in (None, "")]
+
+
+def _plain(value: Any, left: list[int]) -> Any:
+    """JSON values, counted: YAML's aliases let a few lines stand for more than memory holds."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"The metadata has more than {_MOST_VALUES:,} values.")
+    if isinstance(value, dict):
+        return {str(key): _plain(item, left) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, left) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (int, float, type(None))):
+        return value
+    return str(value).encode(errors="replace").decode()  # YAML can hold halves of surrogate pairs, UTF-8 cannot
 
 
 def repo_info(repo: Repo, commit: Commit, blobs: bool = False) -> dict[str, Any]:
@@ -125,3 +200,44 @@ def _sibling(path: str, entry: Entry, blobs: bool) -> dict[str, Any]:
 
 def _lfs(entry: Entry) -> dict[str, Any]:
     return {"oid": entry.sha256, "size": entry.size, "pointerSize": len(lfs_pointer(entry.sha256, entry.size))}
+
+
+_STYLE = (
+    "body{font:16px system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "td{padding:.1em 1em .1em 0}td+td{text-align:right}pre{white-space:pre-wrap;border-top:1px solid #ccc}"
+)
+
+
+def index_page(repos: dict[str, list[Repo]]) -> str:
+    """All repositories, by kind."""
+    parts = ["<h1>Local Hub</h1>"]
+    for kind, found in repos.items():
+        items = "".join(f'<li><a href="{_address(repo)}">{escape(repo.id)}</a></li>' for repo in found)
+        parts.append(f"<h2>{kind.capitalize()}</h2><ul>{items or '<li>none yet</li>'}</ul>")
+    return _page("Local Hub", "".join(parts))
+
+
+def repo_page(repo: Repo, commit: Commit) -> str:
+    """A repository at one revision: files to download, and the source of its README."""
+    rows = "".join(
+        f'<tr><td><a href="{_address(repo)}/resolve/{commit.oid}/{quote(path)}">{escape(path)}</a></td>'
+        f"<td>{entry.size:,} bytes</td></tr>"
+        for path, entry in commit.files.items()
+    )
+    head = (
+        f'<p><a href="/">Local Hub</a> / {repo.kind}</p><h1>{escape(repo.id)}</h1>'
+        f"<p>{commit.oid[:12]}, {commit.date}: {escape(commit.title)}</p>"
+    )
+    card = escape(readme(repo, commit))
+    return _page(repo.id, f"{head}<table>{rows}</table>{f'<pre>{card}</pre>' if card else ''}")
+
+
+def _address(repo: Repo) -> str:
+    return f"/{repo.id}" if repo.kind == "models" else f"/{repo.kind}/{repo.id}"
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style><body>{body}</body></html>"
+    )

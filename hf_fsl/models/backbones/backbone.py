@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_fsl.core.environment import usable_device
+from hf_fsl.core.errors import UserError
 from hf_fsl.core.images import as_rgb
-from hf_fsl.core.records import TruncationRecord
+from hf_fsl.core.measurement import TruncationRecord
 from hf_fsl.models.backbones.cache import EmbeddingCache, processor_fingerprint, weights_fingerprint
-from hf_fsl.models.backbones.classification import BackboneError, loaded_commit
+from hf_fsl.models.backbones.classification import loaded_commit
 from hf_fsl.models.backbones.encoder import load_parts
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.images import image_inputs, image_pooling, poolable, pooler_output, without_masking
 from hf_fsl.models.backbones.inputs import input_keys, read_inputs
 from hf_fsl.models.backbones.modules import EmbeddingModules, read_modules, settle_prompt
@@ -263,6 +266,39 @@ class Backbone:
         ids, truncated = self._tokenized(texts, prompt)
         warn_of_cut(truncated, self._said)
         return ids
+
+    def with_limit(
+        self, texts: Sequence[str], max_length: int | None, *, cut: bool, error: type[UserError]
+    ) -> Backbone:
+        """A view of it that reads fewer tokens of each text.
+
+        Args:
+            texts: what it is to read.
+            max_length: tokens, special ones included; None: as many as the backbone takes.
+            cut: whether longer texts lose their end.
+            error: what is raised.
+
+        Raises:
+            error: a limit that leaves no room for a word, or a text that must not be cut and is too long.
+        """
+        if self.tokenizer is None or (max_length is None and cut):
+            return self
+        limit = min((one for one in (self.token_limit, max_length) if one is not None), default=None)
+        special = self.tokenizer.num_special_tokens_to_add()
+        if limit is not None and limit <= special:
+            raise error(
+                f"max_length: the tokenizer adds {special} tokens of its own; got {limit}. Allow more than that."
+            )
+        view = copy.copy(self)
+        view.modules = copy.copy(self.modules)
+        view.modules.max_length = limit
+        long = 0 if cut else view.truncation(texts).cut_texts
+        if long:
+            raise error(
+                f"truncation=False: {long} of {len(texts)} texts have more than {limit} tokens. Shorten them, or have "
+                "them cut: truncation=True."
+            )
+        return view
 
     def truncation(self, texts: Sequence[str]) -> TruncationRecord:
         """How much of texts lies beyond the tokens that are read of each."""

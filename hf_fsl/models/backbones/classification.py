@@ -12,14 +12,10 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_fsl.config.sections import ModelConfig
-from hf_fsl.core.errors import UserError
 from hf_fsl.core.task import Task
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.tokenizer import load_tokenizer
 from hf_fsl.models.backbones.weights import load_weights, loading
-
-
-class BackboneError(UserError, ValueError):
-    """A backbone that cannot be used for the task."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.tokenizer import load_tokenizer
 from hf_fsl.models.backbones.weights import load_weights, loading
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.published.pooling import PATCH_POOLINGS, Pooling
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.images import PictureError, content_digest, has_picture_suffix, is_picture_file, is_url, open_picture
 from hf_fsl.core.label_values import is_missing
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.core.terminal import check_text
+from hf_fsl.models.backbones.errors import BackboneError
 
 _UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow raises for damaged files of one format or another
 
@@ -101,7 +102,7 @@ def read_inputs(
             value = str(value)  # Python's, of a string of numpy
             if not value.strip():
                 raise BackboneError(f"Input {row} is an empty text. Fill or remove it.")
-            check_text(value, f"Input {row}")
+            check_text(value, f"Input {row}", BackboneError)
         if open_files and isinstance(value, (str, PurePath)):
             value = _read(row, value, text, image, timeout)
         if not isinstance(value, (str, Image.Image)):
@@ -114,18 +115,6 @@ def read_inputs(
                 f"{kinds[1]}."
             )
     return items
-
-
-def check_text(text: str, what: str) -> None:
-    """Raises BackboneError for a text with half a character in it, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BackboneError(
-            f"{what} holds half of a surrogate pair (U+{ord(text[error.start]):04X}, character {error.start}): it was "
-            "decoded by another encoding than its own. Decode it anew, or leave such halves out: "
-            "text.encode(errors='ignore').decode()."
-        ) from None
 
 
 def input_keys(items: list[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.weights import loading, require_finite
 from hf_fsl.models.published.pooling import Pooling
 

@@ -12,8 +12,8 @@ import torch
 from tokenizers import normalizers
 from torch import Tensor, nn
 
-from hf_fsl.core.records import TruncationRecord
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.core.measurement import TruncationRecord
+from hf_fsl.models.backbones.errors import BackboneError
 
 _CHUNK = 4096
 """Texts tokenised at a time."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from hf_fsl.core.records import Measurement
+from hf_fsl.core.measurement import Measurement
 from hf_fsl.metrics.intervals import correct, example_losses, predicted_labels
 from hf_fsl.search.pareto import hypervolume
 from hf_fsl.search.report.paired import holm, paired_p_value, paired_test

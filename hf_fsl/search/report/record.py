@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.records import Measurement
+from hf_fsl.core.measurement import Measurement
 from hf_fsl.core.serialization import Plain, from_plain, json_object
 from hf_fsl.search.pareto import front
 from hf_fsl.search.study.trials import Tried, minimised

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_fsl.core.records import Measurement
+from hf_fsl.core.measurement import Measurement
 from hf_fsl.search.report.record import SearchReport
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_fsl.core.records import goodness
+from hf_fsl.core.measurement import goodness
 from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow
 
 LIKE_SIZE = 1.5

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_fsl.config.search import COSTS
-from hf_fsl.core.records import goodness
+from hf_fsl.core.measurement import goodness
 from hf_fsl.search.space.architecture import Architecture
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.models.backbones.backbone import Backbone
 
 _TOKENIZER = ("truncation", "max_length", "padding")
 CUTTING = (*_TOKENIZER, "tokenizer_kwargs")
@@ -53,28 +51,3 @@ def read_cutting(options: Mapping[str, Any], error: type[UserError]) -> Cutting:
     if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
         raise error(f"max_length: a whole number of tokens above 0, or None; got {size!r}.")
     return Cutting(None if size is None else int(size), _KNOWN["truncation"][tokenizing.get("truncation")])
-
-
-def shortened(backbone: Backbone, cutting: Cutting, texts: Sequence[str], error: type[UserError]) -> Backbone:
-    """A view of the backbone that cuts texts so.
-
-    Raises:
-        error: a limit that leaves no room for a word, or a text that must not be cut and is too long.
-    """
-    if cutting == WHOLE or backbone.tokenizer is None:
-        return backbone
-    limits = (backbone.token_limit, cutting.max_length)
-    limit = min((one for one in limits if one is not None), default=None)
-    special = backbone.tokenizer.num_special_tokens_to_add()
-    if limit is not None and limit <= special:
-        raise error(f"max_length: the tokenizer adds {special} tokens of its own; got {limit}. Allow more than that.")
-    view = copy.copy(backbone)
-    view.modules = copy.copy(backbone.modules)
-    view.modules.max_length = limit
-    long = 0 if cutting.cut else view.truncation(texts).cut_texts
-    if long:
-        raise error(
-            f"truncation=False: {long} of {len(texts)} texts have more than {limit} tokens. Shorten them, or have "
-            "them cut: truncation=True."
-        )
-    return view

@@ -8,7 +8,7 @@ from typing import Any
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
-from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting, shortened
+from hf_fsl.zero_shot.pipelines.cutting import WHOLE, Cutting
 from hf_fsl.zero_shot.pipelines.streaming import Evidence, Request, StreamedZeroShot
 
 WINDOW_TEXTS = 1024
@@ -47,7 +47,9 @@ class ZeroShotEmbeddingPipeline(StreamedZeroShot):
         self, requests: Sequence[Request], shortlist: int | None = None, cutting: Cutting = WHOLE
     ) -> list[Evidence]:
         texts = [request.text for request in requests]
-        backbone = shortened(self.label_encoder.backbone, cutting, texts, ZeroShotError)
+        backbone = self.label_encoder.backbone.with_limit(
+            texts, cutting.max_length, cut=cutting.cut, error=ZeroShotError
+        )
         embeddings = self.label_encoder.text_embeddings(texts, backbone)
         label_sets = [request.label_set for request in requests]
         near = self.label_encoder.cosines(embeddings, label_sets)

@@ -17,7 +17,7 @@ from transformers import Pipeline
 
 from hf_fsl.core.images import PictureError
 from hf_fsl.models.backbones.backbone import IMAGES_PER_BATCH
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 from hf_fsl.models.backbones.inputs import read_inputs, rows_of
 from hf_fsl.models.templates import ZeroShotError, as_labels, as_templates, fill_templates
 from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE, ImageTextScorer

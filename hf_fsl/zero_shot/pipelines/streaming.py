@@ -14,8 +14,9 @@ from tqdm import tqdm
 from transformers import Pipeline
 
 from hf_fsl.core.images import is_picture_file
-from hf_fsl.models.backbones.classification import BackboneError
-from hf_fsl.models.backbones.inputs import check_text, rows_of
+from hf_fsl.core.terminal import check_text
+from hf_fsl.models.backbones.errors import BackboneError
+from hf_fsl.models.backbones.inputs import rows_of
 from hf_fsl.models.templates import ZeroShotError
 from hf_fsl.zero_shot.label_sets import LabelSet, LabelSets
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, WHOLE, Cutting, read_cutting
@@ -165,7 +166,7 @@ class StreamedZeroShot(Pipeline):
                 "model such as CLIP."
             )
         try:
-            check_text(text, f"The text {text[:60]!r}")
+            check_text(text, f"The text {text[:60]!r}", BackboneError)
         except BackboneError as error:
             raise ZeroShotError(str(error)) from error
         self._check(label_set)

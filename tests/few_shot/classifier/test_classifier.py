@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validat
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.few_shot.classifier.support import FewShotError, folds_of, read_support
 from hf_fsl.few_shot.heads import HeadError
-from hf_fsl.models.backbones.classification import BackboneError
+from hf_fsl.models.backbones.errors import BackboneError
 from tests.helpers.encoders import pictures as draw
 from tests.helpers.encoders import save_encoder
 

@@ -6,9 +6,9 @@ import pytest
 from transformers import pipeline
 
 import hf_fsl.auto  # noqa: F401
+from hf_fsl import ZeroShotEmbeddingPipeline, ZeroShotImagePipeline
 from hf_fsl.few_shot.pipeline import FewShotError
 from hf_fsl.zero_shot import ZeroShotError
-from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline, ZeroShotImagePipeline
 from tests.helpers.encoders import save_encoder
 from tests.helpers.image_text import image_text_model, images, processors
 from tests.helpers.nli import LABELS, assert_same, pipes

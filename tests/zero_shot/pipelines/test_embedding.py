@@ -8,11 +8,11 @@ import torch
 from torch.nn.functional import normalize
 from transformers import pipeline
 
+from hf_fsl import ZeroShotEmbeddingPipeline
 from hf_fsl.models.backbones import Backbone
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.bi_encoder import LabelEncoder
 from hf_fsl.zero_shot.label_sets import LabelSet
-from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline
 
 TEXTS = ["the cat sleeps", "rain and sun", "a very big red house", "good food"]
 LABELS = ["cat", "sun", "house"]

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from hf_fsl import ZeroShotImagePipeline
 from hf_fsl.zero_shot import ZeroShotError
-from hf_fsl.zero_shot.pipelines import ZeroShotImagePipeline
 from tests.helpers.image_text import KINDS, count_calls, image_text_model, images, label_names, processors
 
 TASK = "zero-shot-image-classification"

@@ -10,9 +10,8 @@ from PIL import Image
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from hf_fsl.models.backbones import BackboneError
+from hf_fsl import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.zero_shot import ZeroShotError
-from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 
 TEXTS = ["the cat sleeps", "rain and sun", "a very big red house", "good food"]
 LABELS = ["food", "big red house", "sun"]
@@ -154,7 +153,7 @@ def test_what_is_no_text_is_refused_in_its_turn(pipe, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ZeroShotError, match=why):
             pipe(["the cat", wrong], LABELS)
-    with pytest.raises(BackboneError, match="The candidate label .* holds half of a surrogate pair"):
+    with pytest.raises(ZeroShotError, match="The candidate label .* holds half of a surrogate pair"):
         pipe(TEXTS, ["cat", "sun \ud83d"])
     assert pipe("http://127.0.0.1:9/a.png", LABELS)["sequence"] == "http://127.0.0.1:9/a.png"
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import pipeline
 
+from hf_fsl import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.models.backbones import Backbone
-from hf_fsl.zero_shot.pipelines import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 
 LABELS = ["food", "big red house"]
 
@@ -52,7 +52,7 @@ def test_what_is_kept_of_texts_does_not_grow_with_their_number(build, folder, re
 _RESIDENT = """
 import sys, torch
 from transformers import pipeline
-from hf_fsl.zero_shot import pipelines
+import hf_fsl as pipelines
 
 torch.set_num_threads(1)
 task, kind, folder = sys.argv[1:]

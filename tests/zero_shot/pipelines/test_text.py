@@ -10,9 +10,9 @@ from tokenizers import processors
 from torch.utils.data import Dataset
 from transformers import pipeline
 
+from hf_fsl import ZeroShotTextPipeline
 from hf_fsl.zero_shot import ZeroShotError
 from hf_fsl.zero_shot.pairs import PairEncoder, pair_layout
-from hf_fsl.zero_shot.pipelines import ZeroShotTextPipeline
 from tests.helpers.nli import LABELS, NLI, assert_same, nli_model, pipes, roberta_tokenizer, sentences
 from tests.helpers.tiny_models import WORDS, write_tokenizer
 
