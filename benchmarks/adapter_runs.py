@@ -28,7 +28,7 @@ from hf_fsl.search.cost import Meter
 from hf_fsl.search.few_shot import few_shot_splits
 from hf_fsl.search.space import Architecture, to_adapter_config, uniform_ranks
 from hf_fsl.search.trial import AdapterTrial, CountedUpdate
-from hf_fsl.training import predict_logits, train
+from hf_fsl.training import predict_logits, training_loop
 from hf_fsl.training.checkpoints import TrainingDiverged, load_trainable_state, trainable_state
 from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.update import Update
@@ -174,7 +174,7 @@ class Bench:
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             try:
-                train(
+                training_loop(
                     model, self.trial.train, settings, self.accelerator, update, seed=seed, folder=Path(folder),
                     head=self.sites.head, progress_bar=False,
                 )  # fmt: skip

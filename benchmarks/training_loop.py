@@ -55,7 +55,7 @@ def run_hf_fsl(steps: int) -> tuple[list[float], float]:
     from accelerate import Accelerator
 
     from hf_fsl.config import TrainingConfig
-    from hf_fsl.training import train
+    from hf_fsl.training import training_loop
     from hf_fsl.training.losses import ClassificationLoss
 
     model, split, _ = prepare(steps)
@@ -69,7 +69,7 @@ def run_hf_fsl(steps: int) -> tuple[list[float], float]:
     )
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        train(
+        training_loop(
             model, split, config, Accelerator(cpu=True), ClassificationLoss(), seed=SEED, folder=Path(folder) / "c",
             head=["classifier"], log=lambda row, step: losses.append(row["train/loss"]),
         )  # fmt: skip

@@ -81,8 +81,3 @@ def test_chains_of_imports_are_short(imports):
         chain[module] = [module, *max((chain[name] for name in imports[module]), key=len, default=[])]
     longest = max(chain.values(), key=len)
     assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
-
-
-def test_every_public_name_can_be_imported():
-    for name in hf_fsl.__all__:
-        assert getattr(hf_fsl, name) is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_fsl.config import RECIPES
+from hf_fsl.config.command_line import describe_fields
 from hf_fsl.config.loading import ConfigError, load_config, read_yaml
 from hf_fsl.core import environment
 from hf_fsl.core.errors import UserError
@@ -20,11 +21,14 @@ from hf_fsl.core.processes import supervised
 def add_commands(commands: Any) -> None:
     run = commands.add_parser(
         "run",
+        add_help=False,
         help="run a recipe through accelerate launch",
         description="Runs a recipe: the same as `accelerate launch recipes/RECIPE.py --config FILE …`. "
         "Further --section.field value arguments override the config.",
+        epilog="hf-fsl run RECIPE --help lists the fields of a recipe.",
     )
-    run.add_argument("recipe", choices=sorted(RECIPES))
+    run.add_argument("recipe", choices=sorted(RECIPES), nargs="?", metavar="RECIPE", help=", ".join(sorted(RECIPES)))
+    run.add_argument("-h", "--help", action="store_true", help="this message; with RECIPE its fields and defaults")
     run.add_argument("--config", help="a YAML file, or the name of a config that comes with hf_fsl")
     run.add_argument(
         "--accelerate-config",
@@ -32,7 +36,7 @@ def add_commands(commands: Any) -> None:
         help="an Accelerate config: a file, or one of recipes/accelerate_configs (cpu, single_gpu, ddp, …)",
     )
     run.add_argument("--dry-run", action="store_true", help="print the command and stop")
-    run.set_defaults(run=_run, takes_overrides=True)
+    run.set_defaults(run=_run, parser=run, takes_overrides=True)
 
     validate = commands.add_parser("validate", help="check config files without running or loading anything")
     validate.add_argument("files", nargs="+", metavar="FILE")
@@ -63,6 +67,13 @@ def launch_command(recipe: str, config: str | None, accelerate_config: str | Non
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.help:
+        options.parser.print_help()
+        if options.recipe is not None:
+            print("\n" + describe_fields(RECIPES[options.recipe]))
+        options.parser.exit()
+    if options.recipe is None:
+        options.parser.error(f"RECIPE is one of {', '.join(sorted(RECIPES))}")
     command = launch_command(options.recipe, options.config, options.accelerate_config, options.rest)
     path = Path(command[command.index("--config") + 1]) if options.config else None
     # What is wrong with a config is said here, before torch is loaded and processes are started.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from hf_fsl import __version__
 from hf_fsl.cli import demo, hub, launch, models, publishing, search
@@ -23,7 +24,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (demo, launch, models, publishing, search, hub):
         module.add_commands(commands)
-    options, rest = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(as_spelled(given, parser))
     if getattr(options, "takes_inputs", False) and all(word == "-" or not word.startswith("-") for word in rest):
         # argparse is done with the inputs where the first option stands: those behind it are left over.
         options.inputs, rest = [*options.inputs, *rest], []
@@ -31,6 +33,27 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     return int(options.run(options))
+
+
+def as_spelled(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Arguments with each option as a parser, or one of its sub-commands, spells it: hyphens or underscores."""
+    options = {name.replace("_", "-"): name for name in _options(parser)}
+    spelled: list[str] = []
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return [*spelled, *arguments[position:]]
+        name, equals, value = argument.partition("=")
+        known = options.get(name.replace("_", "-")) if name.startswith("--") else None
+        spelled.append(argument if known is None else f"{known}{equals}{value}")
+    return spelled
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:  # argparse has no public list of them
+        yield from (name for name in action.option_strings if name.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _options(command)
 
 
 if __name__ == "__main__":

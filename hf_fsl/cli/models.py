@@ -30,8 +30,11 @@ def add_commands(commands: Any) -> None:
         'list: \'["premise", "hypothesis"]\'.',
     )
     predict.add_argument("model", metavar="MODEL", help="Hub id or folder")
-    predict.add_argument("inputs", nargs="*", metavar="INPUT")
-    predict.add_argument("--revision")
+    predict.add_argument(
+        "inputs", nargs="*", metavar="INPUT",
+        help="a text, the path or URL of an image, or a data file; may be left out: lines of the standard input",
+    )  # fmt: skip
+    predict.add_argument("--revision", help="branch, tag or commit of the model (default: main)")
     predict.add_argument("--text-column", help="of a data file (default: text, or the only one)")
     predict.add_argument("--text-pair-column", help="of a data file: the second texts of pairs")
     predict.add_argument(
@@ -52,18 +55,18 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     predict.add_argument("--batch-size", type=_positive, help=f"inputs at once (default {AT_ONCE})")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
-    predict.add_argument("--trust-remote-code", action="store_true")
+    predict.add_argument("--trust-remote-code", action="store_true", help="run code of the model's repository")
     predict.set_defaults(run=_predict, takes_inputs=True)
 
     evaluate = commands.add_parser("evaluate", help="metrics with 95 %% intervals of a published model on a data set")
     evaluate.add_argument("model", metavar="MODEL", help="Hub id or folder")
     evaluate.add_argument("dataset", metavar="DATASET", help="Hub id, folder or file")
     evaluate.add_argument("--name", help="configuration of the data set")
-    evaluate.add_argument("--split", default="test")
-    evaluate.add_argument("--revision", help="of the model")
-    evaluate.add_argument("--dataset-revision")
+    evaluate.add_argument("--split", default="test", help="default: test")
+    evaluate.add_argument("--revision", help="of the model (default: main)")
+    evaluate.add_argument("--dataset-revision", help="of the data set (default: main)")
     evaluate.add_argument("--text-column", help="default for text models: text")
-    evaluate.add_argument("--text-pair-column")
+    evaluate.add_argument("--text-pair-column", help="the second texts of pairs")
     evaluate.add_argument("--image-column", help="default for image models: image")
     evaluate.add_argument(
         "--label-column", nargs="+", default=["label"], metavar="COLUMN",
@@ -75,8 +78,8 @@ def add_commands(commands: Any) -> None:
         help="names of the labels 0, 1, … of a data set that has numbers only; matched with the model's by name",
     )  # fmt: skip
     evaluate.add_argument("--metrics", nargs="+", metavar="NAME", help="default: those defined for the kind of task")
-    evaluate.add_argument("--batch-size", type=_positive, default=64)
-    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument("--batch-size", type=_positive, default=64, help="inputs at once (default 64)")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object")
     evaluate.add_argument(
         "--trust-remote-code", action="store_true", help="run code of the model's repository, and scripts of --metrics"
     )

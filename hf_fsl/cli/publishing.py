@@ -14,17 +14,17 @@ from hf_fsl.core.terminal import printable
 def add_commands(commands: Any) -> None:
     card = commands.add_parser("card", help="render the model card of a run record")
     card.add_argument("record", metavar="RECORD", help="run_record.json, or a folder that holds one")
-    card.add_argument("--hub_model_id", help="repository named in the card's snippet")
+    card.add_argument("--hub-model-id", help="repository named in the card's snippet")
     card.add_argument("--output", help="file to write; default: the standard output")
     card.set_defaults(run=_card)
 
     push = commands.add_parser("push", help="verify a bundle and push it to the Hub")
     push.add_argument("bundle", metavar="BUNDLE", help="the bundle/ folder of a run")
-    push.add_argument("--hub_model_id", required=True, metavar="USER/NAME")
-    push.add_argument("--private", action="store_true")
+    push.add_argument("--hub-model-id", required=True, metavar="USER/NAME", help="the repository")
+    push.add_argument("--private", action="store_true", help="where the repository is made by this push")
     push.add_argument("--revision", help="branch to push to; created where it does not exist")
-    push.add_argument("--create-pr", action="store_true")
-    push.add_argument("--message")
+    push.add_argument("--create-pr", action="store_true", help="as a pull request")
+    push.add_argument("--message", help="of the commit")
     push.add_argument(
         "--push-anyway", action="store_true", help="even if it is not measurably better than the most frequent class"
     )

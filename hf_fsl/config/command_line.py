@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import inspect
+import itertools
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_type_hints
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast, get_type_hints
 
 from hf_fsl.config.loading import ConfigError, load_config, section_of
 from hf_fsl.core.exits import run_plainly
@@ -27,7 +32,8 @@ def config_from_command_line(kind: type[T], usage: str | None = None, arguments:
     """
     rest = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in rest or "-h" in rest:
-        print(f"{usage or ''}\nFields (--section.field value; lists and mappings as YAML):\n" + describe_fields(kind))
+        fields = "Fields (--section.field value; lists and mappings as YAML):"
+        print(usage or "", fields, "", describe_fields(kind), sep="\n")
         raise SystemExit(0)
     path = None
     for position, flag in enumerate(rest):
@@ -63,19 +69,52 @@ def run_recipe(main: Callable[[T], None], kind: type[T], usage: str | None) -> N
         os._exit(code)
 
 
-def describe_fields(kind: Any, prefix: str = "") -> str:
-    """One line a field: its dotted name and its default."""
-    lines = []
+def describe_fields(kind: Any) -> str:
+    """The fields of a recipe's config by section: dotted name, default, and what it is, for ``--help``."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    sections = [(kind, ""), *_sections(kind, "")]
+    return "\n\n".join(text for section, prefix in sections if (text := _describe_section(section, prefix, width)))
+
+
+def _sections(kind: Any, prefix: str) -> Iterator[tuple[Any, str]]:
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         section = section_of(hints[field.name])
         if section is not None:
-            lines.append(describe_fields(section, f"{prefix}{field.name}."))
+            yield section, f"{prefix}{field.name}."
+            yield from _sections(section, f"{prefix}{field.name}.")
+
+
+def _describe_section(kind: Any, prefix: str, width: int) -> str:
+    hints, docs = get_type_hints(kind), field_docs(kind)
+    lines = []
+    for field in dataclasses.fields(kind):
+        if section_of(hints[field.name]) is not None:
             continue
         default: Any = "required"
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        lines.append(f"  --{prefix}{field.name:<{max(1, 42 - len(prefix))}} {default}")
-    return "\n".join(lines)
+        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+        lines.append(f"  --{prefix + field.name:<44} {shown}")
+        lines += textwrap.wrap(docs.get(field.name, ""), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    if not lines:
+        return ""
+    heading = f"{prefix.rstrip('.')}: " if prefix else ""
+    about = (inspect.getdoc(kind) or "").partition("\n")[0]
+    return "\n".join([*textwrap.wrap(heading + about, width), *lines])
+
+
+def field_docs(kind: type[Any]) -> dict[str, str]:
+    """Field -> the docstring below it in the class, or in one that it derives from; white space folded."""
+    docs: dict[str, str] = {}
+    for base in (base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cast(type[Any], base)))).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement, below in itertools.pairwise(definition.body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        docs[statement.target.id] = " ".join(text.split())
+    return docs

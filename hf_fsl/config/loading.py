@@ -52,7 +52,7 @@ def load_config(kind: type[T], path: str | Path | None = None, overrides: Sequen
     problems: list[str] = []
     values = read_yaml(path, problems) if path is not None else {}
     for dotted, text in _split_overrides(overrides, problems):
-        _set(values, dotted.split("."), text, problems)
+        _set(values, _field_path(kind, dotted), text, problems)
     return build_config(kind, values, str(path) if path is not None else "command line", problems)
 
 
@@ -141,10 +141,21 @@ def _split_overrides(arguments: Sequence[str], problems: list[str]) -> Iterator[
         elif "=" in flag:
             name, _, value = flag[2:].partition("=")
             yield name, value
-        elif not rest or re.match(r"--[a-z_]+(\.|$)", rest[0]):
+        elif not rest or re.match(r"--[a-z_-]+(\.|$)", rest[0]):
             problems.append(f"{flag}: has no value; write {flag} value")
         else:
             yield flag[2:], rest.pop(0)
+
+
+def _field_path(kind: Any, dotted: str) -> list[str]:
+    """The parts of an override's name, those that are fields with underscores; keys of mappings stay as they are."""
+    parts = dotted.split(".")
+    for depth, part in enumerate(parts):
+        if kind is None:
+            break
+        parts[depth] = part.replace("-", "_")
+        kind = section_of(_hints(kind).get(parts[depth]))
+    return parts
 
 
 def _set(values: dict[str, Any], keys: list[str], text: str, problems: list[str]) -> None:

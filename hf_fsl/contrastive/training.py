@@ -33,7 +33,7 @@ from hf_fsl.models.adapters.attach import ParameterCount, count_parameters, desc
 from hf_fsl.models.backbones.cards import model_license
 from hf_fsl.models.backbones.classification import loaded_commit
 from hf_fsl.training.checkpoints import training_identity
-from hf_fsl.training.loop import Progress, train
+from hf_fsl.training.loop import Progress, training_loop
 from hf_fsl.training.update import Batch, Step, cut
 
 
@@ -65,7 +65,7 @@ def train_towers(
         config: what is trained, and how.
         pairs: the data.
         accelerator: of the launch.
-        log, say: see :func:`hf_fsl.training.train`.
+        log, say: see :func:`hf_fsl.training.training_loop`.
 
     Raises:
         BackboneError, AdapterError, CheckpointError: see the modules they come from.
@@ -97,7 +97,7 @@ def train_towers(
     def make_update(model: nn.Module, optimizer: Any) -> ContrastiveUpdate:
         return ContrastiveUpdate(model, optimizer, loss, accelerator, training)
 
-    progress = train(
+    progress = training_loop(
         encoder,
         split,
         training,

@@ -37,7 +37,7 @@ from hf_fsl.search.study.identity import fingerprint
 from hf_fsl.search.study.trials import Evaluation, Infeasible, TrialContext
 from hf_fsl.training.checkpoints import TrainingDiverged, list_checkpoints
 from hf_fsl.training.gradient_init import Start, find_start
-from hf_fsl.training.loop import train
+from hf_fsl.training.loop import training_loop
 from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.metric_update import classification_update
 from hf_fsl.training.prediction import predict_logits
@@ -194,7 +194,7 @@ class AdapterTrial:
         checkpoints = list_checkpoints(context.folder)
         done = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
         try:
-            train(
+            training_loop(
                 model,
                 self.train,
                 self.training_config(architecture, min(rungs, default=None)),

@@ -27,7 +27,7 @@ from hf_fsl.models.backbones.texts import longest_input, truncation, warn_of_cut
 from hf_fsl.training.checkpoints import training_identity
 from hf_fsl.training.fine_tune_record import SeedOutcome
 from hf_fsl.training.gradient_init import find_start
-from hf_fsl.training.loop import train
+from hf_fsl.training.loop import training_loop
 from hf_fsl.training.losses import ClassificationLoss, class_weights
 from hf_fsl.training.prediction import predict_logits
 
@@ -65,7 +65,7 @@ def fine_tune_seed(
     Every process of the launch must call it; all return the same numbers.
 
     Args:
-        log, say: see :func:`hf_fsl.training.train`.
+        log, say: see :func:`hf_fsl.training.training_loop`.
 
     Raises:
         BackboneError, AdapterError, CheckpointError: see the modules they come from.
@@ -113,7 +113,7 @@ def fine_tune_seed(
     if config.adapter.initialization == "gradient":
         model.to(accelerator.device)
         find_start(model, train_split, loss, classifier.new_head).apply(model)
-    progress = train(
+    progress = training_loop(
         model,
         train_split,
         training,

@@ -80,7 +80,7 @@ class Progress:
     """The best evaluation, or the last where none is the best."""
 
 
-def train(
+def training_loop(
     model: nn.Module,
     split: TrainingSplit,
     config: TrainingConfig,

@@ -11,7 +11,7 @@ from accelerate.utils import PrepareForLaunch, patch_environment
 
 from hf_fsl.config import TrainingConfig
 from hf_fsl.core.task import Task
-from hf_fsl.training import train
+from hf_fsl.training import training_loop
 from hf_fsl.training.losses import ClassificationLoss
 
 TASK = Task(modality="text", label_names=("a", "b", "c"))
@@ -28,7 +28,7 @@ def run(model, split, folder, config=BASE, *, losses=None, evaluate=None, **opti
             rows.append((step, values["train/loss"]))
 
     torch.manual_seed(23)
-    return train(
+    return training_loop(
         model, split, config, Accelerator(cpu=True), options.pop("loss", ClassificationLoss()), seed=0, folder=folder,
         head=["classifier"], log=log, evaluate=evaluate, **options,
     )  # fmt: skip

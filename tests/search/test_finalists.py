@@ -85,14 +85,14 @@ def test_labels_that_can_be_learnt_are_not(learnable):
 def test_what_was_trained_is_not_trained_again(learnable, monkeypatch):
     monkeypatch.setattr(AdapterTrial, "__call__", lambda *_: pytest.fail("tuned again"))
     steps = []
-    train_step = finalists.fine_tune_seed.__globals__["train"]
+    train_step = finalists.fine_tune_seed.__globals__["training_loop"]
 
     def counting(*arguments, **options):
         progress = train_step(*arguments, **options)
         steps.append(progress.wall_seconds)
         return progress
 
-    monkeypatch.setitem(finalists.fine_tune_seed.__globals__, "train", counting)
+    monkeypatch.setitem(finalists.fine_tune_seed.__globals__, "training_loop", counting)
     again = learnable.finish.run(learnable.report.front, learnable.report.hypervolume["reference"])
     for first, second in zip(learnable.members, again, strict=True):
         assert first.validation("loss") == second.validation("loss")

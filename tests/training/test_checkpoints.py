@@ -22,7 +22,7 @@ from hf_fsl.models.adapters import attach_adapter
 from hf_fsl.training import (
     CheckpointError,
     list_checkpoints,
-    train,
+    training_loop,
 )
 from hf_fsl.training import checkpoints as checkpoints_module
 from hf_fsl.training.checkpoints import TrainingDiverged
@@ -192,7 +192,7 @@ def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones_and_keeps_what
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(
+        training_loop(
             make(), split, back, Accelerator(cpu=True), ClassificationLoss(), seed=0, folder=tmp_path,
             head=["classifier"], log=interrupted,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from hf_fsl.training import (
     predict_logits,
     read_log,
     start_accelerator,
-    train,
+    training_loop,
 )
 from hf_fsl.training import update as update_module
 from hf_fsl.training.losses import ClassificationLoss
@@ -203,7 +203,7 @@ def test_frozen_batch_norms_keep_their_statistics_through_training_and_validatio
 def test_log_is_strict_json_where_nothing_is_clipped(make, split, tmp_path):
     rows = []
     config = dataclasses.replace(BASE, max_grad_norm=None, max_steps=2)
-    train(
+    training_loop(
         make(), split, config, Accelerator(cpu=True), ClassificationLoss(), seed=0, folder=tmp_path,
         log=lambda values, step: rows.append(values),
     )  # fmt: skip

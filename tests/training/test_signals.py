@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hf_fsl.training import RunLog, TrainingInterrupted, list_checkpoints, read_log, start_accelerator, train
+from hf_fsl.training import RunLog, TrainingInterrupted, list_checkpoints, read_log, start_accelerator, training_loop
 from hf_fsl.training import signals as signals_module
 from hf_fsl.training.losses import ClassificationLoss
 from hf_fsl.training.signals import noted_signals
@@ -36,7 +36,7 @@ def signalled(number, at, times=1):
 
 def trained(model, split, folder, log=None, config=BASE, **options):
     torch.manual_seed(23)
-    return train(
+    return training_loop(
         model, split, config, Accelerator(cpu=True), ClassificationLoss(), seed=0, folder=folder, head=["classifier"],
         log=log, **options,
     )  # fmt: skip
@@ -139,7 +139,7 @@ def test_the_log_of_a_resumed_run_has_every_row_once(make, split, tmp_path):
                         raise InterruptedError
 
             with contextlib.suppress(InterruptedError):
-                train(
+                training_loop(
                     make(), split, asked, accelerator, ClassificationLoss(), seed=0, folder=tmp_path / "checkpoints",
                     log=Killed(accelerator, "seed-0/"), evaluate=lambda _: scores,
                 )  # fmt: skip
