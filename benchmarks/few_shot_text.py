@@ -52,7 +52,7 @@ FROZEN: dict[str, tuple[str, dict[str, Any]]] = {
     "frozen lda": ("lda", {}),
     "frozen ridge": ("ridge", {}),
     "frozen logistic": ("logistic", {"inverse_penalty": 3.0, "normalize": True}),
-    "frozen with names": ("prior", {"penalty": 1.0, "strength": 1.0}),
+    "frozen with names": ("anchored", {"penalty": 1.0, "strength": 1.0}),
 }
 """Method -> head, and what its estimator is told."""
 ADAPTED_HEAD = "frozen logistic"
@@ -140,7 +140,7 @@ class Ours:
             self.keep(method, head(queries), spent, {})
 
     def adapted(self, name: str, config: AdaptationConfig, known: set[str]) -> None:
-        """``name`` with the head of the texts alone, and with the names of the classes as its prior."""
+        """``name`` with the head of the texts alone, and with the names of the classes."""
         wanted = {name: FROZEN[ADAPTED_HEAD], f"{name} with names": FROZEN["frozen with names"]}
         if known.issuperset(wanted):
             return
@@ -156,8 +156,10 @@ class Ours:
                 self.keep(method, head(queries), tuple(a + b for a, b in zip(training, spent, strict=True)), about)
 
     def head(self, backbone: Backbone, estimator: str, options: dict[str, Any]) -> Any:
-        prior = backbone.encode(self.names) if estimator == "prior" else None
-        return fit_head(estimator, backbone.encode(self.texts), self.labels, prior=prior, **options)
+        label_embeddings = backbone.encode(self.names) if estimator == "anchored" else None
+        return fit_head(
+            estimator, backbone.encode(self.texts), self.labels, label_embeddings=label_embeddings, **options
+        )
 
     def keep(self, method: str, logits: torch.Tensor, spent: tuple[float, ...], about: dict[str, Any]) -> None:
         right = (logits.argmax(-1) == self.answers).numpy()

@@ -1,4 +1,4 @@
-"""From the names of classes alone to sixteen examples of each: prior only, supports only, and ``choose_head``.
+"""From the names of classes alone to sixteen examples of each: names only, supports only, and ``choose_head``.
 
     python benchmarks/label_names.py --tower PATH [--draws 400] [--only emoji_all]
 
@@ -10,7 +10,7 @@ examples (``hf_fsl/few_shot/heads/auto.py`` lists them); of the 29 subcategories
 Twemoji's style, of the seven that the tower has not seen none.
 
 Bars (issue 5): at one example a class on supersense, at least 0.12 above the nearest mean. At no k, on supersense and
-on the emoji that the tower has not seen, below the better of prior only and the best of the supports-only methods by
+on the emoji that the tower has not seen, below the better of names only and the best of the supports-only methods by
 more than 0.005 (lower end of the difference's 95 % interval; the better one is chosen with the figures in hand).
 """
 
@@ -49,7 +49,7 @@ class Pool:
 
     embeddings: Tensor
     labels: Tensor
-    prior: Tensor
+    label_embeddings: Tensor
     queries: Tensor | None
     """None: what is not drawn."""
     query_labels: Tensor | None
@@ -87,8 +87,8 @@ def emoji(cache: EmbeddingCache, tower: str, splits: tuple[str, ...]) -> Pool:
     )
     classes, labels = torch.tensor(rows["subcategory"]).unique(return_inverse=True)
     names = [rows.features["subcategory"].names[number] for number in classes.tolist()]
-    prior = label_embeddings(backbone, names, zero_shot_settings("zero_shot_clip/emoji.yaml"))
-    return Pool(backbone.encode(rows["image"], cache=cache), labels, prior, None, None)
+    of_names = label_embeddings(backbone, names, zero_shot_settings("zero_shot_clip/emoji.yaml"))
+    return Pool(backbone.encode(rows["image"], cache=cache), labels, of_names, None, None)
 
 
 def measure(pool: Pool, shots: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -110,11 +110,13 @@ def measure(pool: Pool, shots: int, seed: int) -> tuple[dict[str, float], dict[s
         right = (head(queries).argmax(-1) == wanted).double()
         return float((torch.zeros(len(classes), dtype=torch.float64).index_add(0, wanted, right) / each).mean())
 
-    accuracies = {"prior_only": accuracy(fit_head("prior", support[:0], labels[:0], prior=pool.prior))}
+    accuracies = {
+        "names_only": accuracy(fit_head("anchored", support[:0], labels[:0], label_embeddings=pool.label_embeddings))
+    }
     for name in SUPPORTS_ONLY:
         accuracies[name] = accuracy(fit_head(name, support, labels))
     started = time.perf_counter()
-    choice = choose_head(support, labels, prior=pool.prior)
+    choice = choose_head(support, labels, label_embeddings=pool.label_embeddings)
     seconds = time.perf_counter() - started
     accuracies["auto"] = accuracy(choice.head)
     accuracies["auto_without_names"] = accuracy(choose_head(support, labels).head)
@@ -139,7 +141,7 @@ def summary(pool: Pool, draws: int) -> dict[str, Any]:
         measured = [measure(pool, shots, seed) for seed in range(draws)]
         columns = {name: [accuracies[name] for accuracies, _ in measured] for name in measured[0][0]}
         means = {name: sum(values) / draws for name, values in columns.items()}
-        best = max(("prior_only", *SUPPORTS_ONLY), key=means.__getitem__)
+        best = max(("names_only", *SUPPORTS_ONLY), key=means.__getitem__)
         notes = {name: sum(note[name] for _, note in measured) / draws for name in measured[0][1]}
         result[str(shots)] = {
             "accuracy": {name: interval(values) for name, values in columns.items()},
@@ -198,7 +200,7 @@ def main() -> None:
             "draws": draws,
             "bars": {
                 "one shot on supersense: at least 0.12 above the nearest mean": one_shot["ci95"][0] >= 0.12,
-                "never below the better of prior only and supports only by more than 0.005": min(floor.values())
+                "never below the better of names only and supports only by more than 0.005": min(floor.values())
                 >= -0.005,
                 "lowest": min(floor, key=floor.__getitem__),
             },

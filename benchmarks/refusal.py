@@ -86,7 +86,7 @@ def adapted_draw(backbone: Backbone, texts: np.ndarray, labels: np.ndarray, draw
     for name, adapter in (("adapted", AdapterConfig()), ("frozen", None)):
         started = time.perf_counter()
         classifier = FewShotClassifier(
-            backbone, adapter=adapter, prior=None, coverage=ADAPTED_COVERAGE, random_state=draw
+            backbone, adapter=adapter, use_label_texts=False, coverage=ADAPTED_COVERAGE, random_state=draw
         ).fit(texts[support].tolist(), of_support.tolist())  # fmt: skip
         seconds = time.perf_counter() - started
         near, far = (classifier.refusal_scores(texts[rows].tolist()) for rows in (asked, others))

@@ -29,7 +29,7 @@ INDUCTIVE = "inductive (cl2n)"
 def compare(pool: Pool, base_mean: torch.Tensor, shots: int, queries: int, episodes: int, **options: Any) -> Any:
     embeddings, labels = pool
 
-    def fit(support: torch.Tensor, of_support: torch.Tensor, prior: torch.Tensor | None) -> Any:
+    def fit(support: torch.Tensor, of_support: torch.Tensor, label_embeddings: torch.Tensor | None) -> Any:
         return fit_head("cl2n", support, of_support, base_mean=base_mean)
 
     drawn = EpisodeSampler(5, shots, queries, episodes=episodes, **options).sample(labels)

@@ -68,7 +68,7 @@ def main(config: FewShotRecipeConfig) -> None:
             head=asked.head,
             adapter=None if asked.adapt == "never" else config.adapter,
             keep_adapter="better" if asked.adapt == "auto" else "always",
-            prior="auto" if asked.prior else None,
+            use_label_texts=asked.use_label_texts,
             templates=asked.templates,
             adaptation=config.adaptation,
             folds=asked.folds,
@@ -78,11 +78,11 @@ def main(config: FewShotRecipeConfig) -> None:
             progress=True,
             random_state=config.episodes.seed,
         )
-        words = complete_label_texts(pools.names, asked.label_texts)
+        texts = complete_label_texts(pools.names, asked.label_texts)
         names = [pools.names[label] for label in support.labels]
         classifier.fit(
             support.inputs, names, unlabeled=pools.base.inputs,
-            label_texts=words if asked.prior and backbone.tokenizer is not None else None,
+            label_texts=texts if asked.use_label_texts and backbone.tokenizer is not None else None,
         )  # fmt: skip
         say(f"Fitted on {len(support)} examples: {classifier.reason_}")
         measured = measure_classifier(classifier, test, pools, config)

@@ -18,7 +18,7 @@ from hf_fsl.config.sections import (
 )
 from hf_fsl.core.placeholders import has_one_place
 
-Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "prior", "named_lda", "cache"]
+Head = Literal["auto", "nearest_mean", "cosine", "cl2n", "lda", "ridge", "logistic", "anchored", "named_lda", "cache"]
 Refinement = Literal["soft_k_means", "bd_cspn", "alpha_tim"]
 
 
@@ -77,12 +77,12 @@ class ClassifierConfig:
     adapt: Literal["never", "auto", "always"] = "never"
     """Whether the backbone is adapted to the support set; ``auto``: where that is better on held-out examples."""
     templates: list[str] = field(default_factory=lambda: ["{}"])
-    """How class names become texts for the prior."""
+    """What label texts are put into, each with one place ``{}``."""
     label_texts: dict[str, str] = field(default_factory=dict)
-    """Class name -> the words that stand for it in the templates; else its name, ``card_payment`` and ``CardPayment``
+    """Class name -> the text that stands for it in the templates; else its name, ``card_payment`` and ``CardPayment``
     as two words."""
-    prior: bool = True
-    """Whether the names of the classes are used at all, where the backbone encodes texts."""
+    use_label_texts: Literal["auto", False] = "auto"
+    """``auto``: as far as they help on held-out examples, where the backbone encodes texts. ``false``: not at all."""
     folds: int = 2
     """Trainings on parts of the support set by which an adapted backbone is judged and calibrated; 0: none."""
     coverage: float = 0.9

@@ -15,14 +15,18 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from hf_fsl.core.errors import UserError
+from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 
 T = TypeVar("T")
 _INVALID: Any = object()
-_RENAMED_FIELDS = {"zero_shot.label_descriptions": "label_texts"}
+_RENAMED_FIELDS = {"zero_shot.label_descriptions": "label_texts", "classifier.prior": "use_label_texts"}
 """Field -> what its last part is called now."""
 _RENAMED_CHOICES = {
     "adapter.method": {"none": "full"},
     "adaptation.loss": {"supcon": "supervised_contrastive"},
+    "classifier.head": RENAMED_ESTIMATORS,
+    "episodes.methods": RENAMED_ESTIMATORS,
+    "episodes.reference": RENAMED_ESTIMATORS,
 }
 """Field -> old name of a choice -> what it is called now."""
 
@@ -238,8 +242,9 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
 def _renamed(name: str, value: Any) -> str:
     """What an old name of a choice is called now, as the end of a message."""
     for field, choices in _RENAMED_CHOICES.items():
-        if f".{name}".endswith(f".{field}") and isinstance(value, str) and value in choices:
-            return f", which is now called {choices[value]}"
+        if f".{name}".endswith(f".{field}"):
+            old = [one for one in (value if isinstance(value, list) else [value]) if one in choices]
+            return "".join(f", {one} is now called {choices[one]}" for one in old)
     return ""
 
 

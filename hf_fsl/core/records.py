@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.measurement import Measurement, TruncationRecord
+from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 from hf_fsl.core.serialization import Plain, damage_told, from_plain, json_object
 
 SCHEMA_VERSION = 1
@@ -135,6 +136,9 @@ class EpisodicRow:
     unbalanced: Measurement | None = None
     """Accuracy on queries whose classes are unbalanced."""
 
+    def __post_init__(self) -> None:
+        self.method = RENAMED_ESTIMATORS.get(self.method, self.method)
+
 
 @dataclass(kw_only=True)
 class EpisodesRecord:
@@ -158,6 +162,8 @@ class EpisodesRecord:
 class HeadRecord:
     """The few-shot head that is published."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"words": "label_texts"}
+
     shots: dict[str, int]
     """Class -> examples it was fitted on."""
     estimator: str
@@ -166,10 +172,13 @@ class HeadRecord:
     stock: bool | None = None
     """Whether it is published as a stock class of transformers; ``published_as`` says why."""
     published_as: str | None = None
-    words: dict[str, str] = field(default_factory=dict)
-    """Class -> its words, where they are used."""
+    label_texts: dict[str, str] = field(default_factory=dict)
+    """Class -> its text, where they are used."""
     refusal: dict[str, Measurement | None] = field(default_factory=dict)
     """``coverage`` on test examples of the known classes; ``auroc`` against classes that are not known."""
+
+    def __post_init__(self) -> None:
+        self.estimator = RENAMED_ESTIMATORS.get(self.estimator, self.estimator)
 
 
 @dataclass(kw_only=True)

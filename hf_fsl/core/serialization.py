@@ -77,6 +77,8 @@ def json_object(text: str) -> dict[str, Any]:
 def from_plain(kind: type[T], values: Any) -> T:
     """What ``dataclasses.asdict`` and JSON made of a ``kind``, as it was: dataclasses inside, and tuples, too.
 
+    A class whose fields had other names before lists them in ``RENAMED``, old name -> new.
+
     Raises:
         PlainError: a field is missing, unknown or of another type.
     """
@@ -93,8 +95,9 @@ def _read(kind: Any, value: Any) -> Any:
             return None
         raise TypeError(f"expected {getattr(kind, '__name__', kind)}, found null")
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = _hints(kind)
-        return kind(**{name: _read(hints.get(name), item) for name, item in value.items()})
+        hints, renamed = _hints(kind), getattr(kind, "RENAMED", {})
+        fields = {renamed.get(name, name): item for name, item in value.items()}
+        return kind(**{name: _read(hints.get(name), item) for name, item in fields.items()})
     origin, inner = get_origin(kind), [part for part in get_args(kind) if part is not NoneType]
     if origin is list:
         return [_read(inner[0], item) for item in value]

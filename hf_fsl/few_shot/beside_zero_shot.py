@@ -48,7 +48,9 @@ def k_shot_rows(
     own, given = require_shots(test, pool, shots)
     queries = backbone.encode(test.inputs, progress=True, open_files=False)
     supports = queries if own else backbone.encode(given.inputs, progress=True, open_files=False)
-    prior = label_text_embeddings(backbone, test.names, templates, complete_label_texts(test.names, label_texts))
+    label_embeddings = label_text_embeddings(
+        backbone, test.names, templates, complete_label_texts(test.names, label_texts)
+    )
     labels = torch.as_tensor(test.labels)
     rows = []
     for k in shots:
@@ -58,9 +60,11 @@ def k_shot_rows(
             chosen = np.concatenate([order[given.labels[order] == number][:k] for number in range(len(test.names))])
             of_support = supports[chosen], torch.as_tensor(given.labels[chosen])
             asked = np.setdiff1d(np.arange(len(labels)), chosen) if own else np.arange(len(labels))
-            heads: dict[str, Callable[[Tensor], Tensor]] = {"": choose_head(*of_support, prior=prior).head}
+            heads: dict[str, Callable[[Tensor], Tensor]] = {
+                "": choose_head(*of_support, label_embeddings=label_embeddings).head
+            }
             if backbone.image_processor is not None and backbone.tokenizer is not None:
-                heads |= usual_heads(*of_support, prior)
+                heads |= usual_heads(*of_support, label_embeddings)
             for name, head in heads.items():
                 right = head(queries[asked]).argmax(-1) == labels[asked]
                 accuracies.setdefault(name, []).append(float(right.float().mean()))
@@ -90,7 +94,7 @@ def require_shots(test: LabeledInputs, pool: LabeledInputs | None, shots: Sequen
     return own, given
 
 
-def usual_heads(support: Tensor, labels: Tensor, prior: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+def usual_heads(support: Tensor, labels: Tensor, label_embeddings: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     """What few-shot CLIP is usually done by: name -> (queries ``(Q, D)`` -> logits ``(Q, C)``).
 
     Tip-Adapter's cache and kernel ridge around the names, by leave-one-out where every class has two examples and
@@ -99,15 +103,15 @@ def usual_heads(support: Tensor, labels: Tensor, prior: Tensor) -> dict[str, Cal
     """
     held_out = int(labels.bincount().min()) >= 2
     heads: dict[str, Callable[[Tensor], Tensor]] = {}
-    for name, estimator in (("Tip-Adapter", "cache"), ("kernel ridge around the names", "prior")):
+    for name, estimator in (("Tip-Adapter", "cache"), ("kernel ridge around the names", "anchored")):
         heads[name] = (
-            choose_head(support, labels, prior=prior, candidates=[estimator]).head
+            choose_head(support, labels, label_embeddings=label_embeddings, candidates=[estimator]).head
             if held_out
-            else fit_head(estimator, support, labels, prior=prior)
+            else fit_head(estimator, support, labels, label_embeddings=label_embeddings)
         )
     if held_out:
         lda = choose_head(support, labels, candidates=["lda"]).head
-        zero_shot = choose_head(support[:0], labels[:0], prior=prior).head
+        zero_shot = choose_head(support[:0], labels[:0], label_embeddings=label_embeddings).head
         heads["LDA + zero-shot"] = lambda queries: lda(queries) + zero_shot(queries)
     return heads
 

@@ -35,10 +35,10 @@ _CENTRED_ON = 1000
 
 @dataclass(frozen=True)
 class Encoded:
-    """Embeddings of examples ``(N, D)`` and of the classes' words ``(C, D)``; the mean of other classes ``(D,)``."""
+    """Embeddings of examples ``(N, D)`` and of the label texts ``(C, D)``; the mean of other classes ``(D,)``."""
 
     examples: Tensor
-    prior: Tensor | None
+    label_embeddings: Tensor | None
     base_mean: Tensor | None
 
 
@@ -160,7 +160,12 @@ def evaluate(
 
 def _answers(own: Encoded, episodes: Episodes, methods: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
     return evaluate_episodes(
-        own.examples, episodes, methods, label_embeddings=own.prior, base_mean=own.base_mean, accelerator=accelerator
+        own.examples,
+        episodes,
+        methods,
+        label_embeddings=own.label_embeddings,
+        base_mean=own.base_mean,
+        accelerator=accelerator,
     )
 
 
@@ -178,19 +183,19 @@ def _centred_means(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor
     """
     name = "nearest_mean" if base_mean is None else "cl2n"
 
-    def fit(support: Tensor, labels: Tensor, prior: Tensor | None) -> LinearHead | CacheHead:
+    def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> LinearHead | CacheHead:
         return fit_head(name, support, labels, base_mean=base_mean)
 
     return fit
 
 
 def _auto(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor | None], Any]:
-    def fit(support: Tensor, labels: Tensor, prior: Tensor | None) -> HeadsOfEpisodes:
+    def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> HeadsOfEpisodes:
         return HeadsOfEpisodes(
             [
                 choose_head(
-                    support[row], labels[row], prior=None if prior is None else prior[row], base_mean=base_mean,
-                    num_classes=int(labels.max()) + 1,
+                    support[row], labels[row], base_mean=base_mean, num_classes=int(labels.max()) + 1,
+                    label_embeddings=None if label_embeddings is None else label_embeddings[row],
                 ).head
                 for row in range(len(support))
             ]
@@ -207,12 +212,12 @@ def _encoded(config: FewShotRecipeConfig, pools: Pools, backbone: Backbone, acce
         examples = pools.support.inputs if pools.same else [*pools.support.inputs, *pools.query.inputs]
         rows = np.random.default_rng(config.episodes.seed).permutation(len(pools.base))[:_CENTRED_ON]
         base = [pools.base.inputs[row] for row in np.sort(rows)]
-        words = complete_label_texts(pools.names, asked.label_texts)
+        texts = complete_label_texts(pools.names, asked.label_texts)
         value = [
             Encoded(
                 backbone.encode(examples, progress=True, open_files=False),
-                label_text_embeddings(backbone, pools.names, asked.templates, words)
-                if asked.prior and backbone.tokenizer is not None
+                label_text_embeddings(backbone, pools.names, asked.templates, texts)
+                if asked.use_label_texts and backbone.tokenizer is not None
                 else None,
                 backbone.encode(base, progress=True, open_files=False).mean(0) if base else None,
             )

@@ -32,7 +32,7 @@ from hf_fsl.zero_shot.clip import IMAGE_TEMPLATE
 from hf_fsl.zero_shot.label_cache import weights_state
 from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, Cutting, read_cutting
-from hf_fsl.zero_shot.pipelines.streaming import Answers
+from hf_fsl.zero_shot.pipelines.streaming import Answers, require_options
 
 
 class FewShotError(UserError, ValueError):
@@ -61,17 +61,17 @@ class FittedSupport:
 
 
 def choose(
-    embeddings: Tensor, labels: Tensor, classes: int, names: Tensor | None, head: str
+    embeddings: Tensor, labels: Tensor, classes: int, label_embeddings: Tensor | None, head: str
 ) -> tuple[LinearHead | CacheHead, str]:
     """A head and why it is this one.
 
     Args:
         embeddings: ``(n, D)``.
         labels: ``(n,)``.
-        names: label embeddings ``(C, D)``.
+        label_embeddings: ``(C, D)``.
         head: ``auto`` or the name of an estimator, whose hyperparameters are then chosen where they can be.
     """
-    settings: dict[str, Any] = {"num_classes": classes, "prior": names}
+    settings: dict[str, Any] = {"num_classes": classes, "label_embeddings": label_embeddings}
     if head != "auto" and int(labels.bincount(minlength=classes).min()) < 2:
         return fit_head(
             head, embeddings, labels, **settings
@@ -128,7 +128,7 @@ WINDOW = {"text": 1024, "image": 128}
 KEPT = 16
 """Classifiers remembered, the latest ones."""
 _OPTIONS = (
-    "support", "head", "prior", "hypothesis_template", "label_descriptions", "on_overlap", "top_k", "timeout",
+    "support", "head", "use_label_texts", "hypothesis_template", "label_texts", "on_overlap", "top_k", "timeout",
     "open_files", "progress", *CUTTING,
 )  # fmt: skip
 
@@ -194,10 +194,11 @@ class FewShotPipeline(Pipeline):
                 streamed.
             support: label -> its examples, of the same kind as the queries. At least two labels.
             head: an estimator of ``hf_fsl.few_shot.heads``, or ``auto``: chosen from the support set.
-            prior: ``auto`` lets label names count where the model embeds texts, as far as the support set bears it
-                out; None leaves them out.
-            hypothesis_template: puts a label into words for the prior; several are averaged.
-            label_descriptions: label -> the words that stand for it in the template.
+            use_label_texts: ``auto``: labels count as evidence where the model embeds texts, as far as the support set
+                bears it out. False: they do not.
+            hypothesis_template: what a label text is put into, with one place ``{}``; of several the embeddings are
+                averaged.
+            label_texts: label -> the text that stands for it in the template.
             on_overlap: ``error`` where a query is among the supports, whose answer would say nothing; or ``ignore``.
             top_k: answers a query, the likeliest; None: all.
             timeout: seconds to wait for an image from the web.
@@ -236,9 +237,9 @@ class FewShotPipeline(Pipeline):
         self,
         support: Any = None,
         head: str = "auto",
-        prior: Literal["auto"] | None = "auto",
+        use_label_texts: Literal["auto", False] = "auto",
         hypothesis_template: Any = None,
-        label_descriptions: Mapping[str, str] | None = None,
+        label_texts: Mapping[str, str] | None = None,
         **options: Any,
     ) -> FittedSupport:
         """The classifier of a support set, arguments as in a call: what was chosen and why, and the head."""
@@ -248,11 +249,11 @@ class FewShotPipeline(Pipeline):
         owners = [label for label, rows in enumerate(examples) for _ in rows]
         check_owners(labels, owners, keys)
         template = hypothesis_template or ("{}" if isinstance(items[0], str) else IMAGE_TEMPLATE)
-        require_candidates(label_descriptions or (), labels)
-        label_set = LabelSet.of(labels, as_templates(template), label_descriptions)
-        if prior not in ("auto", None):
-            raise FewShotError(f"prior: 'auto' or None, got {prior!r}.")
-        named = prior is not None and self.backbone.tokenizer is not None
+        require_candidates(label_texts or (), labels)
+        label_set = LabelSet.of(labels, as_templates(template), label_texts)
+        if use_label_texts not in ("auto", False):
+            raise FewShotError(f"use_label_texts: 'auto' or False, got {use_label_texts!r}.")
+        named = use_label_texts is not False and self.backbone.tokenizer is not None
         cutting = read_cutting(options, FewShotError)
         key = (tuple(zip(owners, keys, strict=True)), label_set, head, named, cutting, weights_state(self.model))
         if key not in self._fitted:
@@ -298,9 +299,7 @@ class FewShotPipeline(Pipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for compatible in ("batch_size", "num_workers"):  # batches are made by tokens
             kwargs.pop(compatible, None)
-        unknown = sorted(set(kwargs) - set(_OPTIONS))
-        if unknown:
-            raise TypeError(f"{type(self).__name__}: no option {', '.join(unknown)}; there are {', '.join(_OPTIONS)}.")
+        require_options(self, kwargs, _OPTIONS)
         read_cutting(kwargs, FewShotError)
         if kwargs.get("on_overlap", "error") not in ("error", "ignore"):
             raise FewShotError(f"on_overlap: 'error' or 'ignore', got {kwargs['on_overlap']!r}.")

@@ -122,7 +122,7 @@ def build_record(
             reason=classifier.reason_,
             stock=exported.stock,
             published_as=exported.reason,
-            words=dict(zip(task.label_names, state.words or [], strict=False)),
+            label_texts=dict(zip(task.label_names, state.label_texts or [], strict=False)),
             refusal=measured.refusal,
         ),
         **confusions(measured.labels, measured.logits.argmax(-1), len(task.label_names)),

@@ -258,7 +258,7 @@ def test_texts_that_are_cut_are_said_once(predict, text_model):
 def test_a_model_of_our_own_class_is_known_to_a_process_that_has_imported_nothing(text_backbone, tmp_path):
     from hf_fsl import FewShotClassifier
 
-    classifier = FewShotClassifier(str(text_backbone), head="cl2n", prior=None)
+    classifier = FewShotClassifier(str(text_backbone), head="cl2n", use_label_texts=False)
     classifier.fit(["the cat", "a dog", "the sun", "a river"], ["a", "a", "b", "b"]).save_pretrained(
         tmp_path / "model"
     )

@@ -20,9 +20,8 @@ from hf_fsl.config import (
     ZeroShotNLIConfig,
     config_from_command_line,
     load_config,
-    read_yaml,
 )
-from hf_fsl.config.loading import build_config, section_of
+from hf_fsl.config.loading import build_config, read_yaml, section_of
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = ["--data.path", "u/d", "--data.text_column", "text", "--model.model_name_or_path", "u/m"]
@@ -156,11 +155,28 @@ def test_the_old_name_of_a_choice_is_refused_with_the_new_one(tmp_path):
     text = "data: {path: u/d, text_column: text}\nmodel: {model_name_or_path: m}\n"
     (found,) = problems(tmp_path, text, ["--adapter.method", "none"])
     assert found.startswith("adapter.method: expected one of full, ")
-    assert found.endswith("got 'none', which is now called full")
+    assert found.endswith("got 'none', none is now called full")
     path = tmp_path / "few_shot.yaml"
     path.write_text(f"{text}adaptation: {{loss: supcon}}\n")
-    with pytest.raises(ConfigError, match="got 'supcon', which is now called supervised_contrastive"):
+    with pytest.raises(ConfigError, match="got 'supcon', supcon is now called supervised_contrastive"):
         load_config(FewShotRecipeConfig, path)
+    path.write_text(f"{text}classifier: {{head: prior, prior: false}}\nepisodes: {{methods: [ridge, prior]}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(FewShotRecipeConfig, path)
+    methods, head, field = sorted(caught.value.problems, key=len, reverse=True)
+    assert methods.endswith("got ['ridge', 'prior'], prior is now called anchored")
+    assert head.endswith("got 'prior', prior is now called anchored")
+    assert field == "classifier.prior: unknown field; it is now called use_label_texts"
+
+
+@pytest.mark.parametrize("value", ["auto", False])
+def test_label_texts_are_used_as_far_as_they_help_or_not(tmp_path, value):
+    path = tmp_path / "few_shot.yaml"
+    path.write_text("data: {path: u/d, text_column: text}\nmodel: {model_name_or_path: m}\n")
+    override = ["--classifier.use_label_texts", str(value).lower()]
+    assert load_config(FewShotRecipeConfig, path, override).classifier.use_label_texts == value
+    with pytest.raises(ConfigError, match="use_label_texts: expected one of auto, False, got True"):
+        build_config(FewShotRecipeConfig, {**read_yaml(path), "classifier": {"use_label_texts": True}}, "x")
 
 
 def test_the_old_name_of_a_field_is_refused_with_the_new_one():

@@ -49,3 +49,16 @@ def test_a_damaged_record_is_named(tmp_path, change):
     for load in (RunRecord.load, load_record):
         with pytest.raises(PlainError, match="run_record.json is damaged: it is not JSON, or cut off"):
             load(path)
+
+
+def test_few_shot_records_of_before_have_the_new_names():
+    path = Path(__file__).parents[2] / "model_cards" / "few_shot_emoji" / "run_record.json"
+    written = json.loads(path.read_text())
+    assert "prior" in [row["method"] for row in written["episodes"]["results"]], "as it was written"
+    written["head"] |= {"estimator": "prior"}
+    texts = written["head"]["words"]
+    record = RunRecord.from_json(json.dumps(written))
+    assert record.head.estimator == "anchored" and record.head.label_texts == texts
+    methods = [row.method for row in record.episodes.results]
+    assert "anchored" in methods and "prior" not in methods
+    assert RunRecord.from_json(record.to_json()) == record

@@ -26,20 +26,20 @@ def test_refinement_starts_from_cl2n_about_the_base_classes_as_the_benchmark_doe
         return evaluate_episodes(EMBEDDINGS, episodes, {"x": method})["x"].accuracies.tolist()
 
     for name, base_mean in (("cl2n", mean), ("nearest_mean", None)):
-        start = Method(lambda s, y, prior, name=name, mean=base_mean: fit_head(name, s, y, base_mean=mean), bd_cspn)
+        start = Method(lambda s, y, _, name=name, mean=base_mean: fit_head(name, s, y, base_mean=mean), bd_cspn)
         assert accuracies(_methods(config, base_mean)["bd_cspn"]) == accuracies(start)
     assert sum(accuracies(_methods(config, mean)["bd_cspn"])) > sum(accuracies(_methods(config, None)["bd_cspn"]))
 
 
 def test_the_usual_heads_of_image_text_models_use_examples_and_names():
-    prior = torch.eye(6, 8) + 0.4 * torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    of_labels = torch.eye(6, 8) + 0.4 * torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
     queries, truth = (EMBEDDINGS - EMBEDDINGS.mean(0))[48:], LABELS[48:]
     for shots, names in (
         (1, ["Tip-Adapter", "kernel ridge around the names"]),
         (8, ["Tip-Adapter", "kernel ridge around the names", "LDA + zero-shot"]),
     ):
         support = (EMBEDDINGS - EMBEDDINGS.mean(0))[: 6 * shots]
-        heads = usual_heads(support, LABELS[: 6 * shots], prior)
+        heads = usual_heads(support, LABELS[: 6 * shots], of_labels)
         assert list(heads) == names
         for name, head in heads.items():
             assert (head(queries).argmax(-1) == truth).float().mean() > 0.3, name

@@ -54,7 +54,7 @@ def test_answers_are_the_softmax_of_the_head_that_is_chosen(pipe, repository):
     backbone = Backbone.from_pretrained(repository)
     embeddings = backbone.encode([*SUPPORT["weather"], *SUPPORT["animals"]])
     names = torch.nn.functional.normalize(backbone.encode(list(SUPPORT)), dim=-1)
-    choice = choose_head(embeddings, torch.tensor([0, 0, 1, 1, 1]), num_classes=2, prior=names)
+    choice = choose_head(embeddings, torch.tensor([0, 0, 1, 1, 1]), num_classes=2, label_embeddings=names)
     expected = choice.head(backbone.encode(queries)).softmax(-1)
     for answer, row in zip(answers, expected, strict=True):
         found = {one["label"]: one["score"] for one in answer}
@@ -83,11 +83,11 @@ def test_a_support_set_is_encoded_once(pipe, monkeypatch):
 
 def test_label_names_are_heard_unless_they_are_not_to_be(pipe):
     one_shot = {"cat": ["a cat sleeps"], "train": ["the red train"]}
-    named, alone = pipe("very big", support=one_shot), pipe("very big", support=one_shot, prior=None)
+    named, alone = pipe("very big", support=one_shot), pipe("very big", support=one_shot, use_label_texts=False)
     renamed = {"first": one_shot["cat"], "second": one_shot["train"]}
-    assert scores(pipe("very big", support=renamed, prior=None)) == scores(alone)
+    assert scores(pipe("very big", support=renamed, use_label_texts=False)) == scores(alone)
     assert scores(named) != scores(alone)
-    described = {"label_descriptions": {"first": "cat", "second": "train"}}
+    described = {"label_texts": {"first": "cat", "second": "train"}}
     assert scores(pipe("very big", support=renamed, **described)) == scores(named)
     assert scores(pipe("very big", support=one_shot, hypothesis_template="a big {}")) != scores(named)
     with pytest.raises(ZeroShotError, match="Texts for first, second, but the candidate labels are cat, train"):
@@ -167,8 +167,10 @@ def test_what_cannot_be_asked_is_said(pipe):
         pipe(pictures(1)[0], support=SUPPORT)
     with pytest.raises(FewShotError, match="top_k: at least 1"):
         pipe("a train", support=SUPPORT, top_k=0)
-    with pytest.raises(FewShotError, match="prior: 'auto' or None"):
-        pipe("a train", support=SUPPORT, prior="always")
+    with pytest.raises(FewShotError, match="use_label_texts: 'auto' or False"):
+        pipe("a train", support=SUPPORT, use_label_texts="always")
+    with pytest.raises(TypeError, match="label_descriptions is now called label_texts; prior is now called use_label"):
+        pipe("a train", support=SUPPORT, prior=None, label_descriptions={})
     with pytest.raises(FewShotError, match="on_overlap"):
         pipe("a train", support=SUPPORT, on_overlap="drop")
     with pytest.raises(TypeError, match="no option candidate_labels"):
@@ -219,7 +221,9 @@ def test_images_and_texts_by_a_model_of_both(tmp_path):
     pipe = FewShotPipeline(model=image_text_model("clip"), **parts, device="cpu")
     support = {"red": coloured(3, 0, 0), "green": coloured(3, 1, 0)}
     queries = coloured(2, 0, 5)
-    assert scores(pipe(queries[0], support=support)) != scores(pipe(queries[0], support=support, prior=None))
+    assert scores(pipe(queries[0], support=support)) != scores(
+        pipe(queries[0], support=support, use_label_texts=False)
+    )
     assert pipe("a train", support=SUPPORT)[0]["label"] in SUPPORT
     with pytest.raises(FewShotError, match="The supports are images, the queries texts"):
         pipe("a train", support=support)

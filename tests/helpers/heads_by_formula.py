@@ -25,7 +25,7 @@ def named_reference(support: np.ndarray, means: np.ndarray, targets: np.ndarray,
 
 
 def reference(
-    name: str, support: np.ndarray, labels: np.ndarray, prior: np.ndarray, queries: np.ndarray
+    name: str, support: np.ndarray, labels: np.ndarray, names: np.ndarray, queries: np.ndarray
 ) -> np.ndarray:
     """The estimators' formulas, term by term, in NumPy."""
     classes, (count, dimension) = labels.max() + 1, support.shape
@@ -35,11 +35,11 @@ def reference(
 
     if name == "cl2n":
         support, queries = unit(support - support.mean(0)), unit(queries - support.mean(0))
-    if name in ("cosine", "prior", "named_lda", "cache"):
+    if name in ("cosine", "anchored", "named_lda", "cache"):
         support, queries = unit(support), unit(queries)
     means = np.stack([support[labels == c].mean(0) for c in range(classes)])
     targets = np.eye(classes)[labels]
-    anchor = unit(prior) - unit(prior).mean(0)
+    anchor = unit(names) - unit(names).mean(0)
     if name in ("nearest_mean", "cl2n"):
         return -((queries[:, None] - means) ** 2).sum(-1) + (queries**2).sum(-1, keepdims=True)
     if name == "cosine":
@@ -53,7 +53,7 @@ def reference(
         penalty = (rows**2).sum(-1).mean()
         weight = np.linalg.inv(rows.T @ rows + penalty * np.eye(dimension)) @ rows.T @ (targets - level)
         return level + (queries - support.mean(0)) @ weight
-    if name == "prior":
+    if name == "anchored":
         start = 0.5 * anchor
         gram = support @ support.T + np.eye(count)
         residual = targets - 1 / classes - support @ start.T

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_fsl.config.adaptation import AdaptationConfig
 from hf_fsl.config.sections import AdapterConfig
+from hf_fsl.core.renamed import RENAMED_ESTIMATORS, renamed_arguments
 from hf_fsl.few_shot.adaptation.adapt import Adapted
 from hf_fsl.few_shot.classifier import publishing
 from hf_fsl.few_shot.classifier.fitting import (
@@ -65,17 +66,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             support set by metric learning. ``auto``: by LoRA, where that takes a tenth off the log-loss on
             held-out examples.
         keep_adapter: ``better``: a given adapter is kept only where it is as much better on held-out examples, too.
-        prior: ``auto``: the words for the classes are used where they have some and the backbone encodes texts, as
-            far as they help on held-out examples. None: they are not used.
-        templates: how the words become texts, each with one place ``{}``; their embeddings are averaged.
+        use_label_texts: ``auto``: the texts of the classes count as evidence where classes have some and the backbone
+            encodes texts, as far as they help on held-out examples. False: they are not used.
+        templates: what label texts are put into, each with one place ``{}``; the embeddings are averaged.
         adaptation: how the backbone is adapted; None: the defaults.
         folds: trainings on parts of the support set by which an adapted model is judged and calibrated; 0: none. Equal
             examples are held out together.
         coverage: share of the queries of known classes that ``refuses`` lets through.
         class_weight: None: every example counts as one. A dict class -> as how many each of its examples counts, 1
-            for a class that it does not name; for the heads ``ridge``, ``logistic``, ``prior`` and ``cache``, as the
-            others hold classes for equally likely. ``balanced``: such that every class counts alike. Held where the
-            model grows.
+            for a class that it does not name; for the heads ``ridge``, ``logistic``, ``anchored`` and ``cache``, as
+            the others hold classes for equally likely. ``balanced``: such that every class counts alike. Held where
+            the model grows.
         keep_support: the support embeddings stay in the model and are published with it; ``add_examples`` needs them
             for heads that have no sufficient statistics.
         pooling, prompt, prompt_name, revision, trust_remote_code, device: of a backbone given by name, see
@@ -88,6 +89,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         random_state: of folds and of adapting.
     """
 
+    @renamed_arguments(prior="use_label_texts")
     def __init__(
         self,
         backbone: str | Backbone = "sentence-transformers/all-MiniLM-L6-v2",
@@ -95,7 +97,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         head: str = "auto",
         adapter: Literal["auto"] | AdapterConfig | peft.PeftConfig | None = None,
         keep_adapter: Literal["always", "better"] = "always",
-        prior: Literal["auto"] | None = "auto",
+        use_label_texts: Literal["auto", False] = "auto",
         templates: Sequence[str] = ("{}",),
         adaptation: AdaptationConfig | None = None,
         folds: int = 2,
@@ -117,7 +119,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.head = head
         self.adapter = adapter
         self.keep_adapter = keep_adapter
-        self.prior = prior
+        self.use_label_texts = use_label_texts
         self.templates = templates
         self.adaptation = adaptation
         self.folds = folds
@@ -154,7 +156,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 trained on all others alike.
             unlabeled: further inputs, whose mean is where ``cl2n`` centres; other heads have no use for them, and they
                 are not encoded then.
-            label_texts: class -> the words for it; None: the classes themselves, where they are texts.
+            label_texts: class -> its text; None: the classes themselves, where they are texts.
 
         Raises:
             FewShotError, HeadError, BackboneError: what cannot be learned from, and why.
@@ -166,8 +168,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if items and others and isinstance(items[0], str) != isinstance(others[0], str):
             raise FewShotError("unlabeled is of the kind of the examples, texts or pictures, and got the other.")
         support = read_support(
-            items, y, label_texts=label_texts, templates=self.templates, use_words=self.prior is not None,
-            unlabeled=others, sample_weight=sample_weight, class_weight=self.class_weight,
+            items, y, label_texts=label_texts, templates=self.templates,
+            use_label_texts=self.use_label_texts is not False, unlabeled=others, sample_weight=sample_weight,
+            class_weight=self.class_weight,
         )  # fmt: skip
         if label_texts is not None and backbone.tokenizer is None:
             raise FewShotError(f"label_texts: {backbone.name} encodes no texts. Leave them out.")
@@ -228,7 +231,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """New classes with their examples; see :meth:`add_examples`.
 
         Raises:
-            FewShotError: a class that is known already, or words missing where the others have some.
+            FewShotError: a class that is known already, or without a label text where the others have one.
         """
         return self._grow(X, y, new=True, label_texts=label_texts)
 
@@ -383,10 +386,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
 OF_MEANS = ("nearest_mean", "cosine", "cl2n", "lda", "named_lda")
 """Heads that compare class means: how many examples a class has says nothing of how likely it is."""
-_CHOICES: dict[str, tuple[str | None, ...]] = {
+_CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "head": ("auto", *ESTIMATORS),
     "keep_adapter": ("always", "better"),
-    "prior": ("auto", None),
+    "use_label_texts": ("auto", False),
     "pooling": (None, STOCK, *get_args(Pooling)),
 }
 
@@ -401,7 +404,9 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 def _problems(given: Mapping[str, Any]) -> Iterator[str]:
     for name, choices in _CHOICES.items():
         if not any(given[name] is choice or given[name] == choice for choice in choices):
-            yield f"{name} is one of {', '.join(map(repr, choices))}, not {given[name]!r}"
+            renamed = RENAMED_ESTIMATORS.get(given[name]) if name == "head" else None
+            now = f", which is now called {renamed!r}" if renamed else ""
+            yield f"{name} is one of {', '.join(map(repr, choices))}, not {given[name]!r}{now}"
     if not isinstance(given["backbone"], (str, Backbone)):
         yield f"backbone is a name, a folder or a loaded Backbone, not {type(given['backbone']).__name__}"
     for name in ("prompt", "prompt_name"):
@@ -428,7 +433,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"class_weight is for heads that are likelier to answer what there is more of; head={given['head']!r} "
                 "holds classes for equally likely, as 'balanced' says. Leave it out, or take head='ridge', "
-                "'logistic', 'prior' or 'cache'"
+                "'logistic', 'anchored' or 'cache'"
             )
     if not _is_number(given["random_state"], Integral) or given["random_state"] < 0:
         yield f"random_state is an integer of 0 or more, not {given['random_state']!r}"

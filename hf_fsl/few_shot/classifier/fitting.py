@@ -59,7 +59,7 @@ def _load(name: str, pooling: Any, options: tuple[tuple[str, Any], ...]) -> Back
 
 Adapter = AdapterConfig | peft.PeftConfig
 ADAPTED_SETTINGS: dict[str, Any] = {"penalty": 1.0, "strength": 1.0}
-"""Of the estimator "prior" on an adapted backbone, with the factor on its logits where nothing is held out:
+"""Of the estimator "anchored" on an adapted backbone, with the factor on its logits where nothing is held out:
 leave-one-out would choose by examples that the backbone has seen. Settled on the validation split of supersense."""
 ADAPTED_SCALE = 8.0
 ENOUGH = 0.9
@@ -112,7 +112,7 @@ class Fitted:
     backbone: Backbone
     embeddings: Tensor
     """``(n, D)`` of the support."""
-    prior: Tensor | None
+    label_embeddings: Tensor | None
     choice: HeadChoice
     scale: float = 1.0
     """On the logits of the chosen head: 1, unless held-out examples of an adapted backbone ask for another."""
@@ -132,15 +132,15 @@ def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: Embe
     Raises:
         HeadError: a support set that the estimator cannot use.
     """
-    prior = support.prior(backbone)
+    label_embeddings = support.label_embeddings(backbone)
     embeddings = backbone.encode(support.items, cache=cache, open_files=False)
-    if not support.items and prior is not None:
-        embeddings = prior[:0]
+    if not support.items and label_embeddings is not None:
+        embeddings = label_embeddings[:0]
     base_mean = None
     if support.unlabeled and support.items and kind.estimator in ESTIMATORS and ESTIMATORS[kind.estimator].centre:
         base_mean = backbone.encode(support.unlabeled, cache=cache, open_files=False).mean(0)
-    choice = _choice(kind, embeddings, support, prior, base_mean)
-    return Fitted(backbone, embeddings, prior, choice, reason=choice.reason.removesuffix("."))
+    choice = _choice(kind, embeddings, support, label_embeddings, base_mean)
+    return Fitted(backbone, embeddings, label_embeddings, choice, reason=choice.reason.removesuffix("."))
 
 
 def fit_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> Fitted:
@@ -171,7 +171,7 @@ def _adapted(
 
 
 def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> HeldOut | None:
-    if how.folds and not (support.of_texts and support.words is not None):
+    if how.folds and not (support.of_texts and support.label_texts is not None):
         counts = support.distinct
         left = counts - (counts + how.folds - 1) // how.folds
         if int(left.max()) < 2:
@@ -181,15 +181,15 @@ def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how:
 
 def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
     backbone = adapted.backbone
-    embeddings, prior = backbone.encode(support.items, open_files=False), support.prior(backbone)
+    embeddings, label_embeddings = backbone.encode(support.items, open_files=False), support.label_embeddings(backbone)
     head = fit_head(
-        "prior", embeddings, support.labels, num_classes=support.num_classes, prior=prior, weights=support.weights,
-        **ADAPTED_SETTINGS,
+        "anchored", embeddings, support.labels, num_classes=support.num_classes, label_embeddings=label_embeddings,
+        weights=support.weights, **ADAPTED_SETTINGS,
     )  # fmt: skip
-    around = "around the label names" if prior is not None else "on the labels"
+    around = "around the label names" if label_embeddings is not None else "on the labels"
     reason = f"Kernel ridge {around} with its defaults, since the adapted backbone has seen every example"
-    choice = HeadChoice(head.scaled(ADAPTED_SCALE), "prior", dict(ADAPTED_SETTINGS), 1 / ADAPTED_SCALE, reason)
-    return Fitted(backbone, embeddings, prior, choice, adapted=adapted, reason=reason)
+    choice = HeadChoice(head.scaled(ADAPTED_SCALE), "anchored", dict(ADAPTED_SETTINGS), 1 / ADAPTED_SCALE, reason)
+    return Fitted(backbone, embeddings, label_embeddings, choice, adapted=adapted, reason=reason)
 
 
 def fit_better(
@@ -199,7 +199,7 @@ def fit_better(
 
     Both are judged by fits to half of few examples, and smaller gains were measured not to come out on new ones
     (``benchmarks/adapter_auto.py``). Where fewer than two classes have two different examples nothing can be held out,
-    nor where a fold leaves no two of a class to pull together (texts have words for their classes to pull at). The
+    nor where a fold leaves no two of a class to pull together (texts have label texts to pull at). The
     backbone then stays as it is.
     """
     frozen = fit_frozen(support, backbone, kind, cache)
@@ -259,10 +259,10 @@ def spread(means: Tensor) -> Tensor:
 
 
 def _choice(
-    kind: HeadKind, embeddings: Tensor, support: Support, prior: Tensor | None, base_mean: Tensor | None
+    kind: HeadKind, embeddings: Tensor, support: Support, label_embeddings: Tensor | None, base_mean: Tensor | None
 ) -> HeadChoice:
-    given: dict[str, Any] = {"num_classes": support.num_classes, "prior": prior, "base_mean": base_mean,
-                             "weights": support.weights}  # fmt: skip
+    given: dict[str, Any] = {"num_classes": support.num_classes, "label_embeddings": label_embeddings,
+                             "base_mean": base_mean, "weights": support.weights}  # fmt: skip
     if kind.estimator in ("auto", "named_lda") or not support.items:
         choice = choose_head(embeddings, support.labels, **given, normalize=not kind.foldable)
         if support.items or kind.estimator == "auto":
@@ -272,8 +272,8 @@ def _choice(
         return choose_head(embeddings, support.labels, **given, candidates=[kind.estimator])
     if kind.estimator not in ESTIMATORS:
         raise FewShotError(f"head: auto, or one of {', '.join(ESTIMATORS)}; got {kind.estimator!r}.")
-    if not ESTIMATORS[kind.estimator].takes_prior:
-        given["prior"] = None
+    if not ESTIMATORS[kind.estimator].uses_label_embeddings:
+        given["label_embeddings"] = None
     head = fit_head(kind.estimator, embeddings, support.labels, **given)
     reason = f"{kind.estimator} with its defaults: a class with one example leaves nothing to choose them by."
     return HeadChoice(head, kind.estimator, {}, 1.0, reason)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_fsl.few_shot.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.few_shot.classifier.state import FewShotState
-from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_labels, words_for
+from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_labels, texts_for
 from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.moments import FROM_MOMENTS
 from hf_fsl.few_shot.heads.refusal import Refusal, fit_refusal, way_to_coverage
@@ -27,8 +27,8 @@ def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bo
     growing, head = None, fitted.head
     if choice.estimator in FROM_MOMENTS or keep_support:
         growing = GrowingHead.of_choice(
-            choice, fitted.embeddings, support.labels, prior=fitted.prior, weights=support.weights,
-            keep_embeddings=keep_support,
+            choice, fitted.embeddings, support.labels, label_embeddings=fitted.label_embeddings,
+            weights=support.weights, keep_embeddings=keep_support,
         )  # fmt: skip
         growing = replace(growing, temperature=choice.temperature / fitted.scale)
         head = growing.head()
@@ -43,7 +43,7 @@ def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bo
         estimator=choice.estimator,
         hyperparameters=choice.hyperparameters,
         reason=fitted.reason,
-        words=support.words if fitted.prior is not None else None,
+        label_texts=support.label_texts if fitted.label_embeddings is not None else None,
         templates=support.templates,
         temperature=choice.temperature / fitted.scale,
         coverage=coverage,
@@ -65,7 +65,8 @@ def grown(
     """With more examples of the classes there are, or (``new``) with classes that follow them.
 
     Raises:
-        FewShotError: labels of another kind, a head that cannot grow, words that are missing or cannot be encoded.
+        FewShotError: labels of another kind, a head that cannot grow, label texts that are missing or cannot be
+            encoded.
     """
     if state.growing is None:
         raise FewShotError(
@@ -91,13 +92,13 @@ def grown(
     embeddings = backbone.encode(items, open_files=False)
     by_class = None if state.class_weights is None else (*state.class_weights, *[1.0] * len(added))
     weights = None if by_class is None else torch.tensor(by_class, dtype=torch.float64)[labels]
-    words = state.words
+    texts = state.label_texts
     if new:
-        prior = None
-        if words is not None:
-            words = (*words, *words_for(added, label_texts))
-            prior = _new_prior(backbone, words[len(state.classes) :], state.templates)
-        growing = state.growing.add_classes(embeddings, labels, prior=prior, weights=weights)
+        label_embeddings = None
+        if texts is not None:
+            texts = (*texts, *texts_for(added, label_texts))
+            label_embeddings = _new_label_embeddings(backbone, texts[len(state.classes) :], state.templates)
+        growing = state.growing.add_classes(embeddings, labels, label_embeddings=label_embeddings, weights=weights)
     else:
         growing = state.growing.add_examples(embeddings, labels, weights=weights)
     counts = np.bincount(labels.numpy(), minlength=len(known))
@@ -109,19 +110,19 @@ def grown(
         counts=tuple(counts.tolist()),
         head=growing.head(),
         growing=growing,
-        words=words,
+        label_texts=texts,
         class_weights=by_class,
         refusal=None if state.refusal is None else replace(state.refusal, means=_means(growing).to(torch.float32)),
     )
 
 
-def _new_prior(backbone: Backbone, words: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+def _new_label_embeddings(backbone: Backbone, texts: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
     if backbone.tokenizer is None:
         raise FewShotError(
-            "This model was fitted with words for its classes, and was published without the encoder that read them. "
-            "Fit anew on the whole backbone, or with prior=None."
+            "This model was fitted with label texts, and was published without the encoder that read them. "
+            "Fit anew on the whole backbone, or with use_label_texts=False."
         )
-    return label_text_embeddings(backbone, words, templates)
+    return label_text_embeddings(backbone, texts, templates)
 
 
 def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal | None, str]:
@@ -155,7 +156,7 @@ def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal
 
 def _means(growing: GrowingHead) -> Tensor:
     if growing.moments is not None:
-        # A class of which there are only words has no mean to be near to.
+        # A class of which there is only a label text has no mean to be near to.
         return growing.moments.means()[growing.moments.counts > 0]
     assert growing.embeddings is not None and growing.labels is not None
     return transformed_means(growing.transform, growing.embeddings, growing.labels, growing.weights)

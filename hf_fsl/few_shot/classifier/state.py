@@ -16,6 +16,7 @@ from torch import Tensor
 
 import hf_fsl
 from hf_fsl.core.files import replaced, write_text
+from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.refusal import Refusal
@@ -25,6 +26,8 @@ from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
 FORMAT = 1
+_RENAMED = {"words": "label_texts"}
+"""Old name -> new, in ``state.json``."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class FewShotState:
     estimator: str
     hyperparameters: dict[str, Any]
     reason: str
-    words: tuple[str, ...] | None
-    """One text a class, where they are used."""
+    label_texts: tuple[str, ...] | None
+    """One a class, where they are used."""
     templates: tuple[str, ...]
     temperature: float | None
     """What the head's logits were divided by; None where the model was written before that was noted."""
@@ -78,7 +81,7 @@ class FewShotState:
             "estimator": self.estimator,
             "hyperparameters": self.hyperparameters,
             "reason": self.reason,
-            "words": self.words,
+            "label_texts": self.label_texts,
             "templates": self.templates,
             "temperature": self.temperature,
             "coverage": self.coverage,
@@ -110,7 +113,8 @@ class FewShotState:
     @classmethod
     def _load(cls, folder: Path) -> FewShotState:
         place = folder / FOLDER
-        settings = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        written = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        settings = {_RENAMED.get(name, name): value for name, value in written.items()}
         if settings["format"] != FORMAT:
             raise FewShotError(
                 f"This hf_fsl reads few-shot states of format {FORMAT}, the model has {settings['format']}, written "
@@ -135,10 +139,10 @@ class FewShotState:
             modality=settings["modality"],
             head=growing.head() if growing is not None else _head_of_state(parts["head"]),
             growing=growing,
-            estimator=settings["estimator"],
+            estimator=RENAMED_ESTIMATORS.get(settings["estimator"], settings["estimator"]),
             hyperparameters=settings["hyperparameters"],
             reason=settings["reason"],
-            words=None if settings["words"] is None else tuple(settings["words"]),
+            label_texts=None if settings["label_texts"] is None else tuple(settings["label_texts"]),
             templates=tuple(settings["templates"]),
             temperature=settings.get("temperature", None if growing is None else growing.temperature),
             coverage=settings["coverage"],
@@ -162,7 +166,7 @@ def require_sound(state: FewShotState) -> None:
     rows = [head.weight, head.bias] if isinstance(head, LinearHead) else [head.values.mT, head.prior]
     if state.growing is not None and state.growing.moments is not None:
         rows += [state.growing.moments.counts, state.growing.moments.sums]
-    counted = [len(state.counts), *map(len, rows), classes if state.words is None else len(state.words)]
+    counted = [len(state.counts), *map(len, rows), classes if state.label_texts is None else len(state.label_texts)]
     if set(counted) != {classes}:
         raise ValueError(f"it is of {classes} classes, and its parts are of {', '.join(map(str, counted))}")
     if isinstance(head, LinearHead) and len(torch.cat([head.weight, head.bias[:, None]], 1).unique(dim=0)) < classes:

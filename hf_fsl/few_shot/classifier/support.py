@@ -1,4 +1,4 @@
-"""What a few-shot classifier is fitted on: examples, their classes, and the words for these."""
+"""What a few-shot classifier is fitted on: examples, their classes, and the texts of these."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class FewShotError(UserError, ValueError):
 class Support:
     """A support set.
 
-    ``labels`` ``(n,)`` are rows of ``classes`` ``(C,)``, ``words`` has one text a class, or is None where classes have
-    none; ``unlabeled`` are further inputs of the same kind.
+    ``labels`` ``(n,)`` are rows of ``classes`` ``(C,)``, ``label_texts`` has one a class, or is None where classes
+    have none; ``unlabeled`` are further inputs of the same kind.
     """
 
     items: list[Any]
     labels: Tensor
     classes: np.ndarray
-    words: tuple[str, ...] | None
+    label_texts: tuple[str, ...] | None
     templates: tuple[str, ...]
     unlabeled: list[Any]
     keys: tuple[str, ...]
@@ -73,16 +73,18 @@ class Support:
         weights = None if self.weights is None else self.weights[list(rows)]
         return replace(self, items=items, labels=self.labels[list(rows)], keys=keys, weights=weights)
 
-    def prior(self, backbone: Backbone) -> Tensor | None:
-        """The classes' words as embeddings ``(C, D)``; None without words, or where the backbone encodes no texts."""
-        if self.words is None or backbone.tokenizer is None:
+    def label_embeddings(self, backbone: Backbone) -> Tensor | None:
+        """Of the label texts ``(C, D)``; None where there are none, or the backbone encodes no texts."""
+        if self.label_texts is None or backbone.tokenizer is None:
             return None
-        return label_text_embeddings(backbone, self.words, self.templates)
+        return label_text_embeddings(backbone, self.label_texts, self.templates)
 
     def texts(self) -> list[str]:
         """What is said of each class, template after template: ``len(templates) * C`` texts, or none."""
         return (
-            [] if self.words is None else [text for row in fill_templates(self.words, self.templates) for text in row]
+            []
+            if self.label_texts is None
+            else [text for row in fill_templates(self.label_texts, self.templates) for text in row]
         )
 
 
@@ -92,7 +94,7 @@ def read_support(
     *,
     label_texts: Mapping[Any, str] | None = None,
     templates: Sequence[str] = ("{}",),
-    use_words: bool = True,
+    use_label_texts: bool = True,
     unlabeled: Iterable[Any] | None = None,
     sample_weight: Iterable[float] | None = None,
     class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
@@ -101,16 +103,16 @@ def read_support(
 
     Args:
         X, unlabeled: as ``Backbone.read`` gives them.
-        label_texts: class -> the words for it; a class may be without examples if it has words. None: the names of
-            the classes, where they are texts.
-        use_words: False: no words, whatever the classes are called.
+        label_texts: class -> its text; a class that has one may be without examples. None: the names of the classes,
+            where they are texts.
+        use_label_texts: False: none, whatever the classes are called.
         sample_weight, class_weight: as of ``FewShotClassifier``; an example that weighs 0 is as if it was not given.
 
     Equal examples of two classes are taken as they are, with a warning, as data sets have some.
 
     Raises:
         FewShotError: lengths that differ, weights that are none, labels that :func:`read_labels` refuses, fewer than
-            two classes, words for some classes only.
+            two classes, texts for some classes only.
         BackboneError: an image that cannot be made RGB.
     """
     items, given = list(X), read_labels(y)
@@ -120,8 +122,8 @@ def read_support(
     if weights is not None and not weights.all():
         kept = np.flatnonzero(weights).tolist()
         items, given, weights = [items[row] for row in kept], [given[row] for row in kept], weights[kept]
-    if label_texts is not None and not use_words:
-        raise FewShotError("prior=None leaves the words for the classes unused, but label_texts were given. Drop one.")
+    if label_texts is not None and not use_label_texts:
+        raise FewShotError("use_label_texts=False leaves label texts unused, but label_texts were given. Drop one.")
     names = read_labels([*given, *(label_texts or {})])
     kinds = {isinstance(name, str) for name in names}
     classes, labels = np.unique(np.asarray(names), return_inverse=True)
@@ -130,7 +132,9 @@ def read_support(
             f"A classifier needs two classes or more, got {len(classes)} class{'' if len(classes) else 'es'}"
             f"{': ' * len(classes)}{', '.join(map(str, classes))}."
         )
-    words = words_for(classes, label_texts) if use_words and (label_texts is not None or kinds == {True}) else None
+    texts = (
+        texts_for(classes, label_texts) if use_label_texts and (label_texts is not None or kinds == {True}) else None
+    )
     numbers = torch.as_tensor(labels[: len(items)], dtype=torch.long)
     keys = tuple(input_keys(items))
     _warn_of_contradictions(items, keys, given)
@@ -139,7 +143,7 @@ def read_support(
     if by_class is not None:
         weights = by_class[numbers.numpy()] * (1 if weights is None else weights)
     return Support(
-        items, numbers, classes, words, tuple(as_templates(templates)), others, keys,
+        items, numbers, classes, texts, tuple(as_templates(templates)), others, keys,
         None if weights is None else torch.from_numpy(weights),
         None if by_class is None else tuple(by_class.tolist()),
     )  # fmt: skip
@@ -247,14 +251,14 @@ def _warn_of_contradictions(items: list[Any], keys: Sequence[str], labels: Seque
         )
 
 
-def words_for(classes: np.ndarray, label_texts: Mapping[Any, str] | None) -> tuple[str, ...]:
+def texts_for(classes: np.ndarray, label_texts: Mapping[Any, str] | None) -> tuple[str, ...]:
     """One text a class. Raises FewShotError where a class has none."""
     names = classes.tolist()
     known = dict(label_texts) if label_texts is not None else {name: name for name in names}
     without = [str(name) for name in names if name not in known]
     if without:
         raise FewShotError(
-            f"label_texts: all classes have words or none; without any: {', '.join(without)}. Add them."
+            f"label_texts: all classes have a text or none; without one: {', '.join(without)}. Add them."
         )
     return tuple(known[name] for name in names)
 

@@ -62,10 +62,9 @@ def evaluate_episodes(
         embeddings: ``(N, D)`` of the examples that the episodes were drawn from.
         episodes: see ``EpisodeSampler``; also with unbalanced queries.
         methods: names of heads; or names of your choice for heads, for callables ``(support (E, n, D), labels (E, n),
-            prior (E, C, D) or None) -> head`` that take many episodes at once, or for a ``Method``, which also refines
-            its heads with the queries.
-        label_embeddings: ``(classes, D)``, a row a label of the data set; each episode's prior is the rows of its
-            classes.
+            label embeddings (E, C, D) or None) -> head`` that take many episodes at once, or for a ``Method``, which
+            also refines its heads with the queries.
+        label_embeddings: ``(classes, D)``, a row a label of the data set; an episode gets the rows of its classes.
         reference: the method that the others are compared with; None: the first.
         base_mean: ``(D,)`` mean of embeddings of other classes, for heads that centre.
         accelerator: several processes divide the episodes; every one of them gets all results, which do not depend
@@ -118,9 +117,9 @@ def _measure(
     size = _chunk_size(len(episodes), scorer.episode_bytes)
     for start in range(process * size, len(episodes), processes * size):
         some = episodes[start : start + size]
-        prior = None if label_embeddings is None else label_embeddings[some.classes]
+        of_classes = None if label_embeddings is None else label_embeddings[some.classes]
         # Classes before queries: with so few classes, everything below is several times slower the other way round.
-        logits = scorer.score(some, prior).mT.contiguous()
+        logits = scorer.score(some, of_classes).mT.contiguous()
         largest, predicted = logits.max(1)
         confidences = (logits - largest.unsqueeze(1)).exp_().sum(1).reciprocal_()
         if confidences.isnan().any():

@@ -18,7 +18,7 @@ from hf_fsl.models.published.linear_head import LinearHead
 
 Head = LinearHead | CacheHead
 Fit = Callable[[Tensor, Tensor, Tensor | None], Head]
-"""(supports ``(E, n, D)``, labels ``(E, n)``, prior ``(E, C, D)`` or None) -> heads of E episodes."""
+"""(supports ``(E, n, D)``, labels ``(E, n)``, label embeddings ``(E, C, D)`` or None) -> heads of E episodes."""
 Refine = Callable[[Any, Tensor, Tensor, Tensor], Head]
 """(heads, supports ``(E, n, D)``, labels ``(E, n)``, queries ``(E, Q, D)``) -> heads; transductive."""
 
@@ -28,7 +28,7 @@ class Scorer:
     """A method over one pool of embeddings."""
 
     score: Callable[[Episodes, Tensor | None], Tensor]
-    """(some episodes, their prior ``(E, C, D)`` or None) -> query logits ``(E, Q, C)``."""
+    """(some episodes, their label embeddings ``(E, C, D)`` or None) -> query logits ``(E, Q, C)``."""
     episode_bytes: int
     """What it needs for each episode, about."""
 
@@ -41,9 +41,9 @@ class Method:
     refine: Refine | None = None
 
     def scorer(self, embeddings: Tensor, episodes: Episodes) -> Scorer:
-        def score(some: Episodes, prior: Tensor | None) -> Tensor:
+        def score(some: Episodes, label_embeddings: Tensor | None) -> Tensor:
             support, labels = embeddings[some.support.flatten(1)], some.support_labels.to(embeddings.device)
-            head = self.fit(support, labels, prior)
+            head = self.fit(support, labels, label_embeddings)
             queries = embeddings[some.query]
             if self.refine is not None:
                 head = self.refine(head, support, labels, queries)
@@ -67,10 +67,10 @@ class NearestMean:
         if PooledMeans.cheaper(embeddings, episodes):
             means = PooledMeans(embeddings, episodes)
             numbers = episodes.n_way * episodes.query.shape[1]
-            return Scorer(lambda some, prior: means.scores(some).mul_(self.scale), 32 * numbers)
+            return Scorer(lambda some, label_embeddings: means.scores(some).mul_(self.scale), 32 * numbers)
         return Method(self._fit).scorer(embeddings, episodes)
 
-    def _fit(self, support: Tensor, labels: Tensor, prior: Tensor | None) -> LinearHead:
+    def _fit(self, support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> LinearHead:
         ways = int(labels.max()) + 1
         means = support.unflatten(1, (ways, -1)).mean(2)
         return LinearHead(2 * self.scale * means, -self.scale * means.square().sum(-1))
@@ -90,12 +90,17 @@ def as_method(given: str | Fit | Method | NearestMean, base_mean: Tensor | None)
         return NearestMean(**ESTIMATORS[given].hyperparameters())
     if given not in ESTIMATORS:
         raise EpisodeError(f"A method is a callable or one of {', '.join(ESTIMATORS)}; got {given!r}.")
-    name, takes_prior = given, ESTIMATORS[given].takes_prior
+    name, uses_label_embeddings = given, ESTIMATORS[given].uses_label_embeddings
 
-    def fit(support: Tensor, labels: Tensor, prior: Tensor | None) -> Head:
+    def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> Head:
         ways = int(labels.max()) + 1
         return fit_head(
-            name, support, labels, num_classes=ways, prior=prior if takes_prior else None, base_mean=base_mean
+            name,
+            support,
+            labels,
+            num_classes=ways,
+            label_embeddings=label_embeddings if uses_label_embeddings else None,
+            base_mean=base_mean,
         )
 
     return Method(fit)

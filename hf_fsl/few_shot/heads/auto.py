@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_fsl.core.renamed import renamed_arguments
 from hf_fsl.few_shot.heads.estimators import HeadChoice, HeadTrial, fit_head, held_out_logits
 from hf_fsl.few_shot.heads.named_lda import Frame, NamedHeldOut, fitted, label_directions
 from hf_fsl.few_shot.heads.support import HeadError, Support, read_support, require_every_class
@@ -36,7 +37,7 @@ HELD_OUT_CELLS = 2**19
 HELD_OUT_LEAST = 256
 """but not fewer than so many: with thousands of classes, time and memory of "named_lda" would grow as their square."""
 
-_PRIOR_EXAMPLES = 24
+_PSEUDO_EXAMPLES = 24
 """n' in n' / (n' + n − C), the likely shrinkage: as if so many examples had been seen that spread evenly."""
 _SHRINKAGE_DOUBLINGS = 2.0
 """Standard deviation of log2 of the shrinkage around that."""
@@ -51,7 +52,7 @@ OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
     "lda": tuple({"shrinkage": value} for value in SHRINKAGES[1:]),
     "ridge": tuple({"penalty": value} for value in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
     "logistic": tuple({"inverse_penalty": value} for value in (0.1, 1.0, 10.0)),
-    "prior": tuple({"penalty": a, "strength": b} for a in (0.3, 1.0, 3.0, 10.0) for b in (0.5, 1.0, 2.0, 4.0)),
+    "anchored": tuple({"penalty": a, "strength": b} for a in (0.3, 1.0, 3.0, 10.0) for b in (0.5, 1.0, 2.0, 4.0)),
     "cache": tuple(
         {"alpha": a, "beta": b, "logit_scale": c} for a in (0.3, 1.0, 3.0) for b in (2.0, 5.5) for c in (5.0, 20.0)
     ),
@@ -59,12 +60,13 @@ OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
 """Estimators that can be asked for as candidates, with what is tried of each."""
 
 
+@renamed_arguments(prior="label_embeddings")
 def choose_head(
     support: Tensor,
     labels: Tensor,
     *,
     num_classes: int | None = None,
-    prior: Tensor | None = None,
+    label_embeddings: Tensor | None = None,
     base_mean: Tensor | None = None,
     weights: Tensor | None = None,
     candidates: Sequence[str] | None = None,
@@ -82,8 +84,8 @@ def choose_head(
     Args:
         support: embeddings ``(n, D)``.
         labels: ``(n,)``.
-        num_classes: C; None: as many as the prior has, or as the labels name.
-        prior: label embeddings ``(C, D)`` from the supports' encoder.
+        num_classes: C; None: as many as there are label embeddings, or as the labels name.
+        label_embeddings: ``(C, D)``, of the label texts, from the supports' encoder.
         base_mean: ``(D,)``, for the candidates that centre.
         weights: ``(n,)``, above 0: as how many examples each counts, where the head is fitted and where it is judged.
         candidates: estimators to choose among, by held-out likelihood; None: "named_lda".
@@ -97,12 +99,19 @@ def choose_head(
     unknown = sorted(set(names) - {"named_lda", *OTHERS})
     if unknown or not names:
         raise HeadError(f"Candidates are among {', '.join(('named_lda', *OTHERS))}; got {', '.join(names) or 'none'}.")
-    read = read_support(support, labels, num_classes=num_classes, prior=prior, weights=weights, normalize=normalize)
+    read = read_support(
+        support,
+        labels,
+        num_classes=num_classes,
+        label_embeddings=label_embeddings,
+        weights=weights,
+        normalize=normalize,
+    )
     if support.ndim != 2:
         raise HeadError(f"A head is chosen for one support set (n, D); got {tuple(support.shape)}.")
-    if prior is None:
+    if label_embeddings is None:
         require_every_class(read, "auto")
-    common = {"num_classes": read.num_classes, "prior": prior, "weights": weights}
+    common = {"num_classes": read.num_classes, "label_embeddings": label_embeddings, "weights": weights}
     if len(support) == 0:
         return _zero_shot(support, labels, normalize, common)
     if int((read.members >= 2).sum()) < 2 and "named_lda" in names:
@@ -118,20 +127,24 @@ def choose_head(
 
 def _zero_shot(support: Tensor, labels: Tensor, normalize: bool, common: dict[str, Any]) -> HeadChoice:
     settings: dict[str, Any] = {"strength": 1.0}
-    head = fit_head("prior", support, labels, **common, **settings, normalize=normalize)
+    head = fit_head("anchored", support, labels, **common, **settings, normalize=normalize)
     # Without unit length, products are cosines times the inputs' lengths, for which the label embeddings' stand in.
-    length = 1.0 if normalize else float(common["prior"].norm(dim=-1).mean().clamp(min=1e-12))
+    length = 1.0 if normalize else float(common["label_embeddings"].norm(dim=-1).mean().clamp(min=1e-12))
     scale = ZERO_SHOT_SCALE / length
     settings["normalize"] = normalize
     return HeadChoice(
-        head.scaled(scale), "prior", settings, 1 / scale, "There are no examples: the label names are the classifier."
+        head.scaled(scale),
+        "anchored",
+        settings,
+        1 / scale,
+        "There are no examples: the label names are the classifier.",
     )
 
 
 def _default(support: Tensor, labels: Tensor, read: Support, normalize: bool, common: dict[str, Any]) -> HeadChoice:
     settings = dict(DEFAULTS, shrinkage=((1.0, 1.0),), normalize=normalize)
     reason = "Fewer than two classes have two examples, so nothing can be held out, and there are defaults for "
-    if read.prior is None:
+    if read.label_embeddings is None:
         settings["name_weight"] = 0.0
         reason += "shrinkage and temperature; there are no label names."
     else:
@@ -144,7 +157,7 @@ def _default(support: Tensor, labels: Tensor, read: Support, normalize: bool, co
     head = fit_head("named_lda", support, labels, **common, **settings)
     logits = head(support).double()
     others = (logits - logits.mean(-1, keepdim=True))[read.one_hot == 0]
-    spread = DEFAULT_SPREADS["examples" if read.prior is None else "names"]
+    spread = DEFAULT_SPREADS["examples" if read.label_embeddings is None else "names"]
     scale = spread / max(float(others.square().mean().sqrt()), 1e-12)
     return HeadChoice(head.scaled(scale), "named_lda", settings, 1 / scale, reason)
 
@@ -157,7 +170,7 @@ def names_trust(support: Support) -> float:
     """
     support = support.double()
     frame = Frame.of(support)
-    names = label_directions(support.prior, frame)
+    names = label_directions(support.label_embeddings, frame)
     assert names is not None
     logits = support.shifted(frame.middle).features @ names.mT / frame.unit
     logits = logits - logits.mean(-1, keepdim=True)
@@ -171,7 +184,7 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     rows = _held_out_rows(read)
     held_out = NamedHeldOut.of(read, rows=rows)
     own, each = labels[rows], read.weights[rows].double()
-    names = NAME_WEIGHTS if read.prior is not None else (0.0,)
+    names = NAME_WEIGHTS if read.label_embeddings is not None else (0.0,)
     pseudo_count = DEFAULTS["pseudo_count"]
     factors = [float(held_out.scatter.spectrum.even(shrinkage)) for shrinkage in SHRINKAGES]
     metrics = [held_out.of_metric(((one, factor),)) for one, factor in zip(SHRINKAGES, factors, strict=True)]
@@ -185,8 +198,8 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     scales, losses, accuracies = (torch.cat(parts).double() for parts in zip(*judged, strict=True))
     number = float(each.sum())
     accuracies = accuracies / number
-    shrunk = _PRIOR_EXAMPLES / (_PRIOR_EXAMPLES + float(read.number) - int((read.counts > 0).sum()))
-    trust = names_trust(read) if read.prior is not None else 0.0
+    shrunk = _PSEUDO_EXAMPLES / (_PSEUDO_EXAMPLES + float(read.number) - int((read.counts > 0).sum()))
+    trust = names_trust(read) if read.label_embeddings is not None else 0.0
     likely = torch.tensor([_surprise(*one, shrunk, trust) for one in grid], dtype=losses.dtype)
     shares = torch.softmax(-_TRUST * number * losses - likely, 0)
     amounts = (shares * scales).reshape(len(SHRINKAGES), len(names))
@@ -205,7 +218,7 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     matrix, bias = fitted(
         whole.means(),
         whole.counts,
-        label_directions(whole.prior, held_out.frame),
+        label_directions(whole.label_embeddings, held_out.frame),
         held_out.frame,
         held_out.scatter.spectrum,
         **settings,
@@ -224,7 +237,11 @@ def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> H
     settings["normalize"] = normalize
     accuracy = float((chosen.argmax(-1) == own).double() @ each) / number
     table.append(HeadTrial("named_lda", settings, float(loss), accuracy, 1.0))
-    used = f"a label name weighs as much as {name_weight:.2g} examples" if read.prior is not None else "no label names"
+    used = (
+        f"a label name weighs as much as {name_weight:.2g} examples"
+        if read.label_embeddings is not None
+        else "no label names"
+    )
     spread = sum(one * part for one, part in zip(SHRINKAGES, parts, strict=True))
     reason = (
         f"LDA averaged over {len(grid)} settings by leave-one-out likelihood: mean shrinkage {spread:.2f}, {used}; "

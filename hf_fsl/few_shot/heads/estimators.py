@@ -1,4 +1,4 @@
-"""The estimators by name: (support embeddings, labels, prior) -> LinearHead, or CacheHead for the cache."""
+"""The estimators by name: (support embeddings, labels, label embeddings) -> LinearHead, or CacheHead for the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_fsl.few_shot.heads import named_lda, nearest_mean, prior_anchored, tip_adapter
+from hf_fsl.core.renamed import RENAMED_ESTIMATORS, renamed_arguments
+from hf_fsl.few_shot.heads import anchored, named_lda, nearest_mean, tip_adapter
 from hf_fsl.few_shot.heads.folds import k_fold_logits
 from hf_fsl.few_shot.heads.lda import shrunk_lda, shrunk_lda_held_out
 from hf_fsl.few_shot.heads.logistic import logistic
@@ -39,7 +40,7 @@ class Estimator:
     """The transform, unless asked otherwise."""
     transform_is_fixed: bool = False
     """Whether the method is defined by its transform, so that no other may be asked for."""
-    takes_prior: bool = False
+    uses_label_embeddings: bool = False
 
     def hyperparameters(self) -> dict[str, Any]:
         """Names and defaults."""
@@ -96,32 +97,35 @@ _ALL = (
     Estimator("ridge", ridge, ridge_held_out),
     Estimator("logistic", logistic, None),
     Estimator(
-        "prior",
-        prior_anchored.prior_anchored,
-        prior_anchored.prior_anchored_held_out,
+        "anchored",
+        anchored.anchored,
+        anchored.anchored_held_out,
         normalize=True,
-        takes_prior=True,
+        uses_label_embeddings=True,
     ),
-    Estimator("named_lda", named_lda.named_lda, named_lda.named_lda_held_out, normalize=True, takes_prior=True),
+    Estimator(
+        "named_lda", named_lda.named_lda, named_lda.named_lda_held_out, normalize=True, uses_label_embeddings=True
+    ),
     Estimator(
         "cache",
         tip_adapter.tip_adapter,
         tip_adapter.tip_adapter_held_out,
         normalize=True,
         transform_is_fixed=True,
-        takes_prior=True,
+        uses_label_embeddings=True,
     ),
 )
 ESTIMATORS: dict[str, Estimator] = {one.name: one for one in _ALL}
 
 
+@renamed_arguments(prior="label_embeddings")
 def fit_head(
     name: str,
     support: Tensor,
     labels: Tensor,
     *,
     num_classes: int | None = None,
-    prior: Tensor | None = None,
+    label_embeddings: Tensor | None = None,
     base_mean: Tensor | None = None,
     weights: Tensor | None = None,
     centre: bool | None = None,
@@ -139,8 +143,9 @@ def fit_head(
         name: among ``ESTIMATORS``.
         support: embeddings ``(..., n, D)``.
         labels: class indices ``(..., n)``; counts may differ from class to class.
-        num_classes: C; None: as many as the prior has, or as the labels name.
-        prior: label embeddings ``(..., C, D)`` from the supports' encoder; "prior" and "cache" use them.
+        num_classes: C; None: as many as there are label embeddings, or as the labels name.
+        label_embeddings: ``(..., C, D)``, of the label texts, from the supports' encoder, for estimators that
+            use them.
         base_mean: ``(D,)``, taken away by ``centre``; None: the mean of the supports.
         weights: ``(..., n)``, above 0: a support of weight 2 is as good as the same given twice.
         centre, normalize: the feature transform; None: the estimator's own.
@@ -154,18 +159,27 @@ def fit_head(
     """
     estimator = find_estimator(name, hyperparameters)
     read = _read(
-        estimator, support, labels, num_classes, prior, base_mean, weights, centre=centre, normalize=normalize
+        estimator,
+        support,
+        labels,
+        num_classes,
+        label_embeddings,
+        base_mean,
+        weights,
+        centre=centre,
+        normalize=normalize,
     )
     return head_of(estimator, read, hyperparameters)
 
 
+@renamed_arguments(prior="label_embeddings")
 def held_out_logits(
     name: str,
     support: Tensor,
     labels: Tensor,
     *,
     num_classes: int | None = None,
-    prior: Tensor | None = None,
+    label_embeddings: Tensor | None = None,
     base_mean: Tensor | None = None,
     weights: Tensor | None = None,
     centre: bool | None = None,
@@ -183,7 +197,15 @@ def held_out_logits(
     """
     estimator = find_estimator(name, hyperparameters)
     read = _read(
-        estimator, support, labels, num_classes, prior, base_mean, weights, centre=centre, normalize=normalize
+        estimator,
+        support,
+        labels,
+        num_classes,
+        label_embeddings,
+        base_mean,
+        weights,
+        centre=centre,
+        normalize=normalize,
     )
     require_two_of_every_class(read)
     if estimator.leave_one_out is not None:
@@ -198,7 +220,8 @@ def find_estimator(name: str, hyperparameters: dict[str, Any]) -> Estimator:
     HeadError: the name, or one of the hyperparameters, is not known.
     """
     if name not in ESTIMATORS:
-        raise HeadError(f"A head is one of {', '.join(ESTIMATORS)}; got {name!r}.")
+        renamed = f", which is now called {RENAMED_ESTIMATORS[name]!r}" if name in RENAMED_ESTIMATORS else ""
+        raise HeadError(f"A head is one of {', '.join(ESTIMATORS)}; got {name!r}{renamed}.")
     known = ESTIMATORS[name].hyperparameters()
     unknown = sorted(set(hyperparameters) - set(known))
     if unknown:
@@ -220,7 +243,7 @@ def _read(
     support: Tensor,
     labels: Tensor,
     num_classes: int | None,
-    prior: Tensor | None,
+    label_embeddings: Tensor | None,
     base_mean: Tensor | None,
     weights: Tensor | None,
     *,
@@ -237,12 +260,12 @@ def _read(
         support,
         labels,
         num_classes=num_classes,
-        prior=prior,
+        label_embeddings=label_embeddings,
         base_mean=base_mean,
         weights=weights,
         centre=asked[0],
         normalize=asked[1],
     )
-    if not (estimator.takes_prior and prior is not None):
+    if not (estimator.uses_label_embeddings and label_embeddings is not None):
         require_every_class(read, estimator.name)
     return read

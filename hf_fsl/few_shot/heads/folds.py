@@ -38,8 +38,8 @@ def k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Sup
     for number in range(int(fold.max()) + 1):
         kept, out = fold != number, fold == number
         part = Support.of(
-            support.features[kept], support.labels[kept], support.num_classes, support.transform, support.prior,
-            support.weights[kept],
+            support.features[kept], support.labels[kept], support.num_classes, support.transform,
+            support.label_embeddings, support.weights[kept],
         )  # fmt: skip
         head = fit(part)
         logits[out] = replace(head, transform=replace(head.transform, centre=None, projection=None, normalize=False))(
@@ -50,16 +50,18 @@ def k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Sup
 
 def _one_by_one(support: Support) -> list[Support]:
     episodes = support.labels.flatten(0, -2).shape[0]
-    prior = support.prior
-    if prior is not None:
-        prior = prior.expand(*support.labels.shape[:-1], *prior.shape[-2:]).flatten(0, -3)
+    label_embeddings = support.label_embeddings
+    if label_embeddings is not None:
+        label_embeddings = label_embeddings.expand(*support.labels.shape[:-1], *label_embeddings.shape[-2:]).flatten(
+            0, -3
+        )
     return [
         Support.of(
             support.features.flatten(0, -3)[i],
             support.labels.flatten(0, -2)[i],
             support.num_classes,
             support.transform,
-            None if prior is None else prior[i],
+            None if label_embeddings is None else label_embeddings[i],
             support.weights.flatten(0, -2)[i],
         )
         for i in range(episodes)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, HeadChoice, find_estimator, head_of
 from hf_fsl.few_shot.heads.moments import FROM_MOMENTS, Moments
-from hf_fsl.few_shot.heads.support import HeadError, Support, centred_prior, read_support
+from hf_fsl.few_shot.heads.support import HeadError, Support, centered_label_embeddings, read_support
 from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
@@ -25,7 +26,7 @@ _DTYPES = {
 class GrowingHead:
     """What a head can grow from.
 
-    Nearest means, LDA, ridge, "prior" and "named_lda" keep sufficient statistics: class counts, sums and second
+    Nearest means, LDA, ridge, "anchored" and "named_lda" keep sufficient statistics: class counts, sums and second
     moments, in float64. "logistic" and "cache" keep the support embeddings, which has to be asked for. Neither is
     anonymous: the sum of one example is the example.
     """
@@ -36,7 +37,7 @@ class GrowingHead:
     temperature: float
     transform: FeatureTransform
     dtype: torch.dtype
-    prior: Tensor | None
+    label_embeddings: Tensor | None
     """Label embeddings ``(C, D)``."""
     moments: Moments | None
     embeddings: Tensor | None = None
@@ -53,12 +54,12 @@ class GrowingHead:
         support: Tensor,
         labels: Tensor,
         *,
-        prior: Tensor | None = None,
+        label_embeddings: Tensor | None = None,
         weights: Tensor | None = None,
         keep_embeddings: bool = False,
     ) -> GrowingHead:
-        """Of what ``choose_head`` gave for these supports ``(n, D)``, labels ``(n,)``, prior ``(C, D)`` and
-        weights ``(n,)``.
+        """Of what ``choose_head`` gave for these supports ``(n, D)``, labels ``(n,)``, label embeddings
+        ``(C, D)`` and weights ``(n,)``.
 
         Raises:
             HeadError: as ``of``.
@@ -69,7 +70,7 @@ class GrowingHead:
             labels,
             transform=choice.head.transform,
             num_classes=choice.head.num_classes,
-            prior=prior,
+            label_embeddings=label_embeddings,
             weights=weights,
             hyperparameters=choice.hyperparameters,
             temperature=choice.temperature,
@@ -85,7 +86,7 @@ class GrowingHead:
         *,
         transform: FeatureTransform,
         num_classes: int | None = None,
-        prior: Tensor | None = None,
+        label_embeddings: Tensor | None = None,
         weights: Tensor | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         temperature: float = 1.0,
@@ -94,7 +95,7 @@ class GrowingHead:
         """Of the supports that ``fit_head(estimator, …)`` was given.
 
         Args:
-            support, labels, num_classes, prior, weights: as there, without episodes.
+            support, labels, num_classes, label_embeddings, weights: as there, without episodes.
             transform: the fitted head's.
             hyperparameters: as there; ``centre`` and ``normalize`` are the transform's.
             temperature: what the head's logits are divided by.
@@ -110,7 +111,9 @@ class GrowingHead:
                 f"{estimator} grows from the support embeddings only, which are not kept unless you say so: pass "
                 f"keep_embeddings=True, or choose one of {', '.join(FROM_MOMENTS)}."
             )
-        read = read_support(support, labels, num_classes=num_classes, prior=prior, weights=weights)
+        read = read_support(
+            support, labels, num_classes=num_classes, label_embeddings=label_embeddings, weights=weights
+        )
         statistics = estimator in FROM_MOMENTS
         return cls(
             estimator,
@@ -118,7 +121,7 @@ class GrowingHead:
             temperature,
             transform,
             read.features.dtype,
-            prior,
+            label_embeddings,
             Moments.of(transform(read.features), labels, read.num_classes, weights) if statistics else None,
             None if statistics else read.features,
             None if statistics else labels,
@@ -130,7 +133,7 @@ class GrowingHead:
         if self.moments is not None:
             return len(self.moments.counts)
         assert self.labels is not None
-        return len(self.prior) if self.prior is not None else int(self.labels.max()) + 1
+        return len(self.label_embeddings) if self.label_embeddings is not None else int(self.labels.max()) + 1
 
     def add_examples(self, support: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> GrowingHead:
         """With more examples ``(n', D)`` of the classes there are, labels and weights ``(n',)``.
@@ -142,14 +145,14 @@ class GrowingHead:
         return self._grown(read.features, labels, weights, self.num_classes, None)
 
     def add_classes(
-        self, support: Tensor, labels: Tensor, *, prior: Tensor | None = None, weights: Tensor | None = None
+        self, support: Tensor, labels: Tensor, *, label_embeddings: Tensor | None = None, weights: Tensor | None = None
     ) -> GrowingHead:
         """With new classes, whose indices follow those there are.
 
         Args:
             support: ``(n', D)``, of the new classes.
             labels: ``(n',)``, from C on.
-            prior: label embeddings ``(C', D)`` of the new classes, where the head uses such.
+            label_embeddings: ``(C', D)`` of the new classes, where the head uses such.
             weights: ``(n',)``; None: each support counts as one.
 
         Raises:
@@ -157,34 +160,44 @@ class GrowingHead:
                 example, or names given to a head without, or missing.
         """
         classes = self.num_classes
-        if (prior is None) != (self.prior is None):
+        if (label_embeddings is None) != (self.label_embeddings is None):
             raise HeadError(
                 "New classes come with label embeddings if the head uses them, and only then; this one "
-                f"{'does not' if self.prior is None else 'does'}."
+                f"{'does not' if self.label_embeddings is None else 'does'}."
             )
         if labels.numel() and int(labels.min()) < classes:
             raise HeadError(
                 f"New classes are counted from {classes}, got label {int(labels.min())}. More examples of a class "
                 "that is there go to add_examples."
             )
-        new = len(prior) if prior is not None else int(labels.max()) + 1 - classes if labels.numel() else 0
+        new = (
+            len(label_embeddings)
+            if label_embeddings is not None
+            else int(labels.max()) + 1 - classes
+            if labels.numel()
+            else 0
+        )
         if new == 0:
             raise HeadError("There is no new class: give examples with labels from the number of classes on.")
         read = read_support(support, labels, num_classes=classes + new, weights=weights)
         missing = (read.counts[classes:] == 0).nonzero().flatten().tolist()
-        if missing and not (self.prior is not None and ESTIMATORS[self.estimator].takes_prior):
+        if missing and not (self.label_embeddings is not None and ESTIMATORS[self.estimator].uses_label_embeddings):
             raise HeadError(f"A new class needs an example; class {classes + missing[0]} has none.")
-        return self._grown(read.features, labels, weights, classes + new, prior)
+        return self._grown(read.features, labels, weights, classes + new, label_embeddings)
 
     def head(self) -> LinearHead | CacheHead:
         """The head, fitted anew and at the temperature that is held."""
-        prior = centred_prior(self.prior, torch.float64) if self.prior is not None else None
+        label_embeddings = (
+            centered_label_embeddings(self.label_embeddings, torch.float64)
+            if self.label_embeddings is not None
+            else None
+        )
         if self.moments is not None:
-            weight, bias = FROM_MOMENTS[self.estimator](self.moments, prior, **self.hyperparameters)
+            weight, bias = FROM_MOMENTS[self.estimator](self.moments, label_embeddings, **self.hyperparameters)
             fitted: LinearHead | CacheHead = LinearHead(weight.to(self.dtype), bias.to(self.dtype), self.transform)
         else:
             assert self.embeddings is not None and self.labels is not None
-            own = None if prior is None else prior.to(self.dtype)
+            own = None if label_embeddings is None else label_embeddings.to(self.dtype)
             features = self.transform(self.embeddings)
             support = Support.of(features, self.labels, self.num_classes, self.transform, own, self.weights)
             fitted = head_of(ESTIMATORS[self.estimator], support, self.hyperparameters)
@@ -195,7 +208,7 @@ class GrowingHead:
         tensors = {
             "centre": self.transform.centre,
             "projection": self.transform.projection,
-            "prior": self.prior,
+            "prior": self.label_embeddings,
             "embeddings": self.embeddings,
             "labels": self.labels,
             "weights": self.weights,
@@ -221,12 +234,13 @@ class GrowingHead:
         """
         try:
             settings = json.loads(metadata["growing_head"])
-            find_estimator(settings["estimator"], settings["hyperparameters"])
+            estimator = RENAMED_ESTIMATORS.get(settings["estimator"], settings["estimator"])
+            find_estimator(estimator, settings["hyperparameters"])
             moments = None
             if "counts" in tensors:
                 moments = Moments(tensors["counts"], tensors["sums"], tensors["second"])
             return cls(
-                settings["estimator"],
+                estimator,
                 settings["hyperparameters"],
                 settings["temperature"],
                 FeatureTransform(tensors.get("centre"), tensors.get("projection"), settings["normalize"]),
@@ -241,14 +255,19 @@ class GrowingHead:
             raise HeadError(f"This is not the state of a growing head: {error} is missing or broken.") from error
 
     def _grown(
-        self, embeddings: Tensor, labels: Tensor, weights: Tensor | None, num_classes: int, prior: Tensor | None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        num_classes: int,
+        label_embeddings: Tensor | None,
     ) -> GrowingHead:
-        if self.prior is not None and prior is not None:
-            prior = torch.cat([self.prior, prior.to(self.prior)])
-        names = self.prior if prior is None else prior
+        if self.label_embeddings is not None and label_embeddings is not None:
+            label_embeddings = torch.cat([self.label_embeddings, label_embeddings.to(self.label_embeddings)])
+        names = self.label_embeddings if label_embeddings is None else label_embeddings
         if self.moments is not None:
             more = Moments.of(self.transform(embeddings.to(self.dtype)), labels, num_classes, weights)
-            return replace(self, prior=names, moments=self.moments.plus(more))
+            return replace(self, label_embeddings=names, moments=self.moments.plus(more))
         assert self.embeddings is not None and self.labels is not None
         both = None
         if self.weights is not None or weights is not None:
@@ -257,7 +276,7 @@ class GrowingHead:
         return replace(
             self,
             weights=both,
-            prior=names,
+            label_embeddings=names,
             embeddings=torch.cat([self.embeddings, embeddings.to(self.dtype)]),
             labels=torch.cat([self.labels, labels]),
         )

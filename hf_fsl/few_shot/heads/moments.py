@@ -59,19 +59,19 @@ class Moments:
         return self.second - self.sums.mT @ self.means()
 
 
-def euclidean(moments: Moments, prior: Tensor | None, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def euclidean(moments: Moments, label_embeddings: Tensor | None, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """``nearest_mean.euclidean``."""
     means = moments.means()
     return 2 * scale * means, -scale * means.square().sum(-1)
 
 
-def angular(moments: Moments, prior: Tensor | None, *, scale: float = 10.0) -> tuple[Tensor, Tensor]:
+def angular(moments: Moments, label_embeddings: Tensor | None, *, scale: float = 10.0) -> tuple[Tensor, Tensor]:
     """``nearest_mean.angular``."""
     return scale * normalize(moments.sums, dim=-1), torch.zeros_like(moments.counts)
 
 
 def shrunk_lda(
-    moments: Moments, prior: Tensor | None, *, shrinkage: float = 0.5, class_prior: str = "uniform"
+    moments: Moments, label_embeddings: Tensor | None, *, shrinkage: float = 0.5, class_prior: str = "uniform"
 ) -> tuple[Tensor, Tensor]:
     """``lda.shrunk_lda``."""
     check_settings(shrinkage, class_prior)
@@ -87,7 +87,7 @@ def shrunk_lda(
 
 
 def ridge(
-    moments: Moments, prior: Tensor | None, *, penalty: float = 1.0, unit: float | Tensor | None = None
+    moments: Moments, label_embeddings: Tensor | None, *, penalty: float = 1.0, unit: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``ridge.ridge``."""
     number = moments.number
@@ -98,16 +98,16 @@ def ridge(
     return weight, level - weight @ centre
 
 
-def prior_anchored(
+def anchored(
     moments: Moments,
-    prior: Tensor | None,
+    label_embeddings: Tensor | None,
     *,
     penalty: float = 1.0,
     strength: float = 3.0,
     unit: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``prior_anchored.prior_anchored``."""
-    start = torch.zeros_like(moments.sums) if prior is None else strength * prior
+    """``anchored.anchored``."""
+    start = torch.zeros_like(moments.sums) if label_embeddings is None else strength * label_embeddings
     bias = torch.zeros_like(moments.counts)
     if moments.number == 0:
         return start, bias
@@ -118,7 +118,7 @@ def prior_anchored(
 
 def named_lda(
     moments: Moments,
-    prior: Tensor | None,
+    label_embeddings: Tensor | None,
     *,
     shrinkage: Metric = 1.0,
     pseudo_count: float = 4.0,
@@ -141,7 +141,7 @@ def named_lda(
         scatter = torch.zeros_like(scatter)
     means = moments.means() - middle
     spectrum = Spectrum.of_matrix(scatter, squares)
-    names = label_directions(prior, frame)
+    names = label_directions(label_embeddings, frame)
     return fitted(means, moments.counts, names, frame, spectrum, shrinkage, pseudo_count, name_weight)
 
 
@@ -151,10 +151,10 @@ FROM_MOMENTS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "cl2n": euclidean,
     "lda": shrunk_lda,
     "ridge": ridge,
-    "prior": prior_anchored,
+    "anchored": anchored,
     "named_lda": named_lda,
 }
-"""Estimator -> W and b from moments and the centred prior."""
+"""Estimator -> W and b from moments and the centered label embeddings."""
 
 
 def _regression(

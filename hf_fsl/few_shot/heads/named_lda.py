@@ -64,7 +64,7 @@ def named_lda(
     Args:
         shrinkage: λ in (0, 1], as in ``shrunk_lda``; or pairs of λ and factor, for M as a sum.
         pseudo_count: κ: how many examples it takes to be heeded as much as half of what many would be.
-        name_weight: ρ; without a prior it has no effect.
+        name_weight: ρ; without label embeddings it has no effect.
         middle: m ``(..., D)``; None: the mean of the class means.
         unit: ``(...)``; None: the mean squared distance of the supports from m.
 
@@ -77,7 +77,7 @@ def named_lda(
     support = support.shifted(frame.middle)
     deviations = (support.features - support.own_rows(support.means())) * support.roots
     spectrum = Spectrum.of_rows(deviations, support.squares().sum(-1))
-    names = label_directions(support.prior, frame)
+    names = label_directions(support.label_embeddings, frame)
     return fitted(support.means(), support.counts, names, frame, spectrum, shrinkage, pseudo_count, name_weight)
 
 
@@ -159,7 +159,7 @@ class NamedHeldOut:
         support = support.double()
         frame = Frame.of(support, middle, unit)
         support = support.shifted(frame.middle)
-        names = label_directions(support.prior, frame)
+        names = label_directions(support.label_embeddings, frame)
         names = torch.zeros_like(support.means()) if names is None else names
         each = frame.unit[..., None, None]
         lengths = names.square().sum(-1).unsqueeze(-2)
@@ -190,9 +190,11 @@ class NamedHeldOut:
         return torch.where(self.support.alone.unsqueeze(-1), torch.nan, logits)
 
 
-def label_directions(prior: Tensor | None, frame: Frame) -> Tensor | None:
+def label_directions(label_embeddings: Tensor | None, frame: Frame) -> Tensor | None:
     """e ``(..., C, D)``: label embeddings less their mean, as long as the supports are from the middle."""
-    return None if prior is None else normalize(prior, dim=-1) * frame.unit.sqrt()[..., None, None]
+    return (
+        None if label_embeddings is None else normalize(label_embeddings, dim=-1) * frame.unit.sqrt()[..., None, None]
+    )
 
 
 def whiten(spectrum: Spectrum, rows: Tensor, shrinkage: Metric) -> Tensor:

@@ -12,7 +12,7 @@ from hf_fsl.models.published.linear_head import FeatureTransform
 
 
 class HeadError(UserError, ValueError):
-    """Supports, labels, a prior or settings that a head cannot be fitted with."""
+    """Supports, labels, label embeddings or settings that a head cannot be fitted with."""
 
 
 class TooFewSupports(HeadError):
@@ -36,7 +36,7 @@ class Support:
     members: Tensor
     """Supports of each class ``(..., C)``, whatever they weigh."""
     transform: FeatureTransform
-    prior: Tensor | None = None
+    label_embeddings: Tensor | None = None
     """``(..., C, D)``: label embeddings of length 1 less their mean over the classes, which no softmax sees."""
 
     @classmethod
@@ -46,14 +46,14 @@ class Support:
         labels: Tensor,
         num_classes: int,
         transform: FeatureTransform,
-        prior: Tensor | None = None,
+        label_embeddings: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Support:
         """Of transformed supports; without weights each counts as one."""
         one_hot = torch.nn.functional.one_hot(labels, num_classes).to(features.dtype)
         weights = torch.ones_like(features[..., 0]) if weights is None else weights.to(features)
         counts = (weights.unsqueeze(-1) * one_hot).sum(-2)
-        return cls(features, labels, one_hot, weights, counts, one_hot.sum(-2), transform, prior)
+        return cls(features, labels, one_hot, weights, counts, one_hot.sum(-2), transform, label_embeddings)
 
     @property
     def num_classes(self) -> int:
@@ -124,7 +124,7 @@ class Support:
             self.counts.double(),
             self.members,
             self.transform,
-            None if self.prior is None else self.prior.double(),
+            None if self.label_embeddings is None else self.label_embeddings.double(),
         )
 
 
@@ -133,7 +133,7 @@ def read_support(
     labels: Tensor,
     *,
     num_classes: int | None = None,
-    prior: Tensor | None = None,
+    label_embeddings: Tensor | None = None,
     base_mean: Tensor | None = None,
     weights: Tensor | None = None,
     centre: bool = False,
@@ -144,8 +144,8 @@ def read_support(
     Args:
         support: embeddings ``(..., n, D)``.
         labels: class indices ``(..., n)``.
-        num_classes: C; None: as many as the prior has, or as the labels name.
-        prior: label embeddings ``(..., C, D)``.
+        num_classes: C; None: as many as there are label embeddings, or as the labels name.
+        label_embeddings: ``(..., C, D)``.
         base_mean: ``(D,)``, what ``centre`` takes away: the mean of the base classes or of unlabelled embeddings;
             None: the mean of the supports.
         weights: ``(..., n)``, above 0: as how many examples each support counts; None: as one.
@@ -155,10 +155,16 @@ def read_support(
         HeadError: shapes that do not fit, values that are not finite, labels or weights out of range, or fewer than
             two classes.
     """
-    _check_shapes(support, labels, prior, base_mean)
+    _check_shapes(support, labels, label_embeddings, base_mean)
     if num_classes is None:
-        num_classes = prior.shape[-2] if prior is not None else int(labels.max()) + 1 if labels.numel() else 0
-    _check_classes(labels, num_classes, prior)
+        num_classes = (
+            label_embeddings.shape[-2]
+            if label_embeddings is not None
+            else int(labels.max()) + 1
+            if labels.numel()
+            else 0
+        )
+    _check_classes(labels, num_classes, label_embeddings)
     if support.dtype not in (torch.float32, torch.float64):
         support = support.float()
     if weights is not None and not (
@@ -169,7 +175,14 @@ def read_support(
             + (f" from {float(weights.min()):g} to {float(weights.max()):g}." if weights.numel() else ".")
         )
     transform = _transform(support, base_mean, weights, centre, normalize)
-    return Support.of(transform(support), labels, num_classes, transform, centred_prior(prior, support.dtype), weights)
+    return Support.of(
+        transform(support),
+        labels,
+        num_classes,
+        transform,
+        centered_label_embeddings(label_embeddings, support.dtype),
+        weights,
+    )
 
 
 def or_one(counts: Tensor) -> Tensor:
@@ -185,7 +198,7 @@ def require_every_class(support: Support, method: str) -> None:
     if empty:
         raise HeadError(
             f"{method} needs an example of every class; class {_listed(empty)} of {support.num_classes} has none. "
-            "Give one, or label embeddings as prior and an estimator that uses them ('prior' or 'cache')."
+            "Give one, or label_embeddings and an estimator that uses them ('anchored', 'named_lda', 'cache')."
         )
 
 
@@ -221,15 +234,15 @@ def _transform(
     return FeatureTransform(centre=mean.to(support.dtype), normalize=normalize)
 
 
-def centred_prior(prior: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def centered_label_embeddings(label_embeddings: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Label embeddings ``(..., C, D)`` of length 1, less their mean over the classes."""
-    if prior is None:
+    if label_embeddings is None:
         return None
-    unit = torch.nn.functional.normalize(prior.double(), dim=-1)
+    unit = torch.nn.functional.normalize(label_embeddings.double(), dim=-1)
     return (unit - unit.mean(-2, keepdim=True)).to(dtype)
 
 
-def _check_shapes(support: Tensor, labels: Tensor, prior: Tensor | None, base_mean: Tensor | None) -> None:
+def _check_shapes(support: Tensor, labels: Tensor, label_embeddings: Tensor | None, base_mean: Tensor | None) -> None:
     if support.ndim < 2 or not support.is_floating_point():
         raise HeadError(f"Supports are floats of shape (..., n, D), got {support.dtype} {tuple(support.shape)}.")
     if labels.shape != support.shape[:-1] or labels.dtype != torch.int64:
@@ -238,28 +251,32 @@ def _check_shapes(support: Tensor, labels: Tensor, prior: Tensor | None, base_me
             f"{labels.dtype} {tuple(labels.shape)}."
         )
     dimension = support.shape[-1]
-    if prior is not None and (prior.ndim < 2 or prior.shape[-1] != dimension):
+    if label_embeddings is not None and (label_embeddings.ndim < 2 or label_embeddings.shape[-1] != dimension):
         raise HeadError(
-            f"The prior is a label embedding a class, from the encoder of the supports: (C, {dimension}); got "
-            f"{tuple(prior.shape)}."
+            f"label_embeddings has one row a class, from the encoder of the supports: (C, {dimension}); got "
+            f"{tuple(label_embeddings.shape)}."
         )
     if base_mean is not None and base_mean.shape != (dimension,):
         raise HeadError(f"base_mean has the shape ({dimension},) of one embedding, got {tuple(base_mean.shape)}.")
-    for name, value in (("Support embeddings", support), ("The prior", prior), ("base_mean", base_mean)):
+    for name, value in (
+        ("Support embeddings", support),
+        ("label_embeddings", label_embeddings),
+        ("base_mean", base_mean),
+    ):
         if value is not None and not bool(value.isfinite().all()):
             raise HeadError(
                 f"{name} must be finite, got NaN or infinite values. Look for empty inputs, or an encoder in float16."
             )
 
 
-def _check_classes(labels: Tensor, num_classes: int, prior: Tensor | None) -> None:
+def _check_classes(labels: Tensor, num_classes: int, label_embeddings: Tensor | None) -> None:
     if num_classes < 2:
         raise HeadError(
             f"A classifier needs at least two classes, got {num_classes}. Add examples of another class, or label "
-            "embeddings of every class as prior."
+            "embeddings of every class."
         )
-    if prior is not None and prior.shape[-2] != num_classes:
-        raise HeadError(f"{num_classes} classes need as many label embeddings as prior, got {prior.shape[-2]}.")
+    if label_embeddings is not None and label_embeddings.shape[-2] != num_classes:
+        raise HeadError(f"{num_classes} classes need as many label embeddings, got {label_embeddings.shape[-2]}.")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         raise HeadError(
             f"Labels of {num_classes} classes run from 0 to {num_classes - 1}, got {int(labels.min())} to "
@@ -281,6 +298,6 @@ def penalised(matrix: Tensor, strength: Tensor) -> Tensor:
 def zero_shot_weight(support: Support, strength: float) -> Tensor:
     """αW₀ ``(..., C, D)``, W₀ the label embeddings: the zero-shot classifier; zeros without them."""
     shape = (*support.counts.shape, support.features.shape[-1])
-    if support.prior is None:
+    if support.label_embeddings is None:
         return torch.zeros(shape, dtype=support.features.dtype, device=support.features.device)
-    return (strength * support.prior).expand(shape)
+    return (strength * support.label_embeddings).expand(shape)

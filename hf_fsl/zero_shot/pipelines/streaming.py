@@ -44,11 +44,15 @@ class Evidence:
     ties: np.ndarray | None = None
 
 
+_RENAMED = {"label_descriptions": "label_texts", "prior": "use_label_texts"}
+"""Options of zero-shot and few-shot pipelines: old name -> new."""
+
+
 def require_options(pipeline: Pipeline, options: Iterable[str], known: Sequence[str]) -> None:
     """Raises TypeError for an option that a pipeline does not have."""
     unknown = sorted(set(options) - set(known))
     if unknown:
-        renamed = "label_descriptions is now called label_texts; " if "label_descriptions" in unknown else ""
+        renamed = "".join(f"{old} is now called {_RENAMED[old]}; " for old in unknown if old in _RENAMED)
         raise TypeError(
             f"{type(pipeline).__name__}: no option {', '.join(unknown)}; {renamed}there are {', '.join(known)}."
         )

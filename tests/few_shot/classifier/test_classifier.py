@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validat
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.few_shot.classifier.support import FewShotError, folds_of, read_support
-from hf_fsl.few_shot.heads import HeadError
+from hf_fsl.few_shot.heads import HeadError, choose_head
 from hf_fsl.models.backbones.errors import BackboneError
 from tests.helpers.encoders import pictures as draw
 from tests.helpers.encoders import save_encoder
@@ -47,7 +47,7 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(backbone):
-    return FewShotClassifier(backbone, prior=None).fit(TEXTS, LABELS)
+    return FewShotClassifier(backbone, use_label_texts=False).fit(TEXTS, LABELS)
 
 
 def test_it_learns_from_a_few_texts(fitted):
@@ -67,7 +67,7 @@ def test_numbers_stay_numbers(backbone):
 
 
 def test_scikit_learn_takes_it_for_its_own(backbone):
-    classifier = FewShotClassifier(backbone, prior=None, head="lda")
+    classifier = FewShotClassifier(backbone, use_label_texts=False, head="lda")
     assert clone(classifier).get_params()["head"] == "lda"
     assert len(cross_val_score(classifier, TEXTS, LABELS, cv=3)) == 3
     grid = GridSearchCV(classifier, {"head": ["nearest_mean", "ridge"], "adapter": [None, AdapterConfig(r=2)],
@@ -75,7 +75,9 @@ def test_scikit_learn_takes_it_for_its_own(backbone):
     grid.fit(TEXTS, LABELS)
     assert set(grid.best_params_) == {"head", "adapter", "adaptation", "folds"}
     grid = GridSearchCV(
-        FewShotClassifier(backbone, prior=None, adaptation=QUICK, folds=2), {"adapter": [None, "auto"]}, cv=2
+        FewShotClassifier(backbone, use_label_texts=False, adaptation=QUICK, folds=2),
+        {"adapter": [None, "auto"]},
+        cv=2,
     )
     grid.fit(datasets.Dataset.from_dict({"text": TEXTS})["text"][:], LABELS)
     assert "held-out loss" in grid.best_estimator_.set_params(adapter="auto").fit(TEXTS, LABELS).reason_
@@ -84,7 +86,7 @@ def test_scikit_learn_takes_it_for_its_own(backbone):
 
 
 def test_the_fits_of_a_cross_validation_share_the_loaded_backbone(backbone):
-    classifier = FewShotClassifier(backbone, prior=None, head="nearest_mean")
+    classifier = FewShotClassifier(backbone, use_label_texts=False, head="nearest_mean")
     assert clone(classifier).backbone is backbone
     done = cross_validate(classifier, TEXTS, LABELS, cv=2, return_estimator=True)
     assert all(one.backbone_ is backbone for one in done["estimator"])
@@ -93,7 +95,9 @@ def test_the_fits_of_a_cross_validation_share_the_loaded_backbone(backbone):
 
 def test_a_column_of_a_data_set_is_learned_from(backbone, fitted):
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS})
-    classifier = FewShotClassifier(backbone, prior=None).fit(data["text"], data["label"], unlabeled=data["text"])
+    classifier = FewShotClassifier(backbone, use_label_texts=False).fit(
+        data["text"], data["label"], unlabeled=data["text"]
+    )
     assert np.array_equal(classifier.decision_function(NEW), fitted.decision_function(NEW))
 
 
@@ -103,14 +107,14 @@ def test_unlabeled_inputs_are_encoded_for_heads_that_centre(backbone, monkeypatc
         backbone, "encode", lambda inputs, **options: encoded.extend(inputs) or encode(inputs, **options)
     )
     for head in ("auto", "lda", "cl2n"):
-        FewShotClassifier(backbone, prior=None, head=head).fit(TEXTS, LABELS, unlabeled=["the sun"])
+        FewShotClassifier(backbone, use_label_texts=False, head=head).fit(TEXTS, LABELS, unlabeled=["the sun"])
         assert ("the sun" in encoded) == (head == "cl2n")
 
 
 def test_every_fit_starts_from_the_pristine_backbone(backbone):
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     classifier = FewShotClassifier(
-        backbone, prior=None, adapter=AdapterConfig(r=2), adaptation=QUICK, head="nearest_mean", folds=0
+        backbone, use_label_texts=False, adapter=AdapterConfig(r=2), adaptation=QUICK, head="nearest_mean", folds=0
     )
     first = classifier.fit(TEXTS, LABELS).decision_function(NEW)
     assert np.array_equal(classifier.fit(TEXTS, LABELS).decision_function(NEW), first)
@@ -121,15 +125,15 @@ def test_every_fit_starts_from_the_pristine_backbone(backbone):
 def test_an_adapter_is_kept_only_where_it_helps(backbone):
     ruinous = AdaptationConfig(steps=40, batch_size=8, examples_per_class=2, learning_rate=10.0, max_grad_norm=None)
     classifier = FewShotClassifier(
-        backbone, prior=None, adapter=AdapterConfig(r=8), keep_adapter="better", adaptation=ruinous
+        backbone, use_label_texts=False, adapter=AdapterConfig(r=8), keep_adapter="better", adaptation=ruinous
     ).fit(TEXTS, LABELS)
     assert classifier.adapted_ is None and "stays as it is" in classifier.reason_
-    one_each = FewShotClassifier(backbone, prior=None, adapter="auto", adaptation=QUICK)
+    one_each = FewShotClassifier(backbone, use_label_texts=False, adapter="auto", adaptation=QUICK)
     assert "nothing can be held out" in one_each.fit([TEXTS[0], TEXTS[6]], ["a", "b"]).reason_
 
 
 def test_held_out_examples_of_an_adapted_backbone_set_its_temperature(backbone):
-    settings = {"prior": None, "adapter": AdapterConfig(r=4), "head": "nearest_mean"}
+    settings = {"use_label_texts": False, "adapter": AdapterConfig(r=4), "head": "nearest_mean"}
     config = AdaptationConfig(steps=20, batch_size=8, examples_per_class=4)
     plain = FewShotClassifier(backbone, folds=0, adaptation=config, **settings).fit(TEXTS, LABELS)
     crossed = FewShotClassifier(backbone, folds=2, adaptation=config, **settings).fit(TEXTS, LABELS)
@@ -143,7 +147,7 @@ def test_names_alone_are_a_classifier_and_help_one_example(backbone):
     assert nothing.predict(["the cat", "the car"]).tolist() == ["animal", "thing"]
     one = FewShotClassifier(backbone).fit([TEXTS[0], TEXTS[6]], ["animal", "thing"], label_texts=words)
     assert one.score(NEW, NEW_LABELS) >= 0.75
-    with pytest.raises(FewShotError, match="without any: thing"):
+    with pytest.raises(FewShotError, match="without one: thing"):
         FewShotClassifier(backbone).fit(TEXTS, LABELS, label_texts={"animal": "a cat"})
 
 
@@ -249,7 +253,7 @@ def test_labels_of_every_kind_can_be_written(y, classes):
 
 
 def test_equal_examples_of_two_classes_are_learned_from_with_a_warning(backbone):
-    classifier = FewShotClassifier(backbone, prior=None)
+    classifier = FewShotClassifier(backbone, use_label_texts=False)
     with pytest.warns(
         UserWarning, match="1 examples are given again .* number 0 .'the cat runs'.*'animal'.*12.*'thing'"
     ):
@@ -273,7 +277,9 @@ def test_one_label_is_that_of_one_example(fitted):
         ({"coverage": -1}, "coverage is a share"),
         ({"coverage": 1.0}, "coverage is a share"),
         ({"coverage": -1, "adapter": AdapterConfig(r=2), "adaptation": QUICK}, "coverage is a share"),
-        ({"prior": "bogus"}, "prior is one of 'auto', None, not 'bogus'"),
+        ({"use_label_texts": "bogus"}, "use_label_texts is one of 'auto', False, not 'bogus'"),
+        ({"use_label_texts": None}, "use_label_texts is one of 'auto', False, not None"),
+        ({"head": "prior"}, "head is one of .*, not 'prior', which is now called 'anchored'"),
         ({"adapter": "bogus"}, "adapter is None, 'auto', an AdapterConfig or a peft.PeftConfig, not 'bogus'"),
         ({"keep_adapter": "never"}, "keep_adapter is one of"),
         ({"folds": -1}, "folds is 0, or 2 and more, not -1"),
@@ -293,6 +299,15 @@ def test_parameters_are_checked_by_fit(backbone, parameters, message):
         classifier.fit(TEXTS, LABELS)
 
 
+def test_an_argument_by_its_old_name_is_told_the_new_one(backbone):
+    with pytest.raises(TypeError, match="prior is now called use_label_texts"):
+        FewShotClassifier(backbone, prior=None)
+    with pytest.raises(TypeError, match="choose_head: prior is now called label_embeddings"):
+        choose_head(torch.eye(2), torch.tensor([0, 1]), prior=torch.eye(2))
+    with pytest.raises(FewShotError, match="no option prior.*use_label_texts"):
+        FewShotClassifier.from_pretrained("anything", prior=None)
+
+
 def test_equal_examples_are_held_out_together():
     repeated = [*ANIMALS, *ANIMALS[:3], *THINGS, "a sun", "a sun"]
     support = read_support(repeated, ["animal"] * 9 + ["thing"] * 6 + ["sun"] * 2)
@@ -306,7 +321,7 @@ def test_equal_examples_are_held_out_together():
 
 def test_broken_embeddings_are_told_instead_of_classified(tmp_path):
     backbone = Backbone.from_pretrained(str(save_encoder("bert", tmp_path)))
-    classifier = FewShotClassifier(backbone, prior=None).fit(TEXTS, LABELS)
+    classifier = FewShotClassifier(backbone, use_label_texts=False).fit(TEXTS, LABELS)
     with torch.no_grad():
         backbone.model.embeddings.word_embeddings.weight[backbone.tokenizer.vocab["river"]] = torch.nan
     assert classifier.predict(NEW).tolist() == NEW_LABELS
@@ -330,14 +345,14 @@ def test_refusal_lets_the_known_through_and_needs_two_of_a_class(fitted, backbon
     scores = fitted.refusal_scores(NEW)
     assert scores.shape == (4,) and fitted.refuses(NEW).dtype == bool
     assert fitted.refuses(TEXTS).mean() <= 0.34
-    one = FewShotClassifier(backbone, prior=None).fit([TEXTS[0], TEXTS[6]], ["a", "b"])
+    one = FewShotClassifier(backbone, use_label_texts=False).fit([TEXTS[0], TEXTS[6]], ["a", "b"])
     with pytest.raises(FewShotError, match="two supports of every class"):
         one.refuses(NEW)
 
 
 def test_of_four_examples_refusal_says_what_can_be_had_and_that_can(backbone):
     four, labels = [*ANIMALS[:2], *THINGS[:2]], ["animal"] * 2 + ["thing"] * 2
-    classifier = FewShotClassifier(backbone, prior=None).fit(four, labels)
+    classifier = FewShotClassifier(backbone, use_label_texts=False).fit(four, labels)
     with pytest.raises(FewShotError) as told:
         classifier.refuses(NEW)
     assert "coverage=0.9 cannot be told from 4 supports" in str(told.value) and "It takes 9" in str(told.value)

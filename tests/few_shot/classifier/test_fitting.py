@@ -48,7 +48,9 @@ def coverage_of_one_draw(seed: int) -> float:
         for name, point in zip(row, of_class, strict=True)
     }
     support = read_support(
-        [name for row in names for name in row[:SHOTS]], np.arange(CLASSES).repeat(SHOTS).tolist(), use_words=False
+        [name for row in names for name in row[:SHOTS]],
+        np.arange(CLASSES).repeat(SHOTS).tolist(),
+        use_label_texts=False,
     )
     held_out = cross_fit(support, lambda part: fit_stretched(part, known), folds=2, seed=seed)
     fitted = fit_stretched(support, known)

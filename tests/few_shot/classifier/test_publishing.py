@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import httpx2
 import numpy as np
@@ -67,8 +68,10 @@ def test_what_is_loaded_predicts_refuses_and_grows_as_what_was_saved(backbone, h
 
 
 def test_growing_is_a_refit_with_what_was_chosen_held(backbone):
-    one = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS, LABELS)
-    whole = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS + MORE, LABELS + MORE_LABELS)
+    one = FewShotClassifier(backbone, head="nearest_mean", use_label_texts=False).fit(TEXTS, LABELS)
+    whole = FewShotClassifier(backbone, head="nearest_mean", use_label_texts=False).fit(
+        TEXTS + MORE, LABELS + MORE_LABELS
+    )
     one.add_examples(MORE, MORE_LABELS)
     ours, theirs = (x.logits(WATER) / np.ptp(x.logits(WATER)) for x in (one, whole))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)  # but for the temperature, which was held
@@ -95,7 +98,7 @@ def test_growing_refuses_what_does_not_fit(backbone, X, y, new, message):
 
 def test_a_head_that_folds_is_published_as_a_stock_class(tmp_path):
     source = str(save_encoder("bert", tmp_path / "bert"))
-    classifier = FewShotClassifier(source, pooling="stock", prior=None).fit(TEXTS, LABELS)
+    classifier = FewShotClassifier(source, pooling="stock", use_label_texts=False).fit(TEXTS, LABELS)
     classifier.save_pretrained(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == [
         "BertForSequenceClassification"
@@ -137,6 +140,28 @@ def test_a_model_whose_tokenizer_was_replaced_is_refused(backbone, tmp_path):
     assert FewShotClassifier.from_pretrained(str(tmp_path / "model")).predict(TEXTS).tolist() == LABELS
 
 
+def test_a_model_of_before_loads_and_grows(backbone, tmp_path):
+    """Until 0.2 label texts were ``words``, and the estimator "anchored" was "prior"."""
+    classifier = FewShotClassifier(backbone, head="anchored").fit(
+        TEXTS, LABELS, label_texts={"animal": "a cat", "thing": "a car"}
+    )
+    classifier.save_pretrained(tmp_path / "model")
+    place = tmp_path / "model" / "few_shot"
+    with safe_open(place / "state.safetensors", "pt") as file:
+        notes = {"growing_head": file.metadata()["growing_head"].replace("anchored", "prior")}
+        save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "before", notes)  # noqa: SIM118
+    shutil.move(tmp_path / "before", place / "state.safetensors")
+    settings = json.loads((place / "state.json").read_text())
+    settings["words"] = settings.pop("label_texts")
+    settings |= {"estimator": "prior", "state": sha256((place / "state.safetensors").read_bytes()).hexdigest()}
+    (place / "state.json").write_text(json.dumps(settings))
+    again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
+    assert again.state_.label_texts == ("a cat", "a car") and again.state_.estimator == "anchored"
+    for one in (classifier, again):
+        one.add_classes(WATER, WATER_LABELS, label_texts={"water": "the rain"})
+    np.testing.assert_allclose(again.logits(TEXTS), classifier.logits(TEXTS), atol=2e-5)
+
+
 def test_a_damaged_state_is_told(backbone, tmp_path):
     FewShotClassifier(backbone).fit(TEXTS, LABELS).save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "few_shot" / "state.json"
@@ -157,7 +182,7 @@ def test_a_damaged_state_is_told(backbone, tmp_path):
 @pytest.mark.parametrize(("pooling", "head"), [(None, "auto"), ("stock", "auto"), (None, "logistic")])
 def test_the_temperature_is_published(backbone, tmp_path, pooling, head):
     source = str(save_encoder("bert", tmp_path / "bert")) if pooling else backbone
-    classifier = FewShotClassifier(source, pooling=pooling, head=head, prior=None).fit(TEXTS, LABELS)
+    classifier = FewShotClassifier(source, pooling=pooling, head=head, use_label_texts=False).fit(TEXTS, LABELS)
     assert classifier.state_.temperature == pytest.approx(classifier.choice_.temperature) != 1
     classifier.save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -280,7 +305,7 @@ def test_what_an_earlier_save_wrote_and_this_one_does_not_goes(backbone, tmp_pat
     before = files_of(folder)
     assert {"adapter/adapter_config.json", "configuration_few_shot.py"} <= before
     source = str(save_encoder("bert", tmp_path / "bert"))
-    classifier = FewShotClassifier(source, pooling="stock", prior=None).fit(TEXTS, LABELS)
+    classifier = FewShotClassifier(source, pooling="stock", use_label_texts=False).fit(TEXTS, LABELS)
     classifier.save_pretrained(folder)
     assert files_of(folder) == files_of(classifier.save_pretrained(tmp_path / "fresh"))
     assert not (folder / "adapter").exists()
@@ -390,14 +415,14 @@ def test_weights_and_states_that_do_not_fit_are_refused(saved, tmp_path, change,
 
 @pytest.fixture(scope="module")
 def saved(backbone, tmp_path_factory):
-    classifier = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(TEXTS, LABELS)
+    classifier = FewShotClassifier(backbone, head="nearest_mean", use_label_texts=False).fit(TEXTS, LABELS)
     return classifier.save_pretrained(tmp_path_factory.mktemp("saved") / "model")
 
 
 def test_what_left_out_examples_do_not_show_to_be_of_use_is_not_pushed(backbone, monkeypatch):
     texts = [f"{text} {word}" for text in TEXTS for word in ("and", "the", "is", "cat", "dog", "big", "red", "sun")]
     labels = [label for label in LABELS for _ in range(8)]
-    classifier = FewShotClassifier(backbone, prior=None).fit(texts, labels)
+    classifier = FewShotClassifier(backbone, use_label_texts=False).fit(texts, labels)
     right = classifier.choice_.held_out_logits.argmax(1) == classifier.support_labels_
     assert f"leave-one-out accuracy {float(right.double().mean()):.3f}" in classifier.reason_
     assert right.double().mean() > 0.9 and publishing.doubt_of(classifier.publishable()) is None
@@ -436,7 +461,9 @@ def test_what_a_published_model_holds_is_not_changed_by_loading(backbone, tmp_pa
 def test_classes_of_the_same_examples_are_not_saved(backbone, tmp_path):
     texts = ["good film", "good film", "red cat"] * 2
     with pytest.warns(UserWarning, match="given again for another class"):
-        classifier = FewShotClassifier(backbone, head="nearest_mean", prior=None).fit(texts, ["x"] * 3 + ["y"] * 3)
+        classifier = FewShotClassifier(backbone, head="nearest_mean", use_label_texts=False).fit(
+            texts, ["x"] * 3 + ["y"] * 3
+        )
     with pytest.raises(FewShotError, match="would not load again: two of its classes are the same"):
         classifier.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model" / "model.safetensors").exists()

@@ -101,7 +101,7 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture
 def classifier(backbone):
-    return FewShotClassifier(backbone, prior=None, head="lda")
+    return FewShotClassifier(backbone, use_label_texts=False, head="lda")
 
 
 def test_of_two_classes_the_decision_is_one_number(classifier):
@@ -152,16 +152,18 @@ def test_what_weighs_nothing_is_as_if_it_was_not_given(backbone):
     weights = np.where(np.arange(len(texts)) % 4 == 0, 0.0, 1.0)
     kept = np.flatnonzero(weights)
     for head in ("auto", "ridge"):
-        weighed = FewShotClassifier(backbone, prior=None, head=head).fit(texts, labels, weights)
-        rest = FewShotClassifier(backbone, prior=None, head=head).fit([texts[row] for row in kept], labels[kept])
+        weighed = FewShotClassifier(backbone, use_label_texts=False, head=head).fit(texts, labels, weights)
+        rest = FewShotClassifier(backbone, use_label_texts=False, head=head).fit(
+            [texts[row] for row in kept], labels[kept]
+        )
         np.testing.assert_allclose(weighed.predict_proba(texts), rest.predict_proba(texts), atol=1e-5)
 
 
 def test_class_weights_are_those_of_scikit_learn(backbone, tmp_path):
     texts, labels = sentences(2)
     texts, labels = texts[:11], labels[:11]  # 8 and 3
-    for head in ("ridge", "logistic", "prior"):
-        settings = {"prior": None, "head": head, "keep_support": True}
+    for head in ("ridge", "logistic", "anchored"):
+        settings = {"use_label_texts": False, "head": head, "keep_support": True}
         balanced = FewShotClassifier(backbone, class_weight="balanced", **settings).fit(texts, labels)
         by_name = FewShotClassifier(backbone, class_weight={0: 11 / 16, 1: 11 / 6}, **settings).fit(texts, labels)
         each = np.where(labels == 0, 11 / 16, 11 / 6)
@@ -171,7 +173,9 @@ def test_class_weights_are_those_of_scikit_learn(backbone, tmp_path):
         np.testing.assert_allclose(balanced.logits(texts), by_example.logits(texts), rtol=1e-4, atol=1e-6)
         assert not np.allclose(balanced.logits(texts), plain.logits(texts), rtol=1e-2)
     # They are held where the model grows, and where it was loaded.
-    grown = FewShotClassifier(backbone, prior=None, head="ridge", class_weight={0: 1, 1: 3}).fit(texts, labels)
+    grown = FewShotClassifier(backbone, use_label_texts=False, head="ridge", class_weight={0: 1, 1: 3}).fit(
+        texts, labels
+    )
     grown.save_pretrained(tmp_path / "model")
     again = FewShotClassifier.from_pretrained(str(tmp_path / "model"))
     one, new = ["the very big tree"], ["the blue train", "a green train"]
@@ -199,4 +203,4 @@ def test_class_weights_are_those_of_scikit_learn(backbone, tmp_path):
 def test_weights_that_are_none_are_told(backbone, given, parameters, message):
     texts, labels = sentences(2)
     with pytest.raises(FewShotError, match=message):
-        FewShotClassifier(backbone, prior=None, **parameters).fit(texts, labels, given)
+        FewShotClassifier(backbone, use_label_texts=False, **parameters).fit(texts, labels, given)

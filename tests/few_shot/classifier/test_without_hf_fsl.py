@@ -70,7 +70,7 @@ def test_it_predicts_there_what_it_predicts_here(stranger, modality, tmp_path, m
     backbone = Backbone.from_pretrained(str(save_encoder("bert" if modality == "text" else "clip", tmp_path / "b")))
     examples, asked = (TEXTS, ASKED) if modality == "text" else (pictures(6), pictures(3))
     labels = ["animal"] * 3 + ["thing"] * 3
-    classifier = FewShotClassifier(backbone, prior=None).fit(examples, labels)
+    classifier = FewShotClassifier(backbone, use_label_texts=False).fit(examples, labels)
     given = asked
     if modality == "image":
         given = [str(tmp_path / f"{number}.png") for number in range(len(asked))]

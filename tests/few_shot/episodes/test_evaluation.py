@@ -28,14 +28,14 @@ def _episodes(number: int = 300, **options) -> Episodes:
     return EpisodeSampler(4, 3, 5, episodes=number, seed=3, **options).sample(LABELS)
 
 
-def cosine(support: torch.Tensor, labels: torch.Tensor, prior: torch.Tensor | None) -> LinearHead:
+def cosine(support: torch.Tensor, labels: torch.Tensor, names: torch.Tensor | None) -> LinearHead:
     means = torch.nn.functional.normalize(support.unflatten(1, (4, 3)).mean(2), dim=-1)
     return LinearHead(5 * means, torch.zeros(means.shape[:2]))
 
 
-def by_label(support: torch.Tensor, labels: torch.Tensor, prior: torch.Tensor | None) -> LinearHead:
-    assert prior is not None and prior.shape == (len(support), 4, 8)
-    return LinearHead(prior, torch.zeros(prior.shape[:2]))
+def by_label(support: torch.Tensor, labels: torch.Tensor, names: torch.Tensor | None) -> LinearHead:
+    assert names is not None and names.shape == (len(support), 4, 8)
+    return LinearHead(names, torch.zeros(names.shape[:2]))
 
 
 def _reference(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
@@ -100,14 +100,18 @@ def test_a_method_may_refine_its_heads_with_the_queries():
 
 
 def test_named_heads_are_the_estimators():
-    prior = torch.nn.functional.normalize(EMBEDDINGS[:6], dim=-1)
+    of_labels = torch.nn.functional.normalize(EMBEDDINGS[:6], dim=-1)
     episodes = _episodes(20)
-    names = list(ESTIMATORS)
-    results = evaluate_episodes(EMBEDDINGS, episodes, names, label_embeddings=prior, base_mean=EMBEDDINGS.mean(0))
-    for name in names:
+    methods = list(ESTIMATORS)
+    results = evaluate_episodes(
+        EMBEDDINGS, episodes, methods, label_embeddings=of_labels, base_mean=EMBEDDINGS.mean(0)
+    )
+    for name in methods:
         for number in range(3):
             some = episodes[number : number + 1]
-            options = {"prior": prior[some.classes[0]]} if ESTIMATORS[name].takes_prior else {}
+            options = (
+                {"label_embeddings": of_labels[some.classes[0]]} if ESTIMATORS[name].uses_label_embeddings else {}
+            )
             head = fit_head(name, EMBEDDINGS[some.support[0].flatten()], some.support_labels[0],
                                        base_mean=EMBEDDINGS.mean(0), **options)  # fmt: skip
             right = head(EMBEDDINGS[some.query[0]]).argmax(-1) == some.query_labels[0]
@@ -141,9 +145,9 @@ torch.set_num_threads(1)
 accelerator = make_accelerator()
 own = [0]
 
-def counted(support, labels, prior):
+def counted(support, labels, names):
     own[0] += len(support)
-    return cosine(support, labels, prior)
+    return cosine(support, labels, names)
 
 results = evaluate_episodes(EMBEDDINGS, _episodes(), {"a": "nearest_mean", "b": counted}, accelerator=accelerator)
 told = {name: [result.accuracies.tolist(), result.ece] for name, result in results.items()}

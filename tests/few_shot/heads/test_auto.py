@@ -41,10 +41,10 @@ def accuracy(head, queries: Tensor, labels: Tensor) -> float:
 def test_names_help_and_wrong_names_do_not_hurt(k):
     gains, losses = [], []
     for seed in range(8):
-        support, labels, queries, wanted, prior = draw([k] * CLASSES, seed)
+        support, labels, queries, wanted, names = draw([k] * CLASSES, seed)
         without = accuracy(choose_head(support, labels).head, queries, wanted)
-        gains.append(accuracy(choose_head(support, labels, prior=prior).head, queries, wanted) - without)
-        wrong = choose_head(support, labels, prior=prior.roll(3, 0))
+        gains.append(accuracy(choose_head(support, labels, label_embeddings=names).head, queries, wanted) - without)
+        wrong = choose_head(support, labels, label_embeddings=names.roll(3, 0))
         losses.append(accuracy(wrong.head, queries, wanted) - without)
     mean = sum(gains) / len(gains)
     assert mean > {1: 0.06, 2: 0.03, 8: 0.01}[k]
@@ -73,18 +73,18 @@ def test_many_examples_of_classes_that_differ_where_little_varies():
 @pytest.mark.parametrize("counts", [[1] * CLASSES, [4] * CLASSES, [1, 2, 3, 4, 1, 2, 3, 4]])
 @pytest.mark.parametrize("named", [True, False])
 def test_the_head_is_what_the_choice_says(counts, named):
-    support, labels, queries, _, prior = draw(counts)
-    prior = prior if named else None
-    choice = choose_head(support, labels, prior=prior)
-    head = fit_head(choice.estimator, support, labels, prior=prior, **choice.hyperparameters)
+    support, labels, queries, _, names = draw(counts)
+    names = names if named else None
+    choice = choose_head(support, labels, label_embeddings=names)
+    head = fit_head(choice.estimator, support, labels, label_embeddings=names, **choice.hyperparameters)
     assert torch.allclose(head.scaled(1 / choice.temperature)(queries), choice.head(queries), atol=1e-4)
     assert choice.head(queries).dtype == torch.float32
 
 
 def test_held_out_logits_are_those_of_the_choice_at_its_temperature():
-    support, labels, _, _, prior = draw([4] * CLASSES)
-    choice = choose_head(support, labels, prior=prior)
-    wanted = held_out_logits(choice.estimator, support, labels, prior=prior, **choice.hyperparameters)
+    support, labels, _, _, names = draw([4] * CLASSES)
+    choice = choose_head(support, labels, label_embeddings=names)
+    wanted = held_out_logits(choice.estimator, support, labels, label_embeddings=names, **choice.hyperparameters)
     assert torch.allclose(choice.held_out_logits, wanted / choice.temperature, atol=1e-4)
     assert float(best_scale(choice.held_out_logits.double(), labels)[0]) == pytest.approx(1, abs=1e-3)
 
@@ -92,15 +92,15 @@ def test_held_out_logits_are_those_of_the_choice_at_its_temperature():
 def test_the_temperature_calibrates():
     gaps = []
     for seed in range(10):
-        support, labels, queries, wanted, prior = draw([4] * CLASSES, seed)
-        logits = choose_head(support, labels, prior=prior).head(queries)
+        support, labels, queries, wanted, names = draw([4] * CLASSES, seed)
+        logits = choose_head(support, labels, label_embeddings=names).head(queries)
         gaps.append(float(logits.softmax(-1).amax(-1).mean() - (logits.argmax(-1) == wanted).float().mean()))
     assert abs(sum(gaps) / len(gaps)) < 0.06
 
 
 def test_some_classes_with_one_example():
-    support, labels, queries, wanted, prior = draw([1, 1, 1, 1, 6, 6, 6, 6])
-    choice = choose_head(support, labels, prior=prior)
+    support, labels, queries, wanted, names = draw([1, 1, 1, 1, 6, 6, 6, 6])
+    choice = choose_head(support, labels, label_embeddings=names)
     alone = labels < 4
     assert choice.held_out_logits.isnan().all(-1).tolist() == alone.tolist()
     few = wanted < 4
@@ -109,55 +109,57 @@ def test_some_classes_with_one_example():
 
 
 def test_one_example_a_class_takes_the_defaults_and_says_so():
-    support, labels, _, _, prior = draw([1] * CLASSES)
-    choice = choose_head(support, labels, prior=prior)
+    support, labels, _, _, names = draw([1] * CLASSES)
+    choice = choose_head(support, labels, label_embeddings=names)
     assert choice.held_out_logits is None and choice.table == ()
     assert "nothing can be held out" in choice.reason and "a name weighs as much as" in choice.reason
     assert choose_head(support, labels).hyperparameters["name_weight"] == 0
 
 
 def test_without_examples_it_is_the_zero_shot_classifier():
-    _, _, queries, _, prior = draw([1] * CLASSES)
-    choice = choose_head(queries[:0], torch.empty(0, dtype=torch.long), prior=prior)
-    assert (choice.head(queries).argmax(-1) == (queries @ normalize(prior, dim=-1).T).argmax(-1)).all()
-    assert choice.estimator == "prior" and "no examples" in choice.reason
+    _, _, queries, _, names = draw([1] * CLASSES)
+    choice = choose_head(queries[:0], torch.empty(0, dtype=torch.long), label_embeddings=names)
+    assert (choice.head(queries).argmax(-1) == (queries @ normalize(names, dim=-1).T).argmax(-1)).all()
+    assert choice.estimator == "anchored" and "no examples" in choice.reason
 
 
 def test_a_class_may_have_its_name_only():
-    support, labels, queries, wanted, prior = draw([0, 3, 3, 3, 3, 3, 3, 3])
-    head = choose_head(support, labels, prior=prior).head
+    support, labels, queries, wanted, names = draw([0, 3, 3, 3, 3, 3, 3, 3])
+    head = choose_head(support, labels, label_embeddings=names).head
     assert accuracy(head, queries[wanted == 0], wanted[wanted == 0]) > 0.25
     with pytest.raises(HeadError, match="needs an example of every class"):
         choose_head(support, labels, num_classes=CLASSES)
 
 
 def test_whatever_is_chosen_does_not_depend_on_the_scale_of_the_embeddings():
-    support, labels, queries, _, prior = draw([3] * CLASSES)
-    one = choose_head(support, labels, prior=prior, normalize=False)
-    other = choose_head(100 * support, labels, prior=prior, normalize=False)
+    support, labels, queries, _, names = draw([3] * CLASSES)
+    one = choose_head(support, labels, label_embeddings=names, normalize=False)
+    other = choose_head(100 * support, labels, label_embeddings=names, normalize=False)
     assert torch.allclose(other.head(100 * queries), one.head(queries), atol=1e-2)
     assert one.head.transform.linear
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_candidates_can_be_asked_for(name):
-    support, labels, queries, wanted, prior = draw([4] * CLASSES)
-    choice = choose_head(support, labels, prior=prior, candidates=[name])
+    support, labels, queries, wanted, names = draw([4] * CLASSES)
+    choice = choose_head(support, labels, label_embeddings=names, candidates=[name])
     assert choice.estimator == name and accuracy(choice.head, queries, wanted) > 0.4
     assert [trial.estimator for trial in choice.table] == [name] * len(OTHERS[name])
-    head = fit_head(name, support, labels, prior=prior, **choice.hyperparameters).scaled(1 / choice.temperature)
+    head = fit_head(name, support, labels, label_embeddings=names, **choice.hyperparameters).scaled(
+        1 / choice.temperature
+    )
     assert torch.allclose(head(queries), choice.head(queries), atol=1e-4)
 
 
 def test_the_candidate_with_the_best_held_out_loss_wins():
-    support, labels, _, _, prior = draw([4] * CLASSES)
-    both = choose_head(support, labels, prior=prior, candidates=["named_lda", "nearest_mean", "ridge"])
+    support, labels, _, _, names = draw([4] * CLASSES)
+    both = choose_head(support, labels, label_embeddings=names, candidates=["named_lda", "nearest_mean", "ridge"])
     chosen = min((trial for trial in both.table if trial.weight > 0), key=lambda trial: trial.loss)
     assert both.estimator == chosen.estimator
 
 
 def test_bad_input():
-    support, labels, _, _, prior = draw([2] * CLASSES)
+    support, labels, _, _, names = draw([2] * CLASSES)
     with pytest.raises(HeadError, match="must be finite"):
         choose_head(support * torch.nan, labels)
     with pytest.raises(HeadError, match="at least two classes"):
@@ -168,7 +170,7 @@ def test_bad_input():
         choose_head(support.expand(2, -1, -1), labels.expand(2, -1))
     one = torch.arange(CLASSES) * 2
     with pytest.raises(HeadError, match="at least two examples"):
-        choose_head(support[one], labels[one], prior=prior, candidates=["ridge"])
+        choose_head(support[one], labels[one], label_embeddings=names, candidates=["ridge"])
 
 
 def test_the_best_scale_minimises_the_loss():

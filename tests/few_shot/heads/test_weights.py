@@ -12,7 +12,7 @@ from hf_fsl.models.export import FeatureTransform
 RNG = torch.Generator().manual_seed(0)
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
 SUPPORT = (torch.randn(3, 6, generator=RNG)[LABELS] + torch.randn(10, 6, generator=RNG)).double()
-PRIOR = torch.randn(3, 6, generator=RNG).double()
+NAMES = torch.randn(3, 6, generator=RNG).double()
 WEIGHTS = torch.tensor([1, 2, 1, 3, 1, 1, 2, 1, 1, 4])
 QUERIES = torch.randn(20, 6, generator=RNG).double()
 MEAN = torch.ones(6, dtype=torch.float64)
@@ -24,13 +24,17 @@ def test_weight_two_is_given_twice(name, wide):
     pad = torch.randn(10, 40, generator=torch.Generator().manual_seed(1)).double()
     support = torch.cat([SUPPORT, pad], 1) if wide else SUPPORT
     queries = torch.nn.functional.pad(QUERIES, (0, support.shape[1] - 6))
-    prior = torch.nn.functional.pad(PRIOR, (0, support.shape[1] - 6)) if ESTIMATORS[name].takes_prior else None
-    weighed = fit_head(name, support, LABELS, prior=prior, weights=WEIGHTS)
-    twice = fit_head(name, support.repeat_interleave(WEIGHTS, 0), LABELS.repeat_interleave(WEIGHTS), prior=prior)
+    names = (
+        torch.nn.functional.pad(NAMES, (0, support.shape[1] - 6)) if ESTIMATORS[name].uses_label_embeddings else None
+    )
+    weighed = fit_head(name, support, LABELS, label_embeddings=names, weights=WEIGHTS)
+    twice = fit_head(
+        name, support.repeat_interleave(WEIGHTS, 0), LABELS.repeat_interleave(WEIGHTS), label_embeddings=names
+    )
     torch.testing.assert_close(weighed(queries), twice(queries), rtol=1e-4, atol=1e-4 if name == "logistic" else 1e-7)
-    plain = fit_head(name, support, LABELS, prior=prior)
+    plain = fit_head(name, support, LABELS, label_embeddings=names)
     assert not torch.allclose(weighed(queries), plain(queries), rtol=1e-3)
-    ones = fit_head(name, support, LABELS, prior=prior, weights=torch.ones(10))
+    ones = fit_head(name, support, LABELS, label_embeddings=names, weights=torch.ones(10))
     torch.testing.assert_close(ones(queries), plain(queries))
 
 
@@ -40,7 +44,7 @@ HELD = {
     "cl2n": {"base_mean": MEAN},
     "lda": {"class_prior": "counts"},
     "ridge": {"unit": 3.0},
-    "prior": {"unit": 3.0},
+    "anchored": {"unit": 3.0},
     "named_lda": {"shrinkage": 1.0, "middle": MEAN, "unit": 2.0, "normalize": False},
     "cache": {},
 }
@@ -48,8 +52,8 @@ HELD = {
 
 @pytest.mark.parametrize("name", HELD)
 def test_a_weighed_support_is_left_out_whole(name):
-    prior = PRIOR if ESTIMATORS[name].takes_prior else None
-    options = {"prior": prior, "num_classes": 3, **HELD[name]}
+    names = NAMES if ESTIMATORS[name].uses_label_embeddings else None
+    options = {"label_embeddings": names, "num_classes": 3, **HELD[name]}
     found = held_out_logits(name, SUPPORT, LABELS, weights=WEIGHTS, **options)
     for row in range(10):
         rest = torch.arange(10) != row
@@ -60,14 +64,14 @@ def test_a_weighed_support_is_left_out_whole(name):
 
 @pytest.mark.parametrize("name", ["named_lda", "ridge", "logistic", "cache"])
 def test_a_weighed_head_grows_as_it_was_fitted(name, tmp_path):
-    head = fit_head(name, SUPPORT, LABELS, prior=PRIOR, weights=WEIGHTS)
-    settings = {"prior": PRIOR, "num_classes": 3, "keep_embeddings": True, "transform": head.transform}
+    head = fit_head(name, SUPPORT, LABELS, label_embeddings=NAMES, weights=WEIGHTS)
+    settings = {"label_embeddings": NAMES, "num_classes": 3, "keep_embeddings": True, "transform": head.transform}
     first = GrowingHead.of(name, SUPPORT[:8], LABELS[:8], weights=WEIGHTS[:8], **settings)
     grown = GrowingHead.from_state(*first.state()).add_examples(SUPPORT[8:], LABELS[8:], weights=WEIGHTS[8:])
     torch.testing.assert_close(grown.head()(QUERIES), head(QUERIES), rtol=1e-4, atol=1e-5)
     unweighed = GrowingHead.of(name, SUPPORT[:8], LABELS[:8], **settings)
     mixed = unweighed.add_examples(SUPPORT[8:], LABELS[8:], weights=WEIGHTS[8:]).head()
-    both = fit_head(name, SUPPORT, LABELS, prior=PRIOR, weights=torch.cat([torch.ones(8), WEIGHTS[8:]]))
+    both = fit_head(name, SUPPORT, LABELS, label_embeddings=NAMES, weights=torch.cat([torch.ones(8), WEIGHTS[8:]]))
     torch.testing.assert_close(mixed(QUERIES), both(QUERIES), rtol=1e-4, atol=1e-5)
 
 

@@ -95,8 +95,8 @@ def test_prompts_that_are_not_there_are_refused(tmp_path):
 def test_a_classifier_and_what_it_saves_keep_the_prompt(tmp_path):
     folder, items = repository(tmp_path / "gemma", GEMMA, "query"), texts(8)
     labels = ["cat", "dog"] * 4
-    classifier = FewShotClassifier(folder, head="nearest_mean", prior=None, prompt_name="Classification")
-    plain = FewShotClassifier(folder, head="nearest_mean", prior=None, prompt="").fit(items, labels)
+    classifier = FewShotClassifier(folder, head="nearest_mean", use_label_texts=False, prompt_name="Classification")
+    plain = FewShotClassifier(folder, head="nearest_mean", use_label_texts=False, prompt="").fit(items, labels)
     expected = classifier.fit(items, labels).predict_proba(items)
     assert not np.allclose(expected, plain.predict_proba(items), atol=1e-3)
     classifier.save_pretrained(tmp_path / "saved")

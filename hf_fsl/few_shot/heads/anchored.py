@@ -8,12 +8,12 @@ from hf_fsl.few_shot.heads.ridge import absolute, hat, solve, without_own
 from hf_fsl.few_shot.heads.support import Support, zero_shot_weight
 
 
-def prior_anchored(
+def anchored(
     support: Support, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """W = αW₀ + (Ỹ − αF₀)ᵀ (ZZᵀ + λI)⁻¹ Z, b = 0, with Ỹ = Y − 1/C and F₀ = ZW₀ᵀ: with a linear kernel, one map.
 
-    W₀ are the label embeddings. Without supports it is αW₀, the zero-shot classifier; without a prior, a ridge through
+    W₀ are the label embeddings. Without supports it is αW₀, the zero-shot classifier; without them, a ridge through
     the origin.
 
     Args:
@@ -30,10 +30,10 @@ def prior_anchored(
     return start + solve(features, _residual(support, start) * support.roots, strengths), bias
 
 
-def prior_anchored_held_out(
+def anchored_held_out(
     support: Support, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
 ) -> Tensor:
-    """Leave-one-out logits ``(..., n, C)``: the residual's smoother is linear, the prior needs no leaving out."""
+    """Leave-one-out logits ``(..., n, C)``: the residual's smoother is linear, and W₀ is no example's."""
     support = support.double()
     start = zero_shot_weight(support, strength)
     residual = _residual(support, start)
