@@ -11,26 +11,19 @@ header of each config says what it cost and gave when last run.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import peft
-import yaml
 
 from hf_fsl.config import ContrastiveConfig, run_recipe, to_dict
 from hf_fsl.contrastive.record import build_contrastive_record, verification_sample
 from hf_fsl.contrastive.training import train_towers
-from hf_fsl.core.paths import portable
 from hf_fsl.data import load_pairs
 from hf_fsl.hub.bundle import write_dual_encoder_bundle
-from hf_fsl.hub.push import push_bundle
 from hf_fsl.hub.verify import verify_dual_encoder
 from hf_fsl.training import RunLog, start_accelerator
-
-VERIFIED = 16
-"""Test pictures of which the bundle, loaded by a fresh process, must give the embeddings of the trained model."""
+from hf_fsl.training.recipe_run import VERIFIED, RecipeRun
 
 
 def main(config: ContrastiveConfig) -> None:
@@ -39,47 +32,43 @@ def main(config: ContrastiveConfig) -> None:
     accelerator = start_accelerator(
         config.training, output, config.recipe, to_dict(config), ddp_timeout=config.ddp_timeout
     )
-    say = accelerator.print
-    say(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120))
+    with RecipeRun.of(config, accelerator, started) as run:
+        with accelerator.main_process_first():
+            pairs = load_pairs(config.data)
+        sizes = ", ".join(f"{name} {split.rows}" for name, split in pairs.record.splits.items())
+        run.say(f"{config.data.path}: pictures {sizes}; {sum(map(len, pairs.train.captions))} captions to train on")
 
-    with accelerator.main_process_first():
-        pairs = load_pairs(config.data)
-    sizes = ", ".join(f"{name} {split.rows}" for name, split in pairs.record.splits.items())
-    say(f"{config.data.path}: pictures {sizes}; {sum(map(len, pairs.train.captions))} captions to train on")
-
-    trained = train_towers(config, pairs, accelerator, RunLog(accelerator), say)
-    say(f"{trained.count}; validation " + ", ".join(f"{name} {v:.4f}" for name, v in trained.validation.items()))
-    sample = verification_sample(config, pairs.tests["test"], trained, accelerator, VERIFIED)
-
-    if accelerator.is_main_process:
-        command = "accelerate launch " + shlex.join(map(portable, sys.argv))
-        record = build_contrastive_record(
-            config, command, pairs, trained, time.perf_counter() - started, accelerator.num_processes
+        trained = train_towers(config, pairs, accelerator, RunLog(accelerator), run.say)
+        run.say(
+            f"{trained.count}; validation " + ", ".join(f"{name} {v:.4f}" for name, v in trained.validation.items())
         )
-        record.save(output / "run_record.json")
-        for split, rows in record.tests.items():
-            for name, row in rows.items():
-                low, high = row.measurement.ci95 or (float("nan"), float("nan"))
-                say(
-                    f"{split} {name}: {row.measurement.value:.4f}  95 % [{low:.4f}, {high:.4f}]  "
-                    f"chance {row.chance:.4f}  n = {row.measurement.n}"
-                )
+        sample = verification_sample(config, pairs.tests["test"], trained, accelerator, VERIFIED)
 
-        towers, adapters = trained.towers, {}
-        for name in ("image", "text"):
-            tower = getattr(towers.encoder, f"{name}_tower")
-            if isinstance(tower, peft.PeftModel):
-                adapters[name] = output / "adapter" / name
-                tower.save_pretrained(adapters[name])
-        bundle = write_dual_encoder_bundle(
-            output / "bundle", model=towers.encoder.merged(), tokenizer=towers.tokenizer,
-            image_processor=towers.image_processor, record=record, adapters=adapters,
-        )  # fmt: skip
-        verify_dual_encoder(bundle, sample)
-        pushed = push_bundle(bundle, config.hub) if config.hub.push_to_hub else None
-        say(pushed or f"Verified, not pushed (hub.push_to_hub is false): {bundle}")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+        if accelerator.is_main_process:
+            record = build_contrastive_record(
+                config, run.command, pairs, trained, run.seconds, accelerator.num_processes
+            )
+            run.save(record)
+            for split, rows in record.tests.items():
+                for name, row in rows.items():
+                    low, high = row.measurement.ci95 or (float("nan"), float("nan"))
+                    run.say(
+                        f"{split} {name}: {row.measurement.value:.4f}  95 % [{low:.4f}, {high:.4f}]  "
+                        f"chance {row.chance:.4f}  n = {row.measurement.n}"
+                    )
+
+            towers, adapters = trained.towers, {}
+            for name in ("image", "text"):
+                tower = getattr(towers.encoder, f"{name}_tower")
+                if isinstance(tower, peft.PeftModel):
+                    adapters[name] = output / "adapter" / name
+                    tower.save_pretrained(adapters[name])
+            bundle = write_dual_encoder_bundle(
+                output / "bundle", model=towers.encoder.merged(), tokenizer=towers.tokenizer,
+                image_processor=towers.image_processor, record=record, adapters=adapters,
+            )  # fmt: skip
+            verify_dual_encoder(bundle, sample)
+            run.conclude(bundle, run.push(bundle))
 
 
 if __name__ == "__main__":
