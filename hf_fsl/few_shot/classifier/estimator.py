@@ -384,8 +384,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-OF_MEANS = ("nearest_mean", "cosine", "cl2n", "lda", "named_lda")
-"""Heads that compare class means: how many examples a class has says nothing of how likely it is."""
 _CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "head": ("auto", *ESTIMATORS),
     "keep_adapter": ("always", "better"),
@@ -429,7 +427,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[str]:
         numbers: list[Any] = list(by_class.values()) if isinstance(by_class, Mapping) else [None]
         if not all(_is_number(one, Real) and 0 < one < math.inf for one in numbers):
             yield f"class_weight is None, 'balanced' or a dict class -> number above 0, not {by_class!r}"
-        elif given["head"] in ("auto", *OF_MEANS):
+        elif given["head"] == "auto" or (known := ESTIMATORS.get(given["head"])) is not None and known.compares_means:
             yield (
                 f"class_weight is for heads that are likelier to answer what there is more of; head={given['head']!r} "
                 "holds classes for equally likely, as 'balanced' says. Leave it out, or take head='ridge', "

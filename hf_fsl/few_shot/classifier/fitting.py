@@ -16,9 +16,10 @@ from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.few_shot.adaptation.adapt import Adapted, adapt
 from hf_fsl.few_shot.classifier.support import FewShotError, Support, folds_of
 from hf_fsl.few_shot.heads.auto import choose_head
-from hf_fsl.few_shot.heads.calibration import fit_temperature
-from hf_fsl.few_shot.heads.estimators import ESTIMATORS, HeadChoice, fit_head
-from hf_fsl.few_shot.heads.moments import Moments
+from hf_fsl.few_shot.heads.estimator import HeadChoice
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head
+from hf_fsl.few_shot.heads.support import Moments
+from hf_fsl.few_shot.heads.temperature import fit_temperature
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.cache import EmbeddingCache
 from hf_fsl.models.export.stock import stock_pooling

@@ -13,8 +13,8 @@ from torch import Tensor
 from hf_fsl.few_shot.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.few_shot.classifier.state import FewShotState
 from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_labels, texts_for
+from hf_fsl.few_shot.heads.estimators import GROWING
 from hf_fsl.few_shot.heads.incremental import GrowingHead
-from hf_fsl.few_shot.heads.moments import FROM_MOMENTS
 from hf_fsl.few_shot.heads.refusal import Refusal, fit_refusal, way_to_coverage
 from hf_fsl.few_shot.heads.support import TooFewSupports
 from hf_fsl.models.backbones.backbone import Backbone
@@ -25,7 +25,7 @@ def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bo
     """The state of a classifier that was just fitted."""
     choice = fitted.choice
     growing, head = None, fitted.head
-    if choice.estimator in FROM_MOMENTS or keep_support:
+    if choice.estimator in GROWING or keep_support:
         growing = GrowingHead.of_choice(
             choice, fitted.embeddings, support.labels, label_embeddings=fitted.label_embeddings,
             weights=support.weights, keep_embeddings=keep_support,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.ridge import absolute, hat, solve, without_own
-from hf_fsl.few_shot.heads.support import Support, zero_shot_weight
+from hf_fsl.few_shot.heads.estimator import Estimator
+from hf_fsl.few_shot.heads.ridge import absolute, hat, solve, solve_moments, without_own
+from hf_fsl.few_shot.heads.support import Moments, Support, zero_shot_weight
 
 
 def anchored(
@@ -46,3 +48,28 @@ def anchored_held_out(
 
 def _residual(support: Support, start: Tensor) -> Tensor:
     return support.one_hot - 1 / support.num_classes - support.features @ start.mT
+
+
+def anchored_from_moments(
+    moments: Moments,
+    label_embeddings: Tensor | None,
+    *,
+    penalty: float = 1.0,
+    strength: float = 3.0,
+    unit: float | Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``anchored``."""
+    start = torch.zeros_like(moments.sums) if label_embeddings is None else strength * label_embeddings
+    bias = torch.zeros_like(moments.counts)
+    if moments.number == 0:
+        return start, bias
+    classes = len(moments.counts)
+    products = moments.sums.mT - moments.sums.sum(0).unsqueeze(-1) / classes - moments.second @ start.mT
+    return start + solve_moments(moments.second, products, moments.number, penalty, unit), bias
+
+
+ANCHORED = Estimator(
+    "anchored", anchored, anchored_held_out, anchored_from_moments,
+    grid=tuple({"penalty": a, "strength": b} for a in (0.3, 1.0, 3.0, 10.0) for b in (0.5, 1.0, 2.0, 4.0)),
+    normalize=True, uses_label_embeddings=True,
+)  # fmt: skip

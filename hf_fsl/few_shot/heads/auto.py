@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from hf_fsl.core.renamed import renamed_arguments
-from hf_fsl.few_shot.heads.estimators import HeadChoice, HeadTrial, fit_head, held_out_logits
+from hf_fsl.few_shot.heads.estimator import HeadChoice, HeadTrial
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head, held_out_logits
+from hf_fsl.few_shot.heads.lda import SHRINKAGES
 from hf_fsl.few_shot.heads.named_lda import Frame, NamedHeldOut, fitted, label_directions
 from hf_fsl.few_shot.heads.support import HeadError, Support, read_support, require_every_class
 from hf_fsl.few_shot.heads.temperature import best_scale
 from hf_fsl.models.published.linear_head import LinearHead
 
-SHRINKAGES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-"""Down to next to none: where a tower tells classes apart in directions of little variance, and there are hundreds of
-examples, that is what logistic regression gains over a strongly shrunk covariance."""
 NAME_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
 DEFAULTS: dict[str, Any] = {"shrinkage": 1.0, "pseudo_count": 4.0, "name_weight": 1.5}
 """Of "named_lda" where nothing can be held out. Settled, like all constants here, on examples that no figure reported
@@ -44,20 +43,6 @@ _SHRINKAGE_DOUBLINGS = 2.0
 _LIKELY_NAME_WEIGHT = 1.5
 _TRUST = 0.25
 """Exponent on the held-out likelihood: leave-one-out terms are not independent."""
-
-OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
-    "nearest_mean": ({},),
-    "cosine": ({},),
-    "cl2n": ({},),
-    "lda": tuple({"shrinkage": value} for value in SHRINKAGES[1:]),
-    "ridge": tuple({"penalty": value} for value in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
-    "logistic": tuple({"inverse_penalty": value} for value in (0.1, 1.0, 10.0)),
-    "anchored": tuple({"penalty": a, "strength": b} for a in (0.3, 1.0, 3.0, 10.0) for b in (0.5, 1.0, 2.0, 4.0)),
-    "cache": tuple(
-        {"alpha": a, "beta": b, "logit_scale": c} for a in (0.3, 1.0, 3.0) for b in (2.0, 5.5) for c in (5.0, 20.0)
-    ),
-}
-"""Estimators that can be asked for as candidates, with what is tried of each."""
 
 
 @renamed_arguments(prior="label_embeddings")
@@ -96,9 +81,8 @@ def choose_head(
             a class has fewer than two examples.
     """
     names = tuple(candidates) if candidates is not None else ("named_lda",)
-    unknown = sorted(set(names) - {"named_lda", *OTHERS})
-    if unknown or not names:
-        raise HeadError(f"Candidates are among {', '.join(('named_lda', *OTHERS))}; got {', '.join(names) or 'none'}.")
+    if not names or not set(names) <= ESTIMATORS.keys():
+        raise HeadError(f"Candidates are among {', '.join(ESTIMATORS)}; got {', '.join(names) or 'none'}.")
     read = read_support(
         support,
         labels,
@@ -117,7 +101,9 @@ def choose_head(
     if int((read.members >= 2).sum()) < 2 and "named_lda" in names:
         return _default(support, labels, read, normalize, common)
     choices = [_named(support, labels, read, normalize)] if "named_lda" in names else []
-    choices += [_best(name, support, labels, {**common, "base_mean": base_mean}) for name in names if name in OTHERS]
+    choices += [
+        _best(name, support, labels, {**common, "base_mean": base_mean}) for name in names if name != "named_lda"
+    ]
     best = min(choices, key=lambda choice: min(trial.loss for trial in choice.table if trial.weight > 0))
     table = tuple(trial for choice in choices for trial in choice.table)
     return HeadChoice(
@@ -271,17 +257,17 @@ def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, tru
 
 
 def _best(name: str, support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
-    rows = [held_out_logits(name, support, labels, **common, **settings).double() for settings in OTHERS[name]]
+    grid = ESTIMATORS[name].grid
+    rows = [held_out_logits(name, support, labels, **common, **settings).double() for settings in grid]
     each = torch.ones(len(labels)) if common["weights"] is None else common["weights"]
     each = each.double().to(labels.device)
     scales, losses = best_scale(torch.stack(rows), labels, each)
     accuracies = [float((one.argmax(-1) == labels).double() @ each / each.sum()) for one in rows]
     best = int(losses.argmin())
     table = tuple(
-        HeadTrial(name, settings, float(losses[i]), accuracies[i], float(i == best))
-        for i, settings in enumerate(OTHERS[name])
+        HeadTrial(name, settings, float(losses[i]), accuracies[i], float(i == best)) for i, settings in enumerate(grid)
     )
-    scale, settings = float(scales[best]), dict(OTHERS[name][best])
+    scale, settings = float(scales[best]), dict(grid[best])
     head = fit_head(name, support, labels, **common, **settings)
     reason = (
         f"{name} with {settings or 'its defaults'} has the best held-out loss among the candidates: "

@@ -1,20 +1,22 @@
-"""The estimators by name: (support embeddings, labels, label embeddings) -> LinearHead, or CacheHead for the cache."""
+"""The estimators by name, and what is made with them: heads, and logits of supports that were left out."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS, renamed_arguments
-from hf_fsl.few_shot.heads import anchored, named_lda, nearest_mean, tip_adapter
-from hf_fsl.few_shot.heads.folds import k_fold_logits
-from hf_fsl.few_shot.heads.lda import shrunk_lda, shrunk_lda_held_out
-from hf_fsl.few_shot.heads.logistic import logistic
-from hf_fsl.few_shot.heads.ridge import ridge, ridge_held_out
+from hf_fsl.few_shot.heads.anchored import ANCHORED
+from hf_fsl.few_shot.heads.estimator import Estimator
+from hf_fsl.few_shot.heads.lda import LDA
+from hf_fsl.few_shot.heads.logistic import LOGISTIC
+from hf_fsl.few_shot.heads.named_lda import NAMED_LDA
+from hf_fsl.few_shot.heads.nearest_mean import CL2N, COSINE, NEAREST_MEAN
+from hf_fsl.few_shot.heads.ridge import RIDGE
 from hf_fsl.few_shot.heads.support import (
     HeadError,
     Support,
@@ -22,100 +24,14 @@ from hf_fsl.few_shot.heads.support import (
     require_every_class,
     require_two_of_every_class,
 )
+from hf_fsl.few_shot.heads.tip_adapter import CACHE
 from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import LinearHead
 
-
-@dataclass(frozen=True)
-class Estimator:
-    """A way to make a head from a support set; what it takes beyond that are its hyperparameters."""
-
-    name: str
-    fit: Callable[..., tuple[Tensor, Tensor] | CacheHead]
-    """Support -> W and b, or a CacheHead."""
-    leave_one_out: Callable[..., Tensor] | None
-    """Support -> leave-one-out logits, in closed form; None: by k-fold."""
-    centre: bool = False
-    normalize: bool = False
-    """The transform, unless asked otherwise."""
-    transform_is_fixed: bool = False
-    """Whether the method is defined by its transform, so that no other may be asked for."""
-    uses_label_embeddings: bool = False
-
-    def hyperparameters(self) -> dict[str, Any]:
-        """Names and defaults."""
-        parameters = inspect.signature(self.fit).parameters.values()
-        return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
-
-    def __call__(self, support: Tensor, labels: Tensor, **options: Any) -> LinearHead | CacheHead:
-        return fit_head(self.name, support, labels, **options)
-
-
-@dataclass(frozen=True)
-class HeadTrial:
-    """A setting that was tried."""
-
-    estimator: str
-    hyperparameters: dict[str, Any]
-    loss: float
-    """Mean held-out negative log likelihood at the setting's own best temperature."""
-    accuracy: float
-    """Of the held-out predictions."""
-    weight: float = 0.0
-    """Its part of what was chosen."""
-
-
-@dataclass(frozen=True)
-class HeadChoice:
-    """What was chosen, and why."""
-
-    head: LinearHead | CacheHead
-    estimator: str
-    hyperparameters: dict[str, Any]
-    """``fit_head(estimator, …, **hyperparameters).scaled(1 / temperature)`` is the head."""
-    temperature: float
-    """Already in the head."""
-    reason: str
-    table: tuple[HeadTrial, ...] = field(repr=False, default=())
-    held_out_logits: Tensor | None = field(repr=False, default=None)
-    """``(n, C)``, temperature applied: of each support from a head fitted without it. NaN for the only support of its
-    class, and for what was not held out of many (see ``HELD_OUT_CELLS``). None where no class has two."""
-
-
-_ALL = (
-    Estimator("nearest_mean", nearest_mean.euclidean, nearest_mean.euclidean_held_out),
-    Estimator("cosine", nearest_mean.angular, nearest_mean.angular_held_out, normalize=True, transform_is_fixed=True),
-    Estimator(
-        "cl2n",
-        nearest_mean.euclidean,
-        nearest_mean.euclidean_held_out,
-        centre=True,
-        normalize=True,
-        transform_is_fixed=True,
-    ),
-    Estimator("lda", shrunk_lda, shrunk_lda_held_out),
-    Estimator("ridge", ridge, ridge_held_out),
-    Estimator("logistic", logistic, None),
-    Estimator(
-        "anchored",
-        anchored.anchored,
-        anchored.anchored_held_out,
-        normalize=True,
-        uses_label_embeddings=True,
-    ),
-    Estimator(
-        "named_lda", named_lda.named_lda, named_lda.named_lda_held_out, normalize=True, uses_label_embeddings=True
-    ),
-    Estimator(
-        "cache",
-        tip_adapter.tip_adapter,
-        tip_adapter.tip_adapter_held_out,
-        normalize=True,
-        transform_is_fixed=True,
-        uses_label_embeddings=True,
-    ),
-)
-ESTIMATORS: dict[str, Estimator] = {one.name: one for one in _ALL}
+_ALL = (NEAREST_MEAN, COSINE, CL2N, LDA, RIDGE, LOGISTIC, ANCHORED, NAMED_LDA, CACHE)
+ESTIMATORS: dict[str, Estimator] = {estimator.name: estimator for estimator in _ALL}
+GROWING = tuple(estimator.name for estimator in _ALL if estimator.from_moments is not None)
+"""Those that grow from sufficient statistics, without the support embeddings."""
 
 
 @renamed_arguments(prior="label_embeddings")
@@ -144,8 +60,8 @@ def fit_head(
         support: embeddings ``(..., n, D)``.
         labels: class indices ``(..., n)``; counts may differ from class to class.
         num_classes: C; None: as many as there are label embeddings, or as the labels name.
-        label_embeddings: ``(..., C, D)``, of the label texts, from the supports' encoder, for estimators that
-            use them.
+        label_embeddings: ``(..., C, D)``, of the label texts, from the supports' encoder; for the estimators that use
+            them.
         base_mean: ``(D,)``, taken away by ``centre``; None: the mean of the supports.
         weights: ``(..., n)``, above 0: a support of weight 2 is as good as the same given twice.
         centre, normalize: the feature transform; None: the estimator's own.
@@ -158,18 +74,11 @@ def fit_head(
         HeadError: an unknown name or hyperparameter, or a support set that the estimator cannot use.
     """
     estimator = find_estimator(name, hyperparameters)
-    read = _read(
-        estimator,
-        support,
-        labels,
-        num_classes,
-        label_embeddings,
-        base_mean,
-        weights,
-        centre=centre,
-        normalize=normalize,
-    )
-    return head_of(estimator, read, hyperparameters)
+    given = _read(
+        estimator, support, labels, num_classes=num_classes, label_embeddings=label_embeddings, base_mean=base_mean,
+        weights=weights, centre=centre, normalize=normalize,
+    )  # fmt: skip
+    return estimator.head_of(given, hyperparameters)
 
 
 @renamed_arguments(prior="label_embeddings")
@@ -196,28 +105,23 @@ def held_out_logits(
         HeadError: as ``fit_head``, or a class has fewer than two supports.
     """
     estimator = find_estimator(name, hyperparameters)
-    read = _read(
-        estimator,
-        support,
-        labels,
-        num_classes,
-        label_embeddings,
-        base_mean,
-        weights,
-        centre=centre,
-        normalize=normalize,
-    )
-    require_two_of_every_class(read)
+    given = _read(
+        estimator, support, labels, num_classes=num_classes, label_embeddings=label_embeddings, base_mean=base_mean,
+        weights=weights, centre=centre, normalize=normalize,
+    )  # fmt: skip
+    require_two_of_every_class(given)
     if estimator.leave_one_out is not None:
-        logits = estimator.leave_one_out(read, **hyperparameters)
+        logits = estimator.leave_one_out(given, **hyperparameters)
     else:
-        logits = k_fold_logits(lambda part: head_of(estimator, part, hyperparameters), read, folds)
-    return logits.to(read.features.dtype)
+        logits = _k_fold_logits(lambda part: estimator.head_of(part, hyperparameters), given, folds)
+    return logits.to(given.features.dtype)
 
 
 def find_estimator(name: str, hyperparameters: dict[str, Any]) -> Estimator:
-    """Raises:
-    HeadError: the name, or one of the hyperparameters, is not known.
+    """The estimator of that name.
+
+    Raises:
+        HeadError: the name, or one of the hyperparameters, is not known.
     """
     if name not in ESTIMATORS:
         renamed = f", which is now called {RENAMED_ESTIMATORS[name]!r}" if name in RENAMED_ESTIMATORS else ""
@@ -229,43 +133,81 @@ def find_estimator(name: str, hyperparameters: dict[str, Any]) -> Estimator:
     return ESTIMATORS[name]
 
 
-def head_of(estimator: Estimator, support: Support, hyperparameters: dict[str, Any]) -> LinearHead | CacheHead:
-    """The head of a support set that has been read."""
-    fitted = estimator.fit(support, **hyperparameters)
-    if isinstance(fitted, CacheHead):
-        return fitted
-    dtype = support.features.dtype
-    return LinearHead(fitted[0].to(dtype), fitted[1].to(dtype), support.transform)
-
-
 def _read(
     estimator: Estimator,
     support: Tensor,
     labels: Tensor,
-    num_classes: int | None,
-    label_embeddings: Tensor | None,
-    base_mean: Tensor | None,
-    weights: Tensor | None,
     *,
+    label_embeddings: Tensor | None,
     centre: bool | None,
     normalize: bool | None,
+    **options: Any,
 ) -> Support:
+    """The support set in the transform that is asked for; ``options`` as of ``read_support``."""
     asked = (estimator.centre if centre is None else centre, estimator.normalize if normalize is None else normalize)
     if estimator.transform_is_fixed and asked != (estimator.centre, estimator.normalize):
         raise HeadError(
             f"{estimator.name} is defined with centre={estimator.centre} and normalize={estimator.normalize}; got "
             f"centre={asked[0]}, normalize={asked[1]}. 'nearest_mean' takes any transform."
         )
-    read = read_support(
-        support,
-        labels,
-        num_classes=num_classes,
-        label_embeddings=label_embeddings,
-        base_mean=base_mean,
-        weights=weights,
-        centre=asked[0],
-        normalize=asked[1],
+    given = read_support(
+        support, labels, label_embeddings=label_embeddings, centre=asked[0], normalize=asked[1], **options
     )
     if not (estimator.uses_label_embeddings and label_embeddings is not None):
-        require_every_class(read, estimator.name)
-    return read
+        require_every_class(given, estimator.name)
+    return given
+
+
+def _k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Support, folds: int) -> Tensor:
+    """Logits ``(..., n, C)`` of each support from a head fitted on the folds it is not in, for want of a closed form.
+
+    A class's supports go to the folds in turn, in the order given, so that with at least two of them none is empty
+    when a fold is held out.
+
+    Args:
+        fit: transformed supports -> head.
+        folds: at most; as many as the largest class has supports, if those are fewer.
+
+    Raises:
+        HeadError: fewer than two folds.
+    """
+    if folds < 2:
+        raise HeadError(f"k-fold needs at least two folds, got {folds}.")
+    batch = support.labels.shape[:-1]
+    if batch:
+        rows = [_k_fold_logits(fit, one, folds) for one in _one_by_one(support)]
+        return torch.stack(rows).reshape(*batch, *rows[0].shape)
+    counts = support.one_hot.cumsum(0)
+    fold = ((counts * support.one_hot).sum(-1).long() - 1) % min(folds, int(support.members.max()))
+    logits = support.one_hot.new_empty(support.one_hot.shape)
+    for number in range(int(fold.max()) + 1):
+        kept, out = fold != number, fold == number
+        part = Support.of(
+            support.features[kept], support.labels[kept], support.num_classes, support.transform,
+            support.label_embeddings, support.weights[kept],
+        )  # fmt: skip
+        head = fit(part)
+        logits[out] = replace(head, transform=replace(head.transform, centre=None, projection=None, normalize=False))(
+            support.features[out]
+        )
+    return logits
+
+
+def _one_by_one(support: Support) -> list[Support]:
+    episodes = support.labels.flatten(0, -2).shape[0]
+    label_embeddings = support.label_embeddings
+    if label_embeddings is not None:
+        label_embeddings = label_embeddings.expand(*support.labels.shape[:-1], *label_embeddings.shape[-2:]).flatten(
+            0, -3
+        )
+    return [
+        Support.of(
+            support.features.flatten(0, -3)[i],
+            support.labels.flatten(0, -2)[i],
+            support.num_classes,
+            support.transform,
+            None if label_embeddings is None else label_embeddings[i],
+            support.weights.flatten(0, -2)[i],
+        )
+        for i in range(episodes)
+    ]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS
-from hf_fsl.few_shot.heads.estimators import ESTIMATORS, HeadChoice, find_estimator, head_of
-from hf_fsl.few_shot.heads.moments import FROM_MOMENTS, Moments
-from hf_fsl.few_shot.heads.support import HeadError, Support, centered_label_embeddings, read_support
+from hf_fsl.few_shot.heads.estimator import HeadChoice
+from hf_fsl.few_shot.heads.estimators import ESTIMATORS, GROWING, find_estimator
+from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, centered_label_embeddings, read_support
 from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
@@ -106,15 +106,15 @@ class GrowingHead:
         """
         settings = {key: value for key, value in (hyperparameters or {}).items() if key not in ("centre", "normalize")}
         find_estimator(estimator, settings)
-        if estimator not in FROM_MOMENTS and not keep_embeddings:
+        if estimator not in GROWING and not keep_embeddings:
             raise HeadError(
                 f"{estimator} grows from the support embeddings only, which are not kept unless you say so: pass "
-                f"keep_embeddings=True, or choose one of {', '.join(FROM_MOMENTS)}."
+                f"keep_embeddings=True, or choose one of {', '.join(GROWING)}."
             )
         read = read_support(
             support, labels, num_classes=num_classes, label_embeddings=label_embeddings, weights=weights
         )
-        statistics = estimator in FROM_MOMENTS
+        statistics = estimator in GROWING
         return cls(
             estimator,
             settings,
@@ -192,15 +192,17 @@ class GrowingHead:
             if self.label_embeddings is not None
             else None
         )
+        estimator = ESTIMATORS[self.estimator]
         if self.moments is not None:
-            weight, bias = FROM_MOMENTS[self.estimator](self.moments, label_embeddings, **self.hyperparameters)
+            assert estimator.from_moments is not None
+            weight, bias = estimator.from_moments(self.moments, label_embeddings, **self.hyperparameters)
             fitted: LinearHead | CacheHead = LinearHead(weight.to(self.dtype), bias.to(self.dtype), self.transform)
         else:
             assert self.embeddings is not None and self.labels is not None
             own = None if label_embeddings is None else label_embeddings.to(self.dtype)
             features = self.transform(self.embeddings)
             support = Support.of(features, self.labels, self.num_classes, self.transform, own, self.weights)
-            fitted = head_of(ESTIMATORS[self.estimator], support, self.hyperparameters)
+            fitted = estimator.head_of(support, self.hyperparameters)
         return fitted.scaled(1 / self.temperature)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.support import HeadError, Support, or_one, penalised
+from hf_fsl.few_shot.heads.estimator import Estimator
+from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, or_one, penalised
 
 _NOTHING = 1e-20
 """Within-class scatter below this part of the features' mean square is rounding, not spread."""
+SHRINKAGES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+"""Down to next to none: where a tower tells classes apart in directions of little variance, and there are hundreds of
+examples, that is what logistic regression gains over a strongly shrunk covariance."""
 
 
 def shrunk_lda(support: Support, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> tuple[Tensor, Tensor]:
@@ -263,3 +267,25 @@ class SpectralScatter:
         norms = form.mean_mean + gain * mean_d.square() - 2 * own * mean_d * whole + own.square() * dd * whole
         spread = torch.where(is_nothing(trace, total), torch.ones_like(trace), trace / dimension)
         return HeldOutForms(products, norms, spread.unsqueeze(-1), support.alone.unsqueeze(-1))
+
+
+def lda_from_moments(
+    moments: Moments, label_embeddings: Tensor | None, *, shrinkage: float = 0.5, class_prior: str = "uniform"
+) -> tuple[Tensor, Tensor]:
+    """``shrunk_lda``."""
+    check_settings(shrinkage, class_prior)
+    means, covariance = moments.means(), moments.scatter() / moments.number
+    dimension = len(covariance)
+    total = moments.second.diagonal().sum() / moments.number
+    # What is left of one example a class by rounding is about as small as the second moments' last digit.
+    trace = covariance.diagonal().sum()
+    trace = torch.where(trace <= 1e-12 * total, torch.zeros_like(trace), trace)
+    ridge, kept = shrunk_scales(trace, total, dimension, shrinkage)
+    weight = torch.linalg.solve(penalised(kept * covariance, ridge), means.mT).mT
+    return from_weight(weight, means, log_prior(moments.counts, class_prior))
+
+
+LDA = Estimator(
+    "lda", shrunk_lda, shrunk_lda_held_out, lda_from_moments, grid=tuple({"shrinkage": one} for one in SHRINKAGES[1:]),
+    compares_means=True,
+)  # fmt: skip

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from hf_fsl.few_shot.heads.estimator import Estimator
 from hf_fsl.few_shot.heads.support import HeadError, Support
 
 
@@ -47,3 +48,6 @@ def _fitted(
         # Of two classes scikit-learn keeps the difference.
         return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight, bias
+
+
+LOGISTIC = Estimator("logistic", logistic, grid=tuple({"inverse_penalty": one} for one in (0.1, 1.0, 10.0)))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hf_fsl.few_shot.heads.estimator import Estimator
 from hf_fsl.few_shot.heads.lda import SpectralScatter, Spectrum, check_settings
-from hf_fsl.few_shot.heads.support import HeadError, Support, or_one
+from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, or_one
 
 Metric = float | Sequence[tuple[float, float | Tensor]]
 """λ; or pairs of λ and the factor of its M, for their sum."""
@@ -228,3 +229,39 @@ def _pairs(spectrum: Spectrum, shrinkage: Metric) -> list[tuple[float, Tensor]]:
         return [(float(shrinkage), spectrum.even(shrinkage))]
     like = spectrum.total
     return [(one, like.new_ones(like.shape) * torch.as_tensor(factor).to(like)) for one, factor in shrinkage]
+
+
+def named_lda_from_moments(
+    moments: Moments,
+    label_embeddings: Tensor | None,
+    *,
+    shrinkage: Metric = 1.0,
+    pseudo_count: float = 4.0,
+    name_weight: float = 1.5,
+    middle: Tensor | None = None,
+    unit: float | Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``named_lda``."""
+    check_named(shrinkage, pseudo_count, name_weight)
+    present = (moments.counts > 0).double()
+    if middle is None:
+        middle = present @ moments.means() / present.sum().clamp(min=1)
+    number, total = moments.number, moments.sums.sum(0)
+    squares = moments.second.diagonal().sum() - 2 * total @ middle + number * middle.square().sum()
+    if unit is None:
+        unit = squares / number if number > 0 and squares > 0 else 1.0
+    frame = Frame(middle, torch.as_tensor(unit, dtype=torch.float64))
+    scatter = moments.scatter()
+    if scatter.diagonal().sum() <= 1e-12 * moments.second.diagonal().sum():
+        scatter = torch.zeros_like(scatter)
+    means = moments.means() - middle
+    spectrum = Spectrum.of_matrix(scatter, squares)
+    names = label_directions(label_embeddings, frame)
+    return fitted(means, moments.counts, names, frame, spectrum, shrinkage, pseudo_count, name_weight)
+
+
+NAMED_LDA = Estimator(
+    "named_lda", named_lda, named_lda_held_out, named_lda_from_moments, grid=(), normalize=True,
+    uses_label_embeddings=True, compares_means=True,
+)  # fmt: skip
+"""It has no grid: ``choose_head`` averages over its settings, see there."""

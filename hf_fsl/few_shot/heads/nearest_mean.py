@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hf_fsl.few_shot.heads.support import Support
+from hf_fsl.few_shot.heads.estimator import Estimator
+from hf_fsl.few_shot.heads.support import Moments, Support
 
 
 def euclidean(support: Support, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -43,3 +44,25 @@ def angular_held_out(support: Support, *, scale: float = 10.0) -> Tensor:
     own = (support.features * normalize(rest, dim=-1)).sum(-1, keepdim=True)
     own = torch.where(support.alone.unsqueeze(-1), torch.nan, own)
     return scale * torch.where(support.one_hot.bool(), own, cosines)
+
+
+def euclidean_from_moments(moments: Moments, _: Tensor | None, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """``euclidean``."""
+    means = moments.means()
+    return 2 * scale * means, -scale * means.square().sum(-1)
+
+
+def angular_from_moments(moments: Moments, _: Tensor | None, *, scale: float = 10.0) -> tuple[Tensor, Tensor]:
+    """``angular``."""
+    return scale * normalize(moments.sums, dim=-1), torch.zeros_like(moments.counts)
+
+
+NEAREST_MEAN = Estimator("nearest_mean", euclidean, euclidean_held_out, euclidean_from_moments, compares_means=True)
+COSINE = Estimator(
+    "cosine", angular, angular_held_out, angular_from_moments, normalize=True, transform_is_fixed=True,
+    compares_means=True,
+)  # fmt: skip
+CL2N = Estimator(
+    "cl2n", euclidean, euclidean_held_out, euclidean_from_moments, centre=True, normalize=True,
+    transform_is_fixed=True, compares_means=True,
+)  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.support import HeadError, Support, penalised
+from hf_fsl.few_shot.heads.estimator import Estimator
+from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, penalised
 
 
 def ridge(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -81,3 +82,29 @@ def hat(features: Tensor, strength: Tensor) -> Tensor:
 def without_own(targets: Tensor, fitted: Tensor, leverage: Tensor) -> Tensor:
     """What a linear smoother predicts at each support when fitted without it (Cook 1977; Allen's PRESS, 1974)."""
     return targets - (targets - fitted) / (1 - leverage).unsqueeze(-1)
+
+
+def solve_moments(
+    squares: Tensor, products: Tensor, number: Tensor, penalty: float, unit: float | Tensor | None
+) -> Tensor:
+    mean = squares.diagonal().sum() / number
+    scale = torch.as_tensor(unit, dtype=torch.float64) if unit is not None else torch.where(mean > 0, mean, 1.0)
+    return torch.linalg.solve(penalised(squares, penalty * scale), products).mT
+
+
+def ridge_from_moments(
+    moments: Moments, label_embeddings: Tensor | None, *, penalty: float = 1.0, unit: float | Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``ridge``."""
+    number = moments.number
+    centre, level = moments.sums.sum(0) / number, moments.counts / number
+    squares = moments.second - number * torch.outer(centre, centre)
+    products = moments.sums.mT - number * torch.outer(centre, level)
+    weight = solve_moments(squares, products, number, penalty, unit)
+    return weight, level - weight @ centre
+
+
+RIDGE = Estimator(
+    "ridge", ridge, ridge_held_out, ridge_from_moments,
+    grid=tuple({"penalty": penalty} for penalty in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
+)  # fmt: skip

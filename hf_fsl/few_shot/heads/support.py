@@ -1,4 +1,4 @@
-"""The support set as the estimators see it: checked, transformed, with one-hot labels and class counts."""
+"""What estimators see of a support set: its examples, checked and transformed, or their sufficient statistics."""
 
 from __future__ import annotations
 
@@ -126,6 +126,51 @@ class Support:
             self.transform,
             None if self.label_embeddings is None else self.label_embeddings.double(),
         )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """All that nearest means, LDA and ridge see of their supports; float64."""
+
+    counts: Tensor
+    """``(C,)``."""
+    sums: Tensor
+    """``(C, D)``."""
+    second: Tensor
+    """ZᵀZ ``(D, D)``."""
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, num_classes: int, weights: Tensor | None = None) -> Moments:
+        """Of transformed supports ``(n, D)``, each of which counts as one, or as its weight ``(n,)``."""
+        features = features.double()
+        one_hot = torch.nn.functional.one_hot(labels, num_classes).double()
+        if weights is None:
+            return cls(one_hot.sum(0), one_hot.mT @ features, features.mT @ features)
+        one_hot = one_hot * weights.double().unsqueeze(-1)
+        return cls(one_hot.sum(0), one_hot.mT @ features, (features * weights.double().unsqueeze(-1)).mT @ features)
+
+    def plus(self, other: Moments) -> Moments:
+        """Of both; the other may have more classes."""
+        more = len(other.counts) - len(self.counts)
+        pad = torch.nn.functional.pad
+        return Moments(
+            pad(self.counts, (0, more)) + other.counts,
+            pad(self.sums, (0, 0, 0, more)) + other.sums,
+            self.second + other.second,
+        )
+
+    @property
+    def number(self) -> Tensor:
+        """n."""
+        return self.counts.sum()
+
+    def means(self) -> Tensor:
+        """``(C, D)``; zeros for a class without supports."""
+        return self.sums / or_one(self.counts).unsqueeze(-1)
+
+    def scatter(self) -> Tensor:
+        """Z̃ᵀZ̃ about the class means ``(D, D)``."""
+        return self.second - self.sums.mT @ self.means()
 
 
 def read_support(

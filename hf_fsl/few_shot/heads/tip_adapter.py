@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_fsl.few_shot.heads.estimator import Estimator
 from hf_fsl.few_shot.heads.support import Support, zero_shot_weight
 from hf_fsl.models.published.cache_head import CacheHead
 
@@ -29,3 +30,11 @@ def tip_adapter_held_out(
         alpha * affinity @ (support.one_hot * support.weights.unsqueeze(-1))
         + features @ zero_shot_weight(support, logit_scale).mT
     )
+
+
+CACHE = Estimator(
+    "cache", tip_adapter, tip_adapter_held_out, normalize=True, transform_is_fixed=True, uses_label_embeddings=True,
+    grid=tuple(
+        {"alpha": a, "beta": b, "logit_scale": c} for a in (0.3, 1.0, 3.0) for b in (2.0, 5.5) for c in (5.0, 20.0)
+    ),
+)  # fmt: skip

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_fsl.few_shot.heads import ESTIMATORS, GrowingHead, HeadError, choose_head, fit_head
-from hf_fsl.few_shot.heads.moments import FROM_MOMENTS
+from hf_fsl.few_shot.heads.estimators import GROWING
 
 NAMES = list(ESTIMATORS)
 SETTINGS: dict[str, dict] = {
@@ -43,7 +43,7 @@ def start(name: str, support: Tensor, labels: Tensor, names: Tensor | None) -> G
         label_embeddings=names,
         hyperparameters=SETTINGS.get(name, {}),
         temperature=0.5,
-        keep_embeddings=name not in FROM_MOMENTS,
+        keep_embeddings=name not in GROWING,
     )
 
 
@@ -77,7 +77,7 @@ def test_adding_examples_and_classes_is_refitting(name, named, tmp_path):
     assert torch.allclose(centred(grown.head()(QUERIES)), centred(wanted(QUERIES)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(FROM_MOMENTS))
+@pytest.mark.parametrize("name", GROWING)
 def test_from_one_example_a_class_and_more_dimensions_than_examples(name):
     support, labels, names = data([3, 3, 3], 40)
     queries = torch.randn(9, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from hf_fsl.few_shot.heads import HeadError
-from hf_fsl.few_shot.heads.calibration import fit_temperature
+from hf_fsl.few_shot.heads.temperature import fit_temperature
 
 
 def _case(seed: int = 0, count: int = 40, true: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
