@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+FORMULAS = ("nearest_mean", "cosine", "cl2n", "lda", "ridge", "anchored", "named_lda", "cache")
+"""Estimators that are computed here once more."""
+
 
 def named_reference(support: np.ndarray, means: np.ndarray, targets: np.ndarray, anchor: np.ndarray, queries):
     """LDA, its metric such that the spread within the classes stays as large, and the names in the plain metric."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from hf_fsl.few_shot.heads import ESTIMATORS, HeadError, choose_head, fit_head, held_out_logits
+from hf_fsl.few_shot.heads import ESTIMATORS, HeadError, auto, choose_head, fit_head, held_out_logits
 from hf_fsl.few_shot.heads.temperature import best_scale
 
 CLASSES, DIMENSION = 8, 64
@@ -189,3 +189,41 @@ def test_the_best_scale_minimises_the_loss():
         assert (at(scale, 1 / 41) < at(other * scale, 1 / 41)).all()
     separable = torch.eye(5, dtype=torch.float64)[labels]
     assert float(best_scale(separable, labels)[0]) < 10
+
+
+def test_the_choice_is_by_weighed_losses():
+    rng, labels = torch.Generator().manual_seed(0), torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    support = (torch.randn(3, 6, generator=rng)[labels] + torch.randn(10, 6, generator=rng)).double()
+    queries = torch.randn(20, 6, generator=rng).double()
+    plain, ones = choose_head(support, labels), choose_head(support, labels, weights=torch.ones(10))
+    torch.testing.assert_close(plain.head(queries), ones.head(queries))
+    assert plain.reason == ones.reason
+    for candidates in (None, ["lda", "ridge"]):
+        heavy = choose_head(support, labels, weights=100.0 * (labels == 0) + 1, candidates=candidates)
+        assert heavy.head(queries).argmax(-1).tolist() != plain.head(queries).argmax(-1).tolist()
+        # One logits matrix judged by the weights: the loss of the table is the weighed one.
+        losses = torch.nn.functional.cross_entropy(heavy.held_out_logits, labels, reduction="none")
+        weights = 100.0 * (labels == 0) + 1
+        best = min(heavy.table, key=lambda trial: trial.loss) if candidates else heavy.table[-1]
+        assert best.loss == pytest.approx(float((losses @ weights.double()) / weights.sum()), rel=1e-4)
+
+
+def test_of_thousands_of_classes_a_part_is_held_out(monkeypatch):
+    """The choice then costs as much as there are classes, not their square; of few classes nothing changes."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(40).repeat_interleave(2)
+    support = torch.randn(40, 30, generator=rng)[labels] + 0.8 * torch.randn(80, 30, generator=rng)
+    whole = choose_head(support, labels)
+    assert "on 80 examples" in whole.reason
+    monkeypatch.setattr(auto, "HELD_OUT_CELLS", 40 * 60)
+    monkeypatch.setattr(auto, "HELD_OUT_LEAST", 10)
+    part = choose_head(support, labels)
+    assert "on 60 examples" in part.reason
+    held = part.held_out_logits.isfinite().all(-1)
+    assert int(held.sum()) == 60
+    queries = support + 0.2 * torch.randn(80, 30, generator=rng)
+    assert (part.head(queries).argmax(-1) == whole.head(queries).argmax(-1)).float().mean() > 0.95
+    assert part.temperature == pytest.approx(whole.temperature, rel=0.2)
+    expected = held_out_logits("named_lda", support, labels, **part.hyperparameters)[held] / part.temperature
+    torch.testing.assert_close(part.held_out_logits[held], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(choose_head(support, labels).head(queries), part.head(queries))

@@ -93,3 +93,17 @@ def test_bad_input_is_refused():
         fit_refusal(support, labels[1:])
     with pytest.raises(HeadError, match="must be finite"):
         fit_refusal(support * torch.nan, labels)
+
+
+def test_a_threshold_is_about_weighed_means():
+    rng, labels = torch.Generator().manual_seed(0), torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    support = (torch.randn(3, 6, generator=rng)[labels] + torch.randn(10, 6, generator=rng)).double()
+    weights = torch.tensor([1, 2, 1, 3, 1, 1, 2, 1, 1, 4])
+    transform = FeatureTransform()
+    weighed = fit_refusal(support, labels, coverage=0.5, transform=transform, weights=weights)
+    own = support[labels == 1]
+    expected = (own * weights[labels == 1].unsqueeze(-1)).sum(0) / weights[labels == 1].sum()
+    torch.testing.assert_close(weighed.means[1], expected)
+    plain = fit_refusal(support, labels, coverage=0.5)
+    scaled = fit_refusal(support, labels, coverage=0.5, weights=1.0 + labels)  # equal within each class
+    assert scaled.threshold == pytest.approx(plain.threshold) and weighed.threshold != pytest.approx(plain.threshold)
