@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from common import RESULTS, write_result
 
-from hf_fsl.core.files import replaced
+from hf_fsl.core.files import atomic_write
 from hf_fsl.metrics import paired_difference, seeds_interval
 
 Runs = dict[tuple[int, str], dict[str, Any]]
@@ -112,5 +112,5 @@ def _figure(curve: dict[str, dict[str, Any]]) -> None:
     axes.set_title(f"supersense, {SHOTS} examples of each of 24 classes, MiniLM")
     axes.grid(alpha=0.3)
     axes.legend()
-    with replaced(RESULTS / "few_shot_text.png") as temporary:
+    with atomic_write(RESULTS / "few_shot_text.png") as temporary:
         plot.savefig(temporary, dpi=150, format="png")

@@ -19,7 +19,11 @@ from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 
 T = TypeVar("T")
 _INVALID: Any = object()
-_RENAMED_FIELDS = {"zero_shot.label_descriptions": "label_texts", "classifier.prior": "use_label_texts"}
+_RENAMED_FIELDS = {
+    "data.drop_unlabelled": "drop_unlabeled",
+    "zero_shot.label_descriptions": "label_texts",
+    "classifier.prior": "use_label_texts",
+}
 """Field -> what its last part is called now."""
 _RENAMED_CHOICES = {
     "adapter.method": {"none": "full"},

@@ -44,7 +44,7 @@ class DataConfig:
     """What is shown, where several examples can show the same (one emoji in two styles): episodes keep them apart."""
     label_names: list[str] | None = None
     """Names of integer labels 0, 1, … in a column without names; named labels are put in this order, or narrowed."""
-    drop_unlabelled: bool = False
+    drop_unlabeled: bool = False
     """Leave out examples whose label is missing: an empty cell, null, NaN, or the -1 of a ClassLabel column (SNLI).
     Otherwise they are an error. The words NA, None and null are labels."""
     problem_type: Literal["single_label_classification", "multi_label_classification"] = "single_label_classification"

@@ -21,12 +21,12 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextlib.contextmanager
-def replaced(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which becomes ``path`` when the block ends well and is removed when not."""
     path = Path(path)
     with temporary_beside(path) as temporary:
         yield temporary
-        to_disk(temporary)
+        sync_to_disk(temporary)
         os.replace(temporary, path)
 
 
@@ -119,7 +119,7 @@ def require_writable(name: str, folder: str | Path) -> None:
         raise UserError(f"{name}: nothing can be written to {folder} ({error.strerror}). Choose another.") from error
 
 
-def to_disk(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Waits until a file's content, or a folder's list of names, is on the disk.
 
     Without it the new name can get there before what it stands for.
@@ -138,7 +138,7 @@ def to_disk(path: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file whole or not at all. Returns its path."""
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 

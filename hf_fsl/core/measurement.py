@@ -7,7 +7,7 @@ from dataclasses import dataclass
 LOWER_IS_BETTER = ("ece", "loss")
 
 
-def goodness(metric: str, value: float) -> float:
+def maximized(metric: str, value: float) -> float:
     """The value of a metric turned so that more is better."""
     return -value if metric in LOWER_IS_BETTER else value
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.measurement import Measurement, TruncationRecord
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS
-from hf_fsl.core.serialization import Plain, damage_told, from_plain, json_object
+from hf_fsl.core.serialization import Serializable, damage_told, from_plain, json_object
 
 SCHEMA_VERSION = 1
 MANY_CLASSES = 50
@@ -192,7 +192,7 @@ class CostRecord:
 
 
 @dataclass(kw_only=True)
-class RunRecord(Plain):
+class RunRecord(Serializable):
     """A run, from what it was given to what it measured."""
 
     recipe: str
@@ -264,7 +264,7 @@ class RunRecord(Plain):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises UserError for a record of another schema, and PlainError for one that is damaged."""
+        """Raises UserError for a record of another schema, and SerializationError for one that is damaged."""
         values = json_object(text)
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
@@ -300,7 +300,7 @@ class TowerRecord:
 
 
 @dataclass(kw_only=True)
-class ContrastiveRecord(Plain):
+class ContrastiveRecord(Serializable):
     """A run of ``train_contrastive``."""
 
     command: str
@@ -329,7 +329,7 @@ class ContrastiveRecord(Plain):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises UserError for a record of another recipe or schema, and PlainError for one that is damaged."""
+        """Raises UserError for a record of another recipe or schema, SerializationError for one that is damaged."""
         values = json_object(text)
         found = (values.get("recipe"), values.get("schema_version"))
         if found != ("train_contrastive", SCHEMA_VERSION):
@@ -344,7 +344,7 @@ Record = RunRecord | ContrastiveRecord
 
 
 def load_record(path: Path) -> Record:
-    """The record in a file, read as its ``recipe`` says. Raises PlainError for a damaged one."""
+    """The record in a file, read as its ``recipe`` says. Raises SerializationError for a damaged one."""
     with damage_told(path):
         contrastive = json_object(path.read_text(encoding="utf-8")).get("recipe") == "train_contrastive"
     return ContrastiveRecord.load(path) if contrastive else RunRecord.load(path)

@@ -21,11 +21,11 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of pairs, which a string can hold and UTF-8 cannot."""
 
 
-class PlainError(UserError, TypeError, ValueError):
+class SerializationError(UserError, TypeError, ValueError):
     """A file, or what was read of it, that is not what was saved."""
 
 
-class Plain:
+class Serializable:
     """What a dataclass of plain values can do: be JSON, and be saved as it."""
 
     INDENT: ClassVar[int] = 2
@@ -48,7 +48,7 @@ class Plain:
 
         Raises:
             OSError: the file cannot be read.
-            PlainError: it is damaged.
+            SerializationError: it is damaged.
         """
         with damage_told(path):
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
@@ -59,18 +59,18 @@ def damage_told(path: str | Path) -> Iterator[None]:
     """Names the file in the error about what was read from it."""
     try:
         yield
-    except (PlainError, UnicodeDecodeError) as error:
-        raise PlainError(f"{path} is damaged: {error} Write it anew, or take another copy.") from error
+    except (SerializationError, UnicodeDecodeError) as error:
+        raise SerializationError(f"{path} is damaged: {error} Write it anew, or take another copy.") from error
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The object in a JSON text. Raises PlainError where there is none."""
+    """The object in a JSON text. Raises SerializationError where there is none."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PlainError(f"it is not JSON, or cut off ({error}).") from error
+        raise SerializationError(f"it is not JSON, or cut off ({error}).") from error
     if not isinstance(values, dict):
-        raise PlainError(f"it holds a {type(values).__name__}, not fields.")
+        raise SerializationError(f"it holds a {type(values).__name__}, not fields.")
     return values
 
 
@@ -80,12 +80,12 @@ def from_plain(kind: type[T], values: Any) -> T:
     A class whose fields had other names before lists them in ``RENAMED``, old name -> new.
 
     Raises:
-        PlainError: a field is missing, unknown or of another type.
+        SerializationError: a field is missing, unknown or of another type.
     """
     try:
         read: T = _read(kind, values)
     except (TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-        raise PlainError(f"it is no {kind.__name__}: {error}.") from error
+        raise SerializationError(f"it is no {kind.__name__}: {error}.") from error
     return read
 
 

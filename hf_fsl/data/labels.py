@@ -187,7 +187,7 @@ def map_labels(
     if missing:
         raise DataError(
             f"data.label_column: {len(missing)} examples of split {split!r} have no label (rows {row_list(missing)}). "
-            "Set data.drop_unlabelled: true to leave them out, or give them labels."
+            "Set data.drop_unlabeled: true to leave them out, or give them labels."
         )
     if unknown:
         raise _unknown_labels(unknown, split, names, config, of_model, numbered=own is None)
@@ -197,7 +197,7 @@ def map_labels(
     return rest.add_column("label", [row[0] for row in mapped], feature=target)
 
 
-def drop_unlabelled(data: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
+def drop_unlabeled(data: datasets.Dataset, config: DataConfig) -> datasets.Dataset:
     """Without the examples whose label is missing."""
     kept = [row for row, values in enumerate(_label_lists(data, config)) if None not in values]
     return data.select(kept) if len(kept) < len(data) else data

@@ -14,7 +14,7 @@ from hf_fsl.core.records import DataRecord, SplitRecord
 from hf_fsl.core.task import Modality, Task
 from hf_fsl.data.columns import map_columns
 from hf_fsl.data.errors import DataError, listed
-from hf_fsl.data.labels import drop_unlabelled, label_names, looks_like_several, map_labels, several_labels
+from hf_fsl.data.labels import drop_unlabeled, label_names, looks_like_several, map_labels, several_labels
 from hf_fsl.data.overlap import example_keys, find_overlap
 from hf_fsl.data.sources import Source, is_lone_file, read_source
 from hf_fsl.data.splits import class_counts, require_examples, set_aside, subset
@@ -165,9 +165,9 @@ def _mapped(
     if config.problem_type == "multi_label_classification":
         splits, how = several_labels(splits, config)
         notes.append(f"Labels: {how}")
-    if config.drop_unlabelled:
+    if config.drop_unlabeled:
         before = {role: len(data) for role, data in splits.items()}
-        splits = {role: drop_unlabelled(data, config) for role, data in splits.items()}
+        splits = {role: drop_unlabeled(data, config) for role, data in splits.items()}
         dropped = {role: count - len(splits[role]) for role, count in before.items()}
         notes += [
             f"{count} examples of {role} without a label were left out" for role, count in dropped.items() if count

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateNotFound
 
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.measurement import LOWER_IS_BETTER, Measurement, goodness
+from hf_fsl.core.measurement import LOWER_IS_BETTER, Measurement, maximized
 from hf_fsl.core.records import Comparison, ContrastiveRecord, Record, RunRecord
 from hf_fsl.core.task import Task
 from hf_fsl.core.terminal import UNSAFE, printable
@@ -296,7 +296,7 @@ def _metric_args(name: str, value: Measurement) -> dict[str, Any] | None:
 def _verdict(row: Comparison) -> str:
     """What a paired difference comes to, in words, where it is no win."""
     value = row.difference.value
-    low, high = sorted(goodness(row.metric, end) for end in row.difference.ci95 or (value, value))
+    low, high = sorted(maximized(row.metric, end) for end in row.difference.ci95 or (value, value))
     if low > 0:
         return ""
     if row.of:

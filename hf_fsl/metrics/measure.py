@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from hf_fsl.config.sections import EvaluationConfig
 from hf_fsl.core import environment
-from hf_fsl.core.files import replaced
+from hf_fsl.core.files import atomic_write
 from hf_fsl.core.measurement import Measurement
 from hf_fsl.core.records import Comparison, CostRecord
 from hf_fsl.core.task import Task
@@ -103,7 +103,7 @@ def prediction_table(
 
 def write_tables(path: Path, tables: Sequence[pa.Table]) -> Path:
     """Tables, one below the other, as Parquet."""
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)
     return path
 

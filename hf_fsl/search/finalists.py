@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from hf_fsl.config.search import AdapterSearchConfig
 from hf_fsl.config.sections import DataConfig, FineTuneConfig, HubConfig
-from hf_fsl.core.files import replaced, write_text
+from hf_fsl.core.files import atomic_write, write_text
 from hf_fsl.data.loading import Splits
 from hf_fsl.metrics.intervals import MetricError
 from hf_fsl.search.errors import SearchError
@@ -262,7 +262,7 @@ def fine_tune_config(
 def write_examples(splits: Splits, folder: Path) -> None:
     """The few examples and the test split as Parquet, for ``fine_tune`` to read again."""
     for name in ("train", "validation", "test"):
-        with replaced(folder / f"{name}.parquet") as temporary:
+        with atomic_write(folder / f"{name}.parquet") as temporary:
             getattr(splits, name).to_parquet(temporary)
 
 

@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.state_dict import (
 from hf_fsl.config.loading import to_dict
 from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.files import put_in_place, temporary_beside, to_disk
+from hf_fsl.core.files import put_in_place, sync_to_disk, temporary_beside
 
 # Without cpu_offload, which would leave every process but the first with nothing.
 _WHOLE = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
@@ -124,12 +124,12 @@ def save_checkpoint(
                 _write_tensors(best, temporary / "best.safetensors")
             text = json.dumps({**state, "param_groups": moments["param_groups"]}, indent=1)
             (temporary / "state.json").write_text(text)
-            to_disk(temporary / "state.json")
+            sync_to_disk(temporary / "state.json")
 
     def finish() -> None:
-        to_disk(temporary)
+        sync_to_disk(temporary)
         put_in_place(temporary, target)
-        to_disk(folder)
+        sync_to_disk(folder)
 
     try:
         with place:
@@ -269,7 +269,7 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:  # what the system said, in words: "… (os error 28)"
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
-    to_disk(path)
+    sync_to_disk(path)
 
 
 def _rng_state() -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_fsl.config.loading import to_dict
 from hf_fsl.config.sections import FineTuneConfig
-from hf_fsl.core.measurement import TruncationRecord, goodness
+from hf_fsl.core.measurement import TruncationRecord, maximized
 from hf_fsl.core.records import ModelRecord, SeedRecord
 from hf_fsl.data.encoding import EncodedSplit
 from hf_fsl.data.loading import Splits
@@ -49,7 +49,7 @@ class FineTuned:
 
     def validation_score(self, metric: str) -> float:
         """The validation metric the published seed is chosen by, higher is better."""
-        return goodness(metric, self.outcome.record.validation[metric])
+        return maximized(metric, self.outcome.record.validation[metric])
 
 
 def fine_tune_seed(

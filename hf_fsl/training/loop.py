@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hf_fsl.config.sections import TrainingConfig
 from hf_fsl.core.errors import UserError
-from hf_fsl.core.measurement import goodness
+from hf_fsl.core.measurement import maximized
 from hf_fsl.training.batches import TrainingBatches
 from hf_fsl.training.checkpoints import (
     WAY_OUT,
@@ -304,7 +304,7 @@ def _note_evaluation(progress: Progress, values: dict[str, float], config: Train
             f"metric_for_best_model: {config.metric_for_best_model!r} is not among the metrics computed "
             f"({', '.join(values)})."
         )
-    score = goodness(config.metric_for_best_model, values[config.metric_for_best_model])
+    score = maximized(config.metric_for_best_model, values[config.metric_for_best_model])
     if progress.best is None or score > progress.best:
         progress.best, progress.best_step, progress.stale = score, progress.step, 0
         return True

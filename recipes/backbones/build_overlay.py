@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from hf_fsl.core.files import replaced
+from hf_fsl.core.files import atomic_write
 from hf_fsl.hub.overlay import DOWN, OVERLAY, UP
 from hf_fsl.hub.seed import MINILM
 
@@ -44,7 +44,7 @@ def main(bundle: Path, folder: Path) -> None:
     added = low_rank(bundle / "adapter")
     folder.mkdir(parents=True, exist_ok=True)
     prefix = json.loads((bundle / "config.json").read_text())["model_type"] + "."
-    with replaced(folder / OVERLAY) as temporary:
+    with atomic_write(folder / OVERLAY) as temporary:
         save_file(added, temporary, metadata={"format": "pt", "base": MINILM, "prefix": prefix})
     for name in ("config.json", "tokenizer_config.json"):
         shutil.copy(bundle / name, folder / name)

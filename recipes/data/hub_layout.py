@@ -7,12 +7,12 @@ from pathlib import Path
 
 import datasets
 
-from hf_fsl.core.files import replaced
+from hf_fsl.core.files import atomic_write
 
 
 def write_parquet(data: datasets.Dataset, path: Path) -> None:
     """Writes a data set with its typed features, to a temporary name first."""
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         data.to_parquet(temporary)
 
 

@@ -167,6 +167,8 @@ def test_the_old_name_of_a_choice_is_refused_with_the_new_one(tmp_path):
     assert methods.endswith("got ['ridge', 'prior'], prior is now called anchored")
     assert head.endswith("got 'prior', prior is now called anchored")
     assert field == "classifier.prior: unknown field; it is now called use_label_texts"
+    (found,) = problems(tmp_path, text, ["--data.drop_unlabelled", "true"])
+    assert found == "data.drop_unlabelled: unknown field; it is now called drop_unlabeled"
 
 
 @pytest.mark.parametrize("value", ["auto", False])

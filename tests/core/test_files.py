@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_fsl.core import files
-from hf_fsl.core.files import put_in_place, remove_leftovers, replaced, temporary_beside, write_text
+from hf_fsl.core.files import atomic_write, put_in_place, remove_leftovers, temporary_beside, write_text
 
 
 def test_threads_that_write_one_file_do_not_meet(tmp_path):
@@ -38,7 +38,7 @@ def test_threads_that_write_one_file_do_not_meet(tmp_path):
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = write_text(tmp_path / "notes.txt", "old")
-    with pytest.raises(RuntimeError), replaced(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -48,8 +48,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 DIES = """
 import os, sys, time
 from pathlib import Path
-from hf_fsl.core.files import replaced, temporary_beside
-with replaced(Path(sys.argv[1]) / "notes.txt"), temporary_beside(Path(sys.argv[1]) / "bundle", folder=True) as folder:
+from hf_fsl.core.files import atomic_write, temporary_beside
+place = Path(sys.argv[1])
+with atomic_write(place / "notes.txt"), temporary_beside(place / "bundle", folder=True) as folder:
     (folder / "part").write_text("half")
     print("ready", flush=True)
     time.sleep(60)

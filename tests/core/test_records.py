@@ -9,7 +9,7 @@ import pytest
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.records import RunRecord, load_record
-from hf_fsl.core.serialization import PlainError
+from hf_fsl.core.serialization import SerializationError
 
 EXAMPLE = Path(__file__).parents[1] / "hub" / "example_record.json"
 
@@ -43,11 +43,11 @@ def test_a_damaged_record_is_named(tmp_path, change):
     path = tmp_path / "run_record.json"
     path.write_text(json.dumps(values))
     for load in (RunRecord.load, load_record):
-        with pytest.raises(PlainError, match="run_record.json is damaged: it is no RunRecord"):
+        with pytest.raises(SerializationError, match="run_record.json is damaged: it is no RunRecord"):
             load(path)
     path.write_text(json.dumps(values)[:500])
     for load in (RunRecord.load, load_record):
-        with pytest.raises(PlainError, match="run_record.json is damaged: it is not JSON, or cut off"):
+        with pytest.raises(SerializationError, match="run_record.json is damaged: it is not JSON, or cut off"):
             load(path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_fsl.core.serialization import Plain, PlainError, from_plain
+from hf_fsl.core.serialization import Serializable, SerializationError, from_plain
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Inner:
 
 
 @dataclass
-class Outer(Plain):
+class Outer(Serializable):
     name: str
     inner: Inner
     maybe: Inner | None = None
@@ -52,7 +52,7 @@ def test_what_is_saved_comes_back_as_it_was(tmp_path):
     ],
 )
 def test_fields_that_are_missing_unknown_or_of_other_types_are_an_error(values):
-    with pytest.raises(PlainError, match="it is no Outer"):
+    with pytest.raises(SerializationError, match="it is no Outer"):
         from_plain(Outer, values)
 
 
@@ -64,7 +64,7 @@ def test_fields_that_are_missing_unknown_or_of_other_types_are_an_error(values):
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "kept.json"
     path.write_bytes(content)
-    with pytest.raises(PlainError, match=r"kept.json is damaged: (it|'utf-8' codec) .* Write it anew"):
+    with pytest.raises(SerializationError, match=r"kept.json is damaged: (it|'utf-8' codec) .* Write it anew"):
         Outer.load(path)
     with pytest.raises(FileNotFoundError):
         Outer.load(tmp_path / "nowhere.json")

@@ -87,7 +87,7 @@ def test_booleans(write, made):
 
 def test_whole_floats_of_a_csv_with_gaps_are_integers(write, made):
     path = write("a.csv", labelled([0.0, 1.0, None]))
-    splits = load_splits(made(path, drop_unlabelled=True, label_names=["no", "yes"]))
+    splits = load_splits(made(path, drop_unlabeled=True, label_names=["no", "yes"]))
     assert read_back(splits) == {f"text {i}": ["no", "yes"][i % 3] for i in range(30) if i % 3 < 2}
 
 
@@ -106,10 +106,10 @@ def test_only_one_class(write, made):
 )
 def test_unlabelled_examples(values, names, write, made):
     path = write("a.jsonl", labelled(values))
-    message = r"10 examples of split 'train' have no label \(rows 2, 5, 8, 11, 14, …\).*drop_unlabelled: true"
+    message = r"10 examples of split 'train' have no label \(rows 2, 5, 8, 11, 14, …\).*drop_unlabeled: true"
     with pytest.raises(DataError, match=message):
         load_splits(made(path))
-    splits = load_splits(made(path, drop_unlabelled=True))
+    splits = load_splits(made(path, drop_unlabeled=True))
     assert splits.task.label_names == names and len(read_back(splits)) == 20
 
 
@@ -117,7 +117,7 @@ def test_unlabelled_class_label(write, made):
     path = write("a.parquet", labelled([0, -1, 1]), class_labels("yes", "no"))
     with pytest.raises(DataError, match="10 examples of split 'train' have no label"):
         load_splits(made(path))
-    assert len(read_back(load_splits(made(path, drop_unlabelled=True)))) == 20
+    assert len(read_back(load_splits(made(path, drop_unlabeled=True)))) == 20
 
 
 def test_a_label_unseen_in_training(three_files, rows):
@@ -148,7 +148,7 @@ def test_lists_of_integers_and_of_class_labels(write, made):
 def test_minus_one_is_a_class_where_the_column_is_of_numbers(write, made):
     path = write("a.csv", labelled([-1, 0, 1]))
     for drop in (False, True):
-        splits = load_splits(made(path, drop_unlabelled=drop))
+        splits = load_splits(made(path, drop_unlabeled=drop))
         assert splits.task.label_names == ("-1", "0", "1") and len(read_back(splits)) == 30
     with pytest.raises(DataError, match="label -1 occurs. Leave label_names out"):
         load_splits(made(path, label_names=["no", "yes"]))
@@ -321,7 +321,7 @@ def test_one_split_for_a_model_of_another_kind(write, made):
 
 
 def test_one_split_without_examples(write, made):
-    config = made(write("a.jsonl", labelled([None, " "], 4)), drop_unlabelled=True)
+    config = made(write("a.jsonl", labelled([None, " "], 4)), drop_unlabeled=True)
     with pytest.raises(DataError, match="Split 'train' of .* is empty"):
         load_split(config, "train", task("a", "b"))
 

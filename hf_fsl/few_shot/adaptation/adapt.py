@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hf_fsl.config.adaptation import AdaptationConfig
 from hf_fsl.config.sections import AdapterConfig, TrainingConfig
-from hf_fsl.core.files import replaced
+from hf_fsl.core.files import atomic_write
 from hf_fsl.few_shot.adaptation.layers import LayerCut, StateStore, encoder_layers
 from hf_fsl.few_shot.adaptation.sampling import AdaptationError, ClassBatches
 from hf_fsl.models.adapters.attach import ParameterCount, attach_adapter, count_parameters, merge_adapter
@@ -218,7 +218,7 @@ class Adapted:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.peft_config.save_pretrained(str(folder))
-        with replaced(folder / "adapter_model.safetensors") as temporary:
+        with atomic_write(folder / "adapter_model.safetensors") as temporary:
             save_file(self.adapter_state, temporary, metadata={"format": "pt"})
         return folder
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import hf_fsl
-from hf_fsl.core.files import replaced, write_text
+from hf_fsl.core.files import atomic_write, write_text
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 from hf_fsl.few_shot.classifier.support import FewShotError
 from hf_fsl.few_shot.heads.incremental import GrowingHead
@@ -66,7 +66,7 @@ class FewShotState:
         if self.refusal is not None:
             tensors |= {f"refusal.{name}": value for name, value in self.refusal.to_tensors().items()}
         # Cloned: the two share the transform, and safetensors refuses shared memory.
-        with replaced(place / "state.safetensors") as temporary:
+        with atomic_write(place / "state.safetensors") as temporary:
             save_file({name: value.clone() for name, value in tensors.items()}, temporary, notes)
         settings = {
             "format": FORMAT,

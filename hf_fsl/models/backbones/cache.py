@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hf_fsl.core.files import remove, replaced
+from hf_fsl.core.files import atomic_write, remove
 
 _MANY = 16
 """Files of one way of encoding that are merged into one."""
@@ -77,7 +77,7 @@ class EmbeddingCache:
     def _write(self, name: str, embeddings: dict[str, Tensor]) -> Path:
         data = _packed(embeddings)
         path = self.folder / _file_name(name, data)
-        with replaced(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(data)
         return path
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.core.measurement import Measurement
-from hf_fsl.core.serialization import Plain, from_plain, json_object
+from hf_fsl.core.serialization import Serializable, from_plain, json_object
 from hf_fsl.search.pareto import front
 from hf_fsl.search.study.trials import Tried, minimised
 
@@ -87,7 +87,7 @@ class Chance:
 
 
 @dataclass(kw_only=True)
-class SearchReport(Plain):
+class SearchReport(Serializable):
     """A search, from its space to its verdict. Plain JSON; everything that is shown is in here."""
 
     INDENT: ClassVar[int] = 1

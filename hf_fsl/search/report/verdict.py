@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_fsl.core.measurement import goodness
+from hf_fsl.core.measurement import maximized
 from hf_fsl.search.report.record import Chance, ComparisonRow, MemberRow
 
 LIKE_SIZE = 1.5
@@ -75,7 +75,7 @@ def _of_like_size(row: ComparisonRow, sizes: dict[str, int]) -> bool:
 def _widest(rows: Sequence[ComparisonRow], sizes: dict[str, int]) -> str:
     row = max(rows, key=lambda row: abs(row.difference))
     better, worse = row.first, row.second
-    if goodness(row.metric, row.difference) < 0:
+    if maximized(row.metric, row.difference) < 0:
         better, worse = worse, better
     return (
         f"{better} over {worse} ({row.metric} {abs(row.difference):.3f}, p = {row.p_holm:.2g} after Holm), with "

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_fsl.config.search import COSTS
-from hf_fsl.core.measurement import goodness
+from hf_fsl.core.measurement import maximized
 from hf_fsl.search.space.architecture import Architecture
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -100,7 +100,7 @@ def is_cost(objective: str) -> bool:
 
 def minimised(objective: str, value: float) -> float:
     """An objective's value turned so that less is better."""
-    return value if is_cost(objective) else -goodness(objective, value)
+    return value if is_cost(objective) else -maximized(objective, value)
 
 
 def worst(objective: str) -> float:
