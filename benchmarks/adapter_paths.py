@@ -19,7 +19,7 @@ FINAL = 100
 def make_space(bench: Bench, options: argparse.Namespace, most: int | None = None) -> SearchSpace:
     """LoRA of any rank at any site, or none; the same for every method."""
     config = SearchSpaceConfig(
-        methods=["lora", "none"], scaling=[1.0, SCALING, 4.0], dropout=[0.0], learning_rate=options.rates,
+        methods=["lora", "head"], scaling=[1.0, SCALING, 4.0], dropout=[0.0], learning_rate=options.rates,
         steps=[options.steps], max_parameters=most,
     )  # fmt: skip
     return SearchSpace(config, bench.sites)

@@ -27,6 +27,7 @@ _RENAMED_FIELDS = {
 """Field -> what its last part is called now."""
 _RENAMED_CHOICES = {
     "adapter.method": {"none": "full"},
+    "space.methods": {"none": "head"},
     "adaptation.loss": {"supcon": "supervised_contrastive"},
     "classifier.head": RENAMED_ESTIMATORS,
     "episodes.methods": RENAMED_ESTIMATORS,

@@ -192,5 +192,5 @@ class AdapterSearchConfig:
         """The strategy, or what follows from the methods where none is given."""
         if self.strategy is None:
             methods = set(self.space.methods)
-            return "gradient" if "lora" in methods and methods <= {"lora", "none"} else "general"
+            return "gradient" if "lora" in methods and methods <= {"lora", "head"} else "general"
         return "gradient" if self.strategy == "gradient" else "general"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from hf_fsl.config.sections import Loss
 
-Method = Literal["lora", "rslora", "dora", "ia3", "ln_tuning", "vera", "none"]
+Method = Literal["lora", "rslora", "dora", "ia3", "ln_tuning", "vera", "head"]
 SiteGroup = Literal["attention_qv", "attention_ko", "feed_forward"]
 
 RANKED = ("lora", "rslora", "dora", "vera")
@@ -21,7 +21,7 @@ class SearchSpaceConfig:
     """What may be chosen for every part of an adapter architecture; a list of one is a fixed choice."""
 
     methods: list[Method] = field(default_factory=lambda: ["lora"])
-    """``none``: no adapter, the classification head is trained alone."""
+    """``head``: no adapter, the classification head is trained alone."""
     site_groups: list[SiteGroup] = field(default_factory=lambda: ["attention_qv", "attention_ko", "feed_forward"])
     """Groups of sites that may be adapted; each has a rank of its own in every layer."""
     layers: list[int] | None = None
@@ -59,7 +59,7 @@ class SearchSpaceConfig:
         for value in self.dropout:
             if not 0 <= value < 1:
                 yield f"dropout: from 0 to below 1, got {value}"
-        adapting = [method for method in self.methods if method != "none"]
+        adapting = [method for method in self.methods if method != "head"]
         if adapting and self.ranks and max(self.ranks) <= 0:
             yield f"ranks: one above 0, or {', '.join(adapting)} would adapt nothing; got {self.ranks}"
         least_of, most_of = self.min_parameters, self.max_parameters

@@ -145,7 +145,7 @@ class Finish:
         space, sites, rank = self.config.space, self.trial.sites, self.config.finish.baseline_rank
         rates = sorted({rate * factor for rate in space.learning_rate for factor in (1 / 3, 1.0, 3.0)})
         common: dict[str, Any] = {"learning_rate": rates[0], "steps": max(space.steps)}
-        found = [("head-only", Architecture("none", uniform_ranks(0, sites), **common), rates)]
+        found = [("head-only", Architecture("head", uniform_ranks(0, sites), **common), rates)]
         if rank:
             rows = uniform_ranks(rank, sites)
             found.insert(0, (f"uniform-r{rank}", Architecture("lora", rows, scaling=2.0, **common), rates))
@@ -300,7 +300,7 @@ def complete(
             if row.baseline
         }
     member = next(member for member in members if member.name == chosen)
-    if member.architecture.method != "none":
+    if member.architecture.method != "head":
         values = to_peft(member.architecture, sites).to_dict()
         report.peft_config = json.loads(json.dumps({k: v for k, v in values.items() if v not in (None, {}, [])},
                                                    default=_plain))  # fmt: skip

@@ -285,7 +285,7 @@ class AdapterTrial:
         found: list[Any] = [None]
         if accelerator.is_main_process:
             inputs = self._timed_batch(accelerator)
-            if architecture.method == "none":
+            if architecture.method == "head":
                 (plain,) = measure_latency([model], inputs, REPEATS)
                 found = [{"latency": plain.median, "merged_latency": plain.median}]
             else:

@@ -12,6 +12,7 @@ import pytest
 
 from hf_fsl.config import (
     RECIPES,
+    AdapterSearchConfig,
     ConfigError,
     ContrastiveConfig,
     FewShotRecipeConfig,
@@ -169,6 +170,9 @@ def test_the_old_name_of_a_choice_is_refused_with_the_new_one(tmp_path):
     assert field == "classifier.prior: unknown field; it is now called use_label_texts"
     (found,) = problems(tmp_path, text, ["--data.drop_unlabelled", "true"])
     assert found == "data.drop_unlabelled: unknown field; it is now called drop_unlabeled"
+    path.write_text(f"{text}space: {{methods: [lora, none]}}\n")
+    with pytest.raises(ConfigError, match=r"got \['lora', 'none'\], none is now called head"):
+        load_config(AdapterSearchConfig, path)
 
 
 @pytest.mark.parametrize("value", ["auto", False])

@@ -12,7 +12,7 @@ from hf_fsl.config import ConfigError
 from hf_fsl.search.errors import SearchError
 from hf_fsl.search.space import GROUPS, Architecture, SearchSpace, adapter_parameters, with_even_steps
 
-ALL = ["lora", "rslora", "dora", "ia3", "ln_tuning", "vera", "none"]
+ALL = ["lora", "rslora", "dora", "ia3", "ln_tuning", "vera", "head"]
 
 
 def leaves(sites, group):
@@ -79,7 +79,7 @@ def test_space_is_read_from_yaml_with_overrides(model_and_sites, tmp_path):
     assert space.slots == ((1, "attention_qv"),)
     assert space.size() == 4 * 1 + 1
     assert {space.sample(np.random.default_rng(seed)) for seed in range(60)} == {
-        Architecture("none", ((0,) * 3,) * 2, learning_rate=0.1, steps=5),
+        Architecture("head", ((0,) * 3,) * 2, learning_rate=0.1, steps=5),
         *(Architecture("lora", ((0,) * 3, (4, 0, 0)), s, 0.0, 0.1, 5) for s in (0.5, 1.0, 2.0, 4.0)),
     }
     assert SearchSpace.from_dict(space.to_dict(), sites) == space
@@ -115,7 +115,7 @@ def test_equal_adapters_are_equal_architectures():
     assert Architecture("vera", ((4, 2, 0), (1, 0, 0))) == Architecture("vera", ((4, 4, 0), (4, 0, 0)), scaling=9)
     assert Architecture("ia3", ((4, 0, 0),)) == Architecture("ia3", ((1, 0, 0),), dropout=0.3)
     assert Architecture("ln_tuning", ((4, 0, 0),)) == Architecture("ln_tuning", ((0, 0, 1),))
-    assert Architecture("lora", ((0, 0, 0),), scaling=2) == Architecture("none", ((3, 0, 0),))
+    assert Architecture("lora", ((0, 0, 0),), scaling=2) == Architecture("head", ((3, 0, 0),))
     assert Architecture("lora", ((1, 0, 0),), scaling=1) == Architecture("lora", ((1, 0, 0),), scaling=1.0)
     assert len({Architecture("lora", ((1, 0, 0),), 2), Architecture("lora", ((1, 0, 0),), 2.0)}) == 1
     assert Architecture("lora", ((1, 0, 0),)) != Architecture("rslora", ((1, 0, 0),))
@@ -223,3 +223,8 @@ def test_optuna_suggests_every_choice(model_and_sites):
     tuning = {"scaling": 2.0, "dropout": 0.0, "learning_rate": 1e-3, "steps": 50, "loss": "cross_entropy"}
     trial = optuna.trial.FixedTrial({"method": "dora"} | tuning | fixed)
     assert space.suggest(trial) == Architecture.uniform(2, 2, "dora", **tuning)
+
+
+def test_the_method_of_reports_until_0_2_is_read():
+    architecture = Architecture("head", ((0, 0, 0),))
+    assert Architecture.from_dict(architecture.to_dict() | {"method": "none"}) == architecture

@@ -53,8 +53,8 @@ def adapter_search(methods, **changes):
     ("methods", "strategy", "path"),
     [
         (["lora"], None, "gradient"),
-        (["lora", "none"], None, "gradient"),
-        (["none"], None, "general"),
+        (["lora", "head"], None, "gradient"),
+        (["head"], None, "general"),
         (["lora", "dora"], None, "general"),
         (["lora"], "general", "general"),
         (["lora", "ia3"], "gradient", "gradient"),
@@ -68,7 +68,7 @@ def test_strategy_follows_from_the_methods_where_none_is_given(methods, strategy
 @pytest.mark.parametrize(
     ("methods", "strategy", "problem"),
     [
-        (["ia3", "none"], "gradient", "which is not among space.methods"),
+        (["ia3", "head"], "gradient", "which is not among space.methods"),
         (["lora"], "supernet", "strategy: supernet is gone.*Use gradient, or general"),
         (["lora"], "genetic", "one of general, gradient, or null; got 'genetic'"),
     ],

@@ -43,7 +43,7 @@ def test_a_serial_study_repeats_and_goes_on_where_it_stopped(sampler, tmp_path):
 
 
 def test_a_parameter_vector_and_its_architecture_stand_for_each_other():
-    space = tiny_space(2, methods=["lora", "ia3", "vera", "none"])
+    space = tiny_space(2, methods=["lora", "ia3", "vera", "head"])
     rng = np.random.default_rng(0)
     for _ in range(100):
         drawn = space.sample(rng)

@@ -144,7 +144,7 @@ def test_operations_are_counted_from_tokens_and_the_lowest_adapted_layer(trial, 
         for i, architecture in enumerate(
             Architecture(method, ranks, steps=4)
             for method, ranks in (
-                ("none", ((0, 0, 0), (0, 0, 0))), ("lora", ((0, 0, 0), (2, 0, 0))), ("lora", ((2, 0, 0), (0, 0, 0))),
+                ("head", ((0, 0, 0), (0, 0, 0))), ("lora", ((0, 0, 0), (2, 0, 0))), ("lora", ((2, 0, 0), (0, 0, 0))),
             )
         )
     )  # fmt: skip

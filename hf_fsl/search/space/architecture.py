@@ -23,12 +23,16 @@ EVEN_SCALING = 2.0
 """Of an adapter of rank 2 everywhere, in :func:`with_even_steps`."""
 
 
+_RENAMED_METHODS = {"none": "head"}
+"""Method in reports until 0.2 -> method now."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """An adapter and how it is trained.
 
     Canonical on construction: choices that the method does not have are put to their neutral value, an adapter at no
-    site becomes ``none``, VeRA's sites share the largest rank, and sites of methods without rank are 1 or 0.
+    site becomes ``head``, VeRA's sites share the largest rank, and sites of methods without rank are 1 or 0.
 
     Attributes:
         ranks: a row for each layer, in it a rank for each of :data:`GROUPS`; 0 leaves the sites out.
@@ -49,8 +53,8 @@ class Architecture:
             raise SearchError("Not an architecture: " + "; ".join(problems) + ".")
         ranks = tuple(tuple(int(rank) for rank in row) for row in self.ranks)
         largest = max((rank for row in ranks for rank in row), default=0)
-        method: Method = self.method if largest else "none"
-        if method == "none":
+        method: Method = self.method if largest else "head"
+        if method == "head":
             ranks = tuple((0,) * len(GROUPS) for _ in ranks)
         elif method == "vera":
             ranks = tuple(tuple(largest if rank else 0 for rank in row) for row in ranks)
@@ -111,7 +115,8 @@ class Architecture:
         if odd:
             raise SearchError(f"An architecture has the fields {', '.join(sorted(fields))}; differing: {odd}.")
         try:
-            return cls(**{**values, "ranks": tuple(tuple(row) for row in values["ranks"])})
+            method = _RENAMED_METHODS.get(values["method"], values["method"])
+            return cls(**{**values, "method": method, "ranks": tuple(tuple(row) for row in values["ranks"])})
         except TypeError as error:
             raise SearchError(f"Not an architecture: {error}.") from error
 
@@ -123,7 +128,7 @@ class Architecture:
             raise SearchError(f"Not an architecture in JSON: {text[:80]!r} ({error}).") from error
 
     def __str__(self) -> str:
-        rows = " ".join("-".join(map(str, row)) for row in self.ranks) if self.method != "none" else "no adapter"
+        rows = " ".join("-".join(map(str, row)) for row in self.ranks) if self.method != "head" else "no adapter"
         extra = f", scaling {self.scaling:g}" if self.method in ("lora", "rslora", "dora") else ""
         return f"{self.method} [{rows}]{extra}, learning rate {self.learning_rate:g}, {self.steps} steps, {self.loss}"
 
@@ -143,7 +148,7 @@ def adapter_parameters(architecture: Architecture, sites: Sites) -> int:
         SearchError: the architecture does not fit the model.
     """
     check_fit(architecture, sites)
-    if architecture.method == "none":
+    if architecture.method == "head":
         return 0
     if architecture.method == "ln_tuning":
         return sum(norm.parameters for norm in sites.norms if any(architecture.ranks[norm.layer]))
@@ -197,7 +202,7 @@ def check_fit(architecture: Architecture, sites: Sites) -> None:
         raise SearchError(
             f"An architecture of {len(architecture.ranks)} layers does not fit a model of {len(sites.layers)}."
         )
-    if architecture.method in ("none", "ln_tuning"):
+    if architecture.method in ("head", "ln_tuning"):
         return
     for layer, row in enumerate(architecture.ranks):
         for group, rank in zip(GROUPS, row, strict=True):

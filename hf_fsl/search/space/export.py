@@ -20,7 +20,7 @@ def to_peft(architecture: Architecture, sites: Sites) -> peft.PeftConfig:
     Raises:
         SearchError: there is no adapter in it (method ``none``), or it does not fit the model.
     """
-    if architecture.method == "none":
+    if architecture.method == "head":
         raise SearchError("The architecture has no adapter (none: the head is trained alone), so no PEFT config.")
     names = _names(architecture, sites)
     common: dict[str, Any] = {"target_modules": names, "modules_to_save": list(sites.head) or None}
@@ -47,7 +47,7 @@ def to_peft(architecture: Architecture, sites: Sites) -> peft.PeftConfig:
 
 def to_adapter_config(architecture: Architecture, sites: Sites) -> AdapterConfig:
     """The same adapter as an ``adapter`` section of our recipes. ``none`` becomes their ``head``."""
-    if architecture.method == "none":
+    if architecture.method == "head":
         return AdapterConfig(method="head")
     names = _names(architecture, sites)
     if architecture.method in ("ln_tuning", "ia3"):

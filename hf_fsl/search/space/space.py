@@ -21,7 +21,7 @@ Slot = tuple[int, SiteGroup]
 
 def ladder(config: SearchSpaceConfig, method: Method) -> list[int]:
     """The ranks that a site can have with a method, ascending: without ranks, 0 and 1 as far as the space has them."""
-    if method == "none":
+    if method == "head":
         return [0]
     return sorted(config.ranks if method in RANKED else {int(rank > 0) for rank in config.ranks})
 
@@ -31,7 +31,7 @@ def parameter_range(config: SearchSpaceConfig, sites: Sites, slots: Sequence[Slo
 
     The fewest are those of one slot at the lowest rank where the others may be left out.
     """
-    if method == "none":
+    if method == "head":
         return sites.head_parameters, sites.head_parameters
     rungs = ladder(config, method)
 
@@ -85,7 +85,7 @@ class SearchSpace:
             for group in GROUPS
             if group in self.config.site_groups and (layer, group) in self.sites.slots
         )
-        if not problems and not slots and set(self.config.methods) - {"none"}:
+        if not problems and not slots and set(self.config.methods) - {"head"}:
             there = sorted({group for _, group in self.sites.slots})
             problems.append(f"site_groups: {self.config.site_groups} are not in this model, which has {there}")
         object.__setattr__(self, "slots", slots)
@@ -135,7 +135,7 @@ class SearchSpace:
             allowed = getattr(self.config, name)
             if _applies(name, architecture.method) and getattr(architecture, name) not in allowed:
                 found.append(f"{name} {getattr(architecture, name)} is not among {allowed}")
-        if architecture.method != "none":
+        if architecture.method != "head":
             rungs = ladder(self.config, architecture.method)
             open_slots = set(self.slots)
             for layer, row in enumerate(architecture.ranks):
@@ -293,7 +293,7 @@ class SearchSpace:
         ]
 
     def _placements(self, method: Any) -> int:
-        if method == "none" or not self.slots:
+        if method == "head" or not self.slots:
             return 1
         rungs = ladder(self.config, method)
         nothing = int(rungs[0] == 0)

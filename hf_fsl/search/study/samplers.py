@@ -120,7 +120,7 @@ def parameters_of(architecture: Architecture, space: SearchSpace) -> dict[str, A
     """Values of the parameters with which :meth:`SearchSpace.suggest` gives this architecture."""
     config = space.config
     values: dict[str, Any] = {"method": architecture.method}
-    if architecture.method not in config.methods:  # nothing adapted is "none", whatever the method was
+    if architecture.method not in config.methods:  # nothing adapted is "head", whatever the method was
         values["method"] = config.methods[0]
     for name in ("scaling", "dropout", "learning_rate", "steps", "loss"):
         choices, value = getattr(config, name), getattr(architecture, name)
