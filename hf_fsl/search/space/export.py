@@ -18,10 +18,10 @@ def to_peft(architecture: Architecture, sites: Sites) -> peft.PeftConfig:
     """A standard PEFT config that PEFT alone attaches and loads: full module names, a rank and an alpha for each.
 
     Raises:
-        SearchError: there is no adapter in it (method ``none``), or it does not fit the model.
+        SearchError: there is no adapter in it (method ``head``), or it does not fit the model.
     """
     if architecture.method == "head":
-        raise SearchError("The architecture has no adapter (none: the head is trained alone), so no PEFT config.")
+        raise SearchError("The architecture has no adapter (method head: the head is trained alone), so no PEFT config.")
     names = _names(architecture, sites)
     common: dict[str, Any] = {"target_modules": names, "modules_to_save": list(sites.head) or None}
     if architecture.method == "ln_tuning":
@@ -46,7 +46,7 @@ def to_peft(architecture: Architecture, sites: Sites) -> peft.PeftConfig:
 
 
 def to_adapter_config(architecture: Architecture, sites: Sites) -> AdapterConfig:
-    """The same adapter as an ``adapter`` section of our recipes. ``none`` becomes their ``head``."""
+    """The same adapter as an ``adapter`` section of our recipes."""
     if architecture.method == "head":
         return AdapterConfig(method="head")
     names = _names(architecture, sites)
