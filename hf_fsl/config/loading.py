@@ -27,7 +27,7 @@ _RENAMED_FIELDS = {
 """Field -> what its last part is called now."""
 _RENAMED_CHOICES = {
     "adapter.method": {"none": "full"},
-    "space.methods": {"none": "head"},
+    "methods": {"none": "head"},
     "adaptation.loss": {"supcon": "supervised_contrastive"},
     "classifier.head": RENAMED_ESTIMATORS,
     "episodes.methods": RENAMED_ESTIMATORS,
@@ -246,11 +246,15 @@ def _leaf(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
 
 def _renamed(name: str, value: Any) -> str:
     """What an old name of a choice is called now, as the end of a message."""
-    for field, choices in _RENAMED_CHOICES.items():
-        if f".{name}".endswith(f".{field}"):
-            old = [one for one in (value if isinstance(value, list) else [value]) if one in choices]
-            return "".join(f", {one} is now called {choices[one]}" for one in old)
-    return ""
+    values = value if isinstance(value, list) else [value]
+    told = (
+        f", {old} is now called {choices[old]}"
+        for field, choices in _RENAMED_CHOICES.items()
+        if f".{name}".endswith(f".{field}")
+        for old in values
+        if isinstance(old, str) and old in choices
+    )
+    return "".join(told)
 
 
 def _nulls_allowed(kind: Any, value: Any) -> bool:

@@ -74,7 +74,7 @@ def test_every_problem_of_a_space_is_listed_at_once(model_and_sites):
 def test_space_is_read_from_yaml_with_overrides(model_and_sites, tmp_path):
     _, sites = model_and_sites("bert")
     path = tmp_path / "space.yaml"
-    path.write_text("methods: [lora, none]\nranks: [0, 4]\nsite_groups: [attention_qv]\nlayers: [1]\n")
+    path.write_text("methods: [lora, head]\nranks: [0, 4]\nsite_groups: [attention_qv]\nlayers: [1]\n")
     space = SearchSpace.from_yaml(path, sites, ["--learning_rate", "[0.1]", "--steps=[5]", "--dropout=[0]"])
     assert space.slots == ((1, "attention_qv"),)
     assert space.size() == 4 * 1 + 1

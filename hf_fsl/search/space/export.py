@@ -21,7 +21,9 @@ def to_peft(architecture: Architecture, sites: Sites) -> peft.PeftConfig:
         SearchError: there is no adapter in it (method ``head``), or it does not fit the model.
     """
     if architecture.method == "head":
-        raise SearchError("The architecture has no adapter (method head: the head is trained alone), so no PEFT config.")
+        raise SearchError(
+            "The architecture has no adapter (method head: the head is trained alone), so no PEFT config."
+        )
     names = _names(architecture, sites)
     common: dict[str, Any] = {"target_modules": names, "modules_to_save": list(sites.head) or None}
     if architecture.method == "ln_tuning":
