@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,67 +84,53 @@ def choose_head(
     names = tuple(candidates) if candidates is not None else ("named_lda",)
     if not names or not set(names) <= ESTIMATORS.keys():
         raise HeadError(f"Candidates are among {', '.join(ESTIMATORS)}; got {', '.join(names) or 'none'}.")
-    read = read_support(
-        support,
-        labels,
-        num_classes=num_classes,
-        label_embeddings=label_embeddings,
-        weights=weights,
-        normalize=normalize,
-    )
+    options: dict[str, Any] = {"num_classes": num_classes, "label_embeddings": label_embeddings, "weights": weights}
+    given = read_support(support, labels, **options, normalize=normalize)
     if support.ndim != 2:
         raise HeadError(f"A head is chosen for one support set (n, D); got {tuple(support.shape)}.")
     if label_embeddings is None:
-        require_every_class(read, "auto")
-    common = {"num_classes": read.num_classes, "label_embeddings": label_embeddings, "weights": weights}
+        require_every_class(given, "auto")
+    options["num_classes"] = given.num_classes
     if len(support) == 0:
-        return _zero_shot(support, labels, normalize, common)
-    if int((read.members >= 2).sum()) < 2 and "named_lda" in names:
-        return _default(support, labels, read, normalize, common)
-    choices = [_named(support, labels, read, normalize)] if "named_lda" in names else []
-    choices += [
-        _best(name, support, labels, {**common, "base_mean": base_mean}) for name in names if name != "named_lda"
-    ]
+        return _zero_shot(support, labels, normalize, options)
+    if int((given.members >= 2).sum()) < 2 and "named_lda" in names:
+        return _default(support, labels, given, normalize, options)
+    options["base_mean"] = base_mean
+    choices = [_average(given, normalize) if name == "named_lda" else _best(name, support, labels, options)
+               for name in sorted(names, key="named_lda".__ne__)]  # fmt: skip
     best = min(choices, key=lambda choice: min(trial.loss for trial in choice.table if trial.weight > 0))
-    table = tuple(trial for choice in choices for trial in choice.table)
-    return HeadChoice(
-        best.head, best.estimator, best.hyperparameters, best.temperature, best.reason, table, best.held_out_logits
-    )
+    return replace(best, table=tuple(trial for choice in choices for trial in choice.table))
 
 
-def _zero_shot(support: Tensor, labels: Tensor, normalize: bool, common: dict[str, Any]) -> HeadChoice:
-    settings: dict[str, Any] = {"strength": 1.0}
-    head = fit_head("anchored", support, labels, **common, **settings, normalize=normalize)
+def _zero_shot(support: Tensor, labels: Tensor, normalize: bool, options: dict[str, Any]) -> HeadChoice:
+    """Without examples."""
+    settings: dict[str, Any] = {"strength": 1.0, "normalize": normalize}
+    head = fit_head("anchored", support, labels, **options, **settings)
     # Without unit length, products are cosines times the inputs' lengths, for which the label embeddings' stand in.
-    length = 1.0 if normalize else float(common["label_embeddings"].norm(dim=-1).mean().clamp(min=1e-12))
+    length = 1.0 if normalize else float(options["label_embeddings"].norm(dim=-1).mean().clamp(min=1e-12))
     scale = ZERO_SHOT_SCALE / length
-    settings["normalize"] = normalize
-    return HeadChoice(
-        head.scaled(scale),
-        "anchored",
-        settings,
-        1 / scale,
-        "There are no examples: the label names are the classifier.",
-    )
+    reason = "There are no examples: the label names are the classifier."
+    return HeadChoice(head.scaled(scale), "anchored", settings, 1 / scale, reason)
 
 
-def _default(support: Tensor, labels: Tensor, read: Support, normalize: bool, common: dict[str, Any]) -> HeadChoice:
+def _default(support: Tensor, labels: Tensor, given: Support, normalize: bool, options: dict[str, Any]) -> HeadChoice:
+    """Where nothing can be held out."""
     settings = dict(DEFAULTS, shrinkage=((1.0, 1.0),), normalize=normalize)
     reason = "Fewer than two classes have two examples, so nothing can be held out, and there are defaults for "
-    if read.label_embeddings is None:
+    if given.label_embeddings is None:
         settings["name_weight"] = 0.0
         reason += "shrinkage and temperature; there are no label names."
     else:
-        trust = names_trust(read)
+        trust = names_trust(given)
         settings["name_weight"] *= trust
         reason += (
             f"shrinkage, temperature and label names. That these tell the examples apart is likely to {trust:.2f}, so "
             f"that a name weighs as much as {settings['name_weight']:.2g} examples."
         )
-    head = fit_head("named_lda", support, labels, **common, **settings)
+    head = fit_head("named_lda", support, labels, **options, **settings)
     logits = head(support).double()
-    others = (logits - logits.mean(-1, keepdim=True))[read.one_hot == 0]
-    spread = DEFAULT_SPREADS["examples" if read.label_embeddings is None else "names"]
+    others = (logits - logits.mean(-1, keepdim=True))[given.one_hot == 0]
+    spread = DEFAULT_SPREADS["examples" if given.label_embeddings is None else "names"]
     scale = spread / max(float(others.square().mean().sqrt()), 1e-12)
     return HeadChoice(head.scaled(scale), "named_lda", settings, 1 / scale, reason)
 
@@ -166,76 +153,103 @@ def names_trust(support: Support) -> float:
     return float(torch.sigmoid(torch.tensor(gain + math.log(2))))
 
 
-def _named(support: Tensor, labels: Tensor, read: Support, normalize: bool) -> HeadChoice:
-    rows = _held_out_rows(read)
-    held_out = NamedHeldOut.of(read, rows=rows)
-    own, each = labels[rows], read.weights[rows].double()
-    names = NAME_WEIGHTS if read.label_embeddings is not None else (0.0,)
-    pseudo_count = DEFAULTS["pseudo_count"]
-    factors = [float(held_out.scatter.spectrum.even(shrinkage)) for shrinkage in SHRINKAGES]
-    metrics = [held_out.of_metric(((one, factor),)) for one, factor in zip(SHRINKAGES, factors, strict=True)]
-    all_names = torch.tensor(names, dtype=torch.float64)[:, None, None]
-    grid = [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in names]
-    judged: list[tuple[Tensor, Tensor, Tensor]] = []
-    for metric in metrics:
-        # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
-        logits = held_out.logits(metric, pseudo_count, all_names).float()
-        judged.append((*best_scale(logits, own, each, tolerance=1e-3), (logits.argmax(-1) == own).double() @ each))
-    scales, losses, accuracies = (torch.cat(parts).double() for parts in zip(*judged, strict=True))
-    number = float(each.sum())
-    accuracies = accuracies / number
-    shrunk = _PSEUDO_EXAMPLES / (_PSEUDO_EXAMPLES + float(read.number) - int((read.counts > 0).sum()))
-    trust = names_trust(read) if read.label_embeddings is not None else 0.0
-    likely = torch.tensor([_surprise(*one, shrunk, trust) for one in grid], dtype=losses.dtype)
-    shares = torch.softmax(-_TRUST * number * losses - likely, 0)
-    amounts = (shares * scales).reshape(len(SHRINKAGES), len(names))
-    amounts = amounts / amounts.sum()
-    parts = amounts.sum(1).tolist()
-    pairs = tuple((one, factor * part) for one, factor, part in zip(SHRINKAGES, factors, parts, strict=True))
-    name_weight = float(amounts.sum(0) @ torch.tensor(names, dtype=amounts.dtype))
-    settings = {"shrinkage": pairs, "pseudo_count": pseudo_count, "name_weight": name_weight}
+@dataclass(frozen=True)
+class _Grid:
+    """Every shrinkage with every name weight, each judged on the supports left out of it."""
+
+    name_weights: tuple[float, ...]
+    factors: list[float]
+    """Of M at each shrinkage,"""
+    metrics: list[tuple[Tensor, Tensor]]
+    """and under it products and norms of the supports left out, ``(m, C)`` each."""
+    scales: Tensor
+    """Of each setting ``(S,)``, the shrinkages outside: the best factor on its logits,"""
+    losses: Tensor
+    """their mean negative log likelihood under it,"""
+    accuracies: Tensor
+    """and how many of them are right."""
+
+    @classmethod
+    def judged(cls, held_out: NamedHeldOut, labels: Tensor, weights: Tensor, name_weights: tuple[float, ...]) -> _Grid:
+        factors = [float(held_out.scatter.spectrum.even(shrinkage)) for shrinkage in SHRINKAGES]
+        metrics = [held_out.of_metric((pair,)) for pair in zip(SHRINKAGES, factors, strict=True)]
+        all_names = torch.tensor(name_weights, dtype=torch.float64)[:, None, None]
+        judged: list[tuple[Tensor, Tensor, Tensor]] = []
+        for metric in metrics:
+            # Float32 halves the time of the grid; the chosen setting's temperature is found in float64.
+            logits = held_out.logits(metric, DEFAULTS["pseudo_count"], all_names).float()
+            scale, loss = best_scale(logits, labels, weights, tolerance=1e-3)
+            judged.append((scale, loss, (logits.argmax(-1) == labels).double() @ weights))
+        scales, losses, accuracies = (torch.cat(parts).double() for parts in zip(*judged, strict=True))
+        return cls(name_weights, factors, metrics, scales, losses, accuracies / float(weights.sum()))
+
+    @property
+    def settings(self) -> list[tuple[float, float]]:
+        """Shrinkage and name weight of each."""
+        return [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in self.name_weights]
+
+    def shares(self, given: Support, number: float) -> Tensor:
+        """What each setting counts ``(S,)``: by its likelihood on ``number`` supports left out, and beforehand."""
+        freedom = float(given.number) - int((given.counts > 0).sum())
+        shrunk = _PSEUDO_EXAMPLES / (_PSEUDO_EXAMPLES + freedom)
+        trust = names_trust(given) if given.label_embeddings is not None else 0.0
+        likely = torch.tensor([_surprise(*setting, shrunk, trust) for setting in self.settings], dtype=torch.float64)
+        return torch.softmax(-_TRUST * number * self.losses - likely, 0)
+
+    def average(self, shares: Tensor) -> tuple[list[float], float]:
+        """What of each shrinkage, and which name weight, the average of the heads has.
+
+        Heads are averaged at their own temperatures, and both enter their logits linearly.
+        """
+        amounts = (shares * self.scales).reshape(len(SHRINKAGES), len(self.name_weights))
+        amounts = amounts / amounts.sum()
+        return amounts.sum(1).tolist(), float(amounts.sum(0) @ torch.tensor(self.name_weights, dtype=amounts.dtype))
+
+
+def _average(given: Support, normalize: bool) -> HeadChoice:
+    """ "named_lda" averaged over its settings by what is held out."""
+    rows = _held_out_rows(given)
+    held_out = NamedHeldOut.of(given, rows=rows)
+    labels, weights = given.labels[rows], given.weights[rows].double()
+    number = float(weights.sum())
+    with_names = given.label_embeddings is not None
+    grid = _Grid.judged(held_out, labels, weights, NAME_WEIGHTS if with_names else (0.0,))
+    shares = grid.shares(given, number)
+    parts, name_weight = grid.average(shares)
+    pairs = tuple((one, factor * part) for one, factor, part in zip(SHRINKAGES, grid.factors, parts, strict=True))
+    settings = {"shrinkage": pairs, "pseudo_count": DEFAULTS["pseudo_count"], "name_weight": name_weight}
     products, norms = (
-        sum((part * metric[side] for part, metric in zip(parts, metrics, strict=True)), torch.zeros(()))
+        sum((part * metric[side] for part, metric in zip(parts, grid.metrics, strict=True)), torch.zeros(()))
         for side in (0, 1)
     )
-    chosen = held_out.logits((products, norms), pseudo_count, name_weight)
-    scale, loss = best_scale(chosen, own, each)
-    whole = read.double().shifted(held_out.frame.middle)
-    matrix, bias = fitted(
-        whole.means(),
-        whole.counts,
-        label_directions(whole.label_embeddings, held_out.frame),
-        held_out.frame,
-        held_out.scatter.spectrum,
-        **settings,
-    )
-    head = LinearHead(matrix.to(support.dtype), bias.to(support.dtype), read.transform)
+    chosen = held_out.logits((products, norms), DEFAULTS["pseudo_count"], name_weight)
+    scale, loss = map(float, best_scale(chosen, labels, weights))
+    accuracy = float((chosen.argmax(-1) == labels).double() @ weights) / number
     table = [
-        HeadTrial(
-            "named_lda",
-            {"shrinkage": one, "pseudo_count": pseudo_count, "name_weight": weight},
-            float(losses[i]),
-            float(accuracies[i]),
-            float(shares[i]),
-        )
-        for i, (one, weight) in enumerate(grid)
-    ]
-    settings["normalize"] = normalize
-    accuracy = float((chosen.argmax(-1) == own).double() @ each) / number
-    table.append(HeadTrial("named_lda", settings, float(loss), accuracy, 1.0))
-    used = (
-        f"a label name weighs as much as {name_weight:.2g} examples"
-        if read.label_embeddings is not None
-        else "no label names"
-    )
-    spread = sum(one * part for one, part in zip(SHRINKAGES, parts, strict=True))
+        HeadTrial("named_lda", {"shrinkage": one, "pseudo_count": DEFAULTS["pseudo_count"], "name_weight": weight},
+                  float(grid.losses[row]), float(grid.accuracies[row]), float(shares[row]))
+        for row, (one, weight) in enumerate(grid.settings)
+    ]  # fmt: skip
+    table.append(HeadTrial("named_lda", {**settings, "normalize": normalize}, loss, accuracy, 1.0))
+    used = f"a label name weighs as much as {name_weight:.2g} examples" if with_names else "no label names"
+    shrinkage = sum(one * part for one, part in zip(SHRINKAGES, parts, strict=True))
     reason = (
-        f"LDA averaged over {len(grid)} settings by leave-one-out likelihood: mean shrinkage {spread:.2f}, {used}; "
-        f"leave-one-out accuracy {accuracy:.3f} and loss {float(loss):.3f} on {len(own)} examples."
+        f"LDA averaged over {len(shares)} settings by leave-one-out likelihood: mean shrinkage {shrinkage:.2f}, "
+        f"{used}; leave-one-out accuracy {accuracy:.3f} and loss {loss:.3f} on {len(labels)} examples."
     )
-    logits = support.new_full((len(labels), read.num_classes), torch.nan)
-    logits[rows] = (float(scale) * chosen).to(support.dtype)
-    return HeadChoice(head.scaled(float(scale)), "named_lda", settings, 1 / float(scale), reason, tuple(table), logits)
+    logits = given.features.new_full((len(given.labels), given.num_classes), torch.nan)
+    logits[rows] = (scale * chosen).to(logits.dtype)
+    head = _head_of(given, held_out, settings).scaled(scale)
+    return HeadChoice(head, "named_lda", table[-1].hyperparameters, 1 / scale, reason, tuple(table), logits)
+
+
+def _head_of(given: Support, held_out: NamedHeldOut, settings: dict[str, Any]) -> LinearHead:
+    """The head of all supports, with the middle, unit and spectrum that are known from holding them out."""
+    whole, frame = given.double().shifted(held_out.frame.middle), held_out.frame
+    names = label_directions(whole.label_embeddings, frame)
+    weight, bias = fitted(whole.means(), whole.counts, names, frame, held_out.scatter.spectrum, **settings)
+    dtype = given.features.dtype
+    return LinearHead(weight.to(dtype), bias.to(dtype), given.transform)
 
 
 def _held_out_rows(support: Support) -> Tensor:
@@ -256,23 +270,23 @@ def _surprise(shrinkage: float, name_weight: float, likely_shrinkage: float, tru
     return 0.5 * (far**2 + math.log2(name_weight / _LIKELY_NAME_WEIGHT) ** 2) - math.log(max(trust, 1e-9))
 
 
-def _best(name: str, support: Tensor, labels: Tensor, common: dict[str, Any]) -> HeadChoice:
+def _best(name: str, support: Tensor, labels: Tensor, options: dict[str, Any]) -> HeadChoice:
+    """The setting of an estimator's grid with the best held-out loss."""
     grid = ESTIMATORS[name].grid
-    rows = [held_out_logits(name, support, labels, **common, **settings).double() for settings in grid]
-    each = torch.ones(len(labels)) if common["weights"] is None else common["weights"]
-    each = each.double().to(labels.device)
-    scales, losses = best_scale(torch.stack(rows), labels, each)
-    accuracies = [float((one.argmax(-1) == labels).double() @ each / each.sum()) for one in rows]
+    logits = [held_out_logits(name, support, labels, **options, **settings).double() for settings in grid]
+    weights = torch.ones(len(labels)) if options["weights"] is None else options["weights"]
+    weights = weights.double().to(labels.device)
+    scales, losses = best_scale(torch.stack(logits), labels, weights)
+    accuracies = [float((one.argmax(-1) == labels).double() @ weights / weights.sum()) for one in logits]
     best = int(losses.argmin())
     table = tuple(
-        HeadTrial(name, settings, float(losses[i]), accuracies[i], float(i == best)) for i, settings in enumerate(grid)
+        HeadTrial(name, settings, float(losses[row]), accuracies[row], float(row == best))
+        for row, settings in enumerate(grid)
     )
     scale, settings = float(scales[best]), dict(grid[best])
-    head = fit_head(name, support, labels, **common, **settings)
     reason = (
         f"{name} with {settings or 'its defaults'} has the best held-out loss among the candidates: "
         f"{float(losses[best]):.3f}, accuracy {accuracies[best]:.3f}, on {len(labels)} examples."
     )
-    return HeadChoice(
-        head.scaled(scale), name, settings, 1 / scale, reason, table, (scale * rows[best]).to(support.dtype)
-    )
+    head = fit_head(name, support, labels, **options, **settings).scaled(scale)
+    return HeadChoice(head, name, settings, 1 / scale, reason, table, (scale * logits[best]).to(support.dtype))
