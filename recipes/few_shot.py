@@ -20,7 +20,7 @@ from hf_fsl.few_shot.classifier.fitting import load_backbone
 from hf_fsl.few_shot.classifier.publishing import export, write_few_shot_bundle
 from hf_fsl.few_shot.evaluation import draw_episodes, evaluate, meta_trained
 from hf_fsl.few_shot.pools import fitting_and_test, load_pools
-from hf_fsl.few_shot.record import build_record, measure_classifier, report, write_predictions
+from hf_fsl.few_shot.record import few_shot_record, measure_classifier, report, write_predictions
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.verify import reference_logits
 from hf_fsl.models import registration
@@ -80,7 +80,7 @@ def main(config: FewShotRecipeConfig) -> None:
             measured = measure_classifier(classifier, test, pools, config)
             fitted = classifier.publishable(trained)
             exported = export(fitted)
-            record = build_record(
+            record = few_shot_record(
                 config, run.command, pools, episodes, classifier, exported, measured, trained, run.seconds,
                 accelerator.num_processes,
             )  # fmt: skip

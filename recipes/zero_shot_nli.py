@@ -18,7 +18,7 @@ import numpy as np
 from hf_fsl import ZeroShotEmbeddingPipeline, ZeroShotTextPipeline
 from hf_fsl.config import ZeroShotNLIConfig, run_recipe
 from hf_fsl.data import load_splits
-from hf_fsl.few_shot.beside_zero_shot import k_shot_rows, require_shots, supports_of
+from hf_fsl.few_shot.k_shot_rows import k_shot_rows, require_shots, supports_of
 from hf_fsl.hub.bundle import write_bundle
 from hf_fsl.hub.push import publish
 from hf_fsl.hub.verify import reference_logits

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import Pipeline
 
 from hf_fsl.core.errors import UserError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads.auto import choose_head
 from hf_fsl.few_shot.heads.estimators import fit_head
 from hf_fsl.models.backbones.backbone import Backbone
@@ -33,10 +34,6 @@ from hf_fsl.zero_shot.label_cache import weights_state
 from hf_fsl.zero_shot.label_sets import LabelSet
 from hf_fsl.zero_shot.pipelines.cutting import CUTTING, Cutting, read_cutting
 from hf_fsl.zero_shot.pipelines.streaming import Answers, require_options
-
-
-class FewShotError(UserError, ValueError):
-    """A support set or queries that few-shot classification cannot work with."""
 
 
 class EncoderError(UserError):
@@ -80,7 +77,7 @@ def choose(
     return choice.head, choice.reason
 
 
-def read_support(support: Any) -> tuple[list[str], list[list[Any]]]:
+def examples_by_label(support: Any) -> tuple[list[str], list[list[Any]]]:
     """Labels, and the examples of each.
 
     Raises:
@@ -243,7 +240,7 @@ class FewShotPipeline(Pipeline):
         **options: Any,
     ) -> FittedSupport:
         """The classifier of a support set, arguments as in a call: what was chosen and why, and the head."""
-        labels, examples = read_support(support)
+        labels, examples = examples_by_label(support)
         items = self._loaded([item for rows in examples for item in rows], options)
         keys = input_keys(items)
         owners = [label for label, rows in enumerate(examples) for _ in rows]

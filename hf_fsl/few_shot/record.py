@@ -76,7 +76,7 @@ def measure_classifier(
     return MeasuredClassifier(task, logits, labels, test.inputs, metrics, majority, refusal)
 
 
-def build_record(
+def few_shot_record(
     config: FewShotRecipeConfig,
     command: str,
     pools: Pools,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from hf_fsl.config import FewShotRecipeConfig, load_config
-from hf_fsl.few_shot.beside_zero_shot import usual_heads
 from hf_fsl.few_shot.episodes import EpisodeSampler, Method, evaluate_episodes
 from hf_fsl.few_shot.evaluation import _methods
 from hf_fsl.few_shot.heads import fit_head
 from hf_fsl.few_shot.heads.transductive import bd_cspn
+from hf_fsl.few_shot.k_shot_rows import usual_heads
 
 MINIMAL = ["--data.path", "u/d", "--data.text_column", "text", "--model.model_name_or_path", "u/m"]
 LABELS = torch.arange(120) % 6

@@ -12,8 +12,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_fsl.auto  # noqa: F401
 from hf_fsl.few_shot import pipeline as pipeline_module
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads import HeadError, choose_head
-from hf_fsl.few_shot.pipeline import FewShotError, FewShotPipeline
+from hf_fsl.few_shot.pipeline import FewShotPipeline
 from hf_fsl.models.backbones import Backbone, BackboneError
 from hf_fsl.models.export import export_model
 from hf_fsl.zero_shot import ZeroShotError

@@ -86,7 +86,7 @@ class Tokens:
         return int(self._ends[row + 1] - self._ends[row])
 
 
-class Examples:
+class AdaptationInputs:
     """Texts or images, and how a backbone embeds some of them.
 
     Args:
@@ -277,7 +277,7 @@ def adapt(
         torch.manual_seed(seed)
         bf16 = use_bf16(config.mixed_precision, backbone.device)
         stack.enter_context(fast_attention(adapted.model, bf16, backbone.device))
-        examples = Examples(adapted, inputs, config.cache_bytes)
+        examples = AdaptationInputs(adapted, inputs, config.cache_bytes)
         stack.callback(examples.store.clear)
         above = examples.cut_below(config.first_layer) if config.first_layer else None
         tuned = _trainable(adapted.model, adapter, config.first_layer, above, examples.text)

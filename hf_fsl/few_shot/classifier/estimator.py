@@ -20,6 +20,7 @@ from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS, renamed_arguments
 from hf_fsl.few_shot.adaptation.adapt import Adapted
 from hf_fsl.few_shot.classifier import publishing
+from hf_fsl.few_shot.classifier.examples import LabeledExamples, read_examples
 from hf_fsl.few_shot.classifier.fitting import (
     STOCK,
     Adapting,
@@ -33,7 +34,7 @@ from hf_fsl.few_shot.classifier.fitting import (
 from hf_fsl.few_shot.classifier.incremental import grown, state_of
 from hf_fsl.few_shot.classifier.publishing import PublishableModel, load
 from hf_fsl.few_shot.classifier.state import FewShotState
-from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_support
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS
 from hf_fsl.few_shot.heads.refusal import Refusal
 from hf_fsl.hub.push import PushResult
@@ -167,7 +168,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         others = None if unlabeled is None else backbone.read(unlabeled, open_files=self.open_files)
         if items and others and isinstance(items[0], str) != isinstance(others[0], str):
             raise FewShotError("unlabeled is of the kind of the examples, texts or pictures, and got the other.")
-        support = read_support(
+        support = read_examples(
             items, y, label_texts=label_texts, templates=self.templates,
             use_label_texts=self.use_label_texts is not False, unlabeled=others, sample_weight=sample_weight,
             class_weight=self.class_weight,
@@ -367,7 +368,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             revision=self.revision, device=self.device, trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
 
-    def _fitted(self, support: Support, backbone: Backbone) -> Fitted:
+    def _fitted(self, support: LabeledExamples, backbone: Backbone) -> Fitted:
         kind = HeadKind(self.head, foldable=self.pooling == STOCK)
         if self.adapter is None:
             return fit_frozen(support, backbone, kind, self._cache())

@@ -14,7 +14,8 @@ from torch import Tensor
 from hf_fsl.config.adaptation import AdaptationConfig
 from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.few_shot.adaptation.adapt import Adapted, adapt
-from hf_fsl.few_shot.classifier.support import FewShotError, Support, folds_of
+from hf_fsl.few_shot.classifier.examples import LabeledExamples, folds_of
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads.auto import choose_head
 from hf_fsl.few_shot.heads.estimator import HeadChoice
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head
@@ -127,7 +128,9 @@ class Fitted:
         return self.choice.head if self.scale == 1 else self.choice.head.scaled(self.scale)
 
 
-def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: EmbeddingCache | None = None) -> Fitted:
+def fit_frozen(
+    support: LabeledExamples, backbone: Backbone, kind: HeadKind, cache: EmbeddingCache | None = None
+) -> Fitted:
     """A head on the backbone as it is.
 
     Raises:
@@ -144,7 +147,7 @@ def fit_frozen(support: Support, backbone: Backbone, kind: HeadKind, cache: Embe
     return Fitted(backbone, embeddings, label_embeddings, choice, reason=choice.reason.removesuffix("."))
 
 
-def fit_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> Fitted:
+def fit_adapted(support: LabeledExamples, backbone: Backbone, kind: HeadKind, how: Adapting) -> Fitted:
     """The backbone adapted to the support set, then a head on it.
 
     Raises:
@@ -156,7 +159,7 @@ def fit_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapt
 
 
 def _adapted(
-    support: Support, backbone: Backbone, kind: HeadKind, how: Adapting, held_out: HeldOut | None = None
+    support: LabeledExamples, backbone: Backbone, kind: HeadKind, how: Adapting, held_out: HeldOut | None = None
 ) -> Fitted:
     # As examples, names cost accuracy where each class has two real ones; else they are all there is to pull at.
     texts = support.texts()[: support.num_classes] if support.of_texts and int(support.counts.max()) < 2 else []
@@ -171,7 +174,7 @@ def _adapted(
     return fitted if held_out is None else replace(fitted, held_out=held_out, scale=held_out.scale)
 
 
-def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how: Adapting) -> HeldOut | None:
+def _held_out_adapted(support: LabeledExamples, backbone: Backbone, kind: HeadKind, how: Adapting) -> HeldOut | None:
     if how.folds and not (support.of_texts and support.label_texts is not None):
         counts = support.distinct
         left = counts - (counts + how.folds - 1) // how.folds
@@ -180,7 +183,7 @@ def _held_out_adapted(support: Support, backbone: Backbone, kind: HeadKind, how:
     return cross_fit(support, lambda part: _adapted(part, backbone, kind, how), how.folds, how.seed)
 
 
-def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
+def _on_adapted(support: LabeledExamples, adapted: Adapted) -> Fitted:
     backbone = adapted.backbone
     embeddings, label_embeddings = backbone.encode(support.items, open_files=False), support.label_embeddings(backbone)
     head = fit_head(
@@ -194,7 +197,7 @@ def _on_adapted(support: Support, adapted: Adapted) -> Fitted:
 
 
 def fit_better(
-    support: Support, backbone: Backbone, kind: HeadKind, how: Adapting, cache: EmbeddingCache | None = None
+    support: LabeledExamples, backbone: Backbone, kind: HeadKind, how: Adapting, cache: EmbeddingCache | None = None
 ) -> Fitted:
     """The backbone adapted where that takes a tenth off the log-loss on examples held out from both in the same way.
 
@@ -216,7 +219,9 @@ def fit_better(
     return replace(adapted, reason=f"{adapted.reason}; the backbone is adapted ({losses})")
 
 
-def cross_fit(support: Support, fit: Callable[[Support], Fitted], folds: int, seed: int) -> HeldOut | None:
+def cross_fit(
+    support: LabeledExamples, fit: Callable[[LabeledExamples], Fitted], folds: int, seed: int
+) -> HeldOut | None:
     """Each example as a fit without it sees it; None where too few classes have two different examples."""
     parts = folds_of(support, folds, seed) if folds else []
     if len(parts) < 2 or int((support.distinct >= 2).sum()) < 2:
@@ -260,7 +265,11 @@ def spread(means: Tensor) -> Tensor:
 
 
 def _choice(
-    kind: HeadKind, embeddings: Tensor, support: Support, label_embeddings: Tensor | None, base_mean: Tensor | None
+    kind: HeadKind,
+    embeddings: Tensor,
+    support: LabeledExamples,
+    label_embeddings: Tensor | None,
+    base_mean: Tensor | None,
 ) -> HeadChoice:
     given: dict[str, Any] = {"num_classes": support.num_classes, "label_embeddings": label_embeddings,
                              "base_mean": base_mean, "weights": support.weights}  # fmt: skip

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_fsl.few_shot.classifier.examples import LabeledExamples, read_labels, texts_for
 from hf_fsl.few_shot.classifier.fitting import Fitted, spread, transformed_means
 from hf_fsl.few_shot.classifier.state import FewShotState
-from hf_fsl.few_shot.classifier.support import FewShotError, Support, read_labels, texts_for
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads.estimators import GROWING
 from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.refusal import Refusal, fit_refusal, way_to_coverage
@@ -21,7 +22,7 @@ from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.label_texts import label_text_embeddings
 
 
-def state_of(fitted: Fitted, support: Support, coverage: float, keep_support: bool) -> FewShotState:
+def state_of(fitted: Fitted, support: LabeledExamples, coverage: float, keep_support: bool) -> FewShotState:
     """The state of a classifier that was just fitted."""
     choice = fitted.choice
     growing, head = None, fitted.head
@@ -125,7 +126,7 @@ def _new_label_embeddings(backbone: Backbone, texts: tuple[str, ...], templates:
     return label_text_embeddings(backbone, texts, templates)
 
 
-def _refusal(fitted: Fitted, support: Support, coverage: float) -> tuple[Refusal | None, str]:
+def _refusal(fitted: Fitted, support: LabeledExamples, coverage: float) -> tuple[Refusal | None, str]:
     """The refusal, or why there is none. Of an adapted backbone the threshold comes from what it had not seen."""
     if not support.items:
         return None, "There are no examples to tell one by."

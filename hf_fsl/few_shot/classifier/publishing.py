@@ -26,7 +26,7 @@ from hf_fsl.core.records import RunRecord
 from hf_fsl.core.task import Task
 from hf_fsl.few_shot.adaptation.adapt import Adapted
 from hf_fsl.few_shot.classifier.state import FewShotState, require_sound
-from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.hub.bundle import refuse_pickles, save_parts, write_bundle
 from hf_fsl.hub.cards import is_hub_id, render_classifier_card
 from hf_fsl.hub.privacy import forget_sources

@@ -17,7 +17,7 @@ from torch import Tensor
 import hf_fsl
 from hf_fsl.core.files import atomic_write, write_text
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS
-from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads.incremental import GrowingHead
 from hf_fsl.few_shot.heads.refusal import Refusal
 from hf_fsl.models.backbones.weights import damaged_files, require_finite

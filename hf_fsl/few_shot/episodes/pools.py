@@ -72,7 +72,7 @@ def item_codes(ids: Any, labels: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Pool:
+class ItemsByClass:
     """The things of each class in one pool, and the examples of each thing."""
 
     start: np.ndarray
@@ -85,7 +85,7 @@ class Pool:
     order: np.ndarray
 
     @classmethod
-    def build(cls, columns: Columns, allowed: np.ndarray, chosen: list[int]) -> Pool:
+    def build(cls, columns: Columns, allowed: np.ndarray, chosen: list[int]) -> ItemsByClass:
         row = np.full(columns.labels.max() + 1, -1)
         row[chosen] = np.arange(len(chosen))
         rows = np.where(allowed & (columns.labels >= 0), row[columns.labels], -1)
@@ -107,14 +107,14 @@ class Pool:
     def things(self, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.minimum(self.start[rows][:, None] + positions, len(self.items) - 1)
 
-    def shared_with(self, other: Pool) -> np.ndarray:
+    def shared_with(self, other: ItemsByClass) -> np.ndarray:
         """How many things of each class ``(classes,)`` are in both pools."""
         row = np.arange(len(self.size)).repeat(self.size)
         return np.bincount(row[np.isin(self.items, other.items)], minlength=len(self.size))
 
 
 def without_items(
-    query: np.ndarray, support: np.ndarray, queries: Pool, supports: Pool, rows: np.ndarray
+    query: np.ndarray, support: np.ndarray, queries: ItemsByClass, supports: ItemsByClass, rows: np.ndarray
 ) -> np.ndarray:
     """Query positions ``(rows, n)`` with the things that are supports, and what lies beyond the class, put last."""
     own = queries.items[queries.things(query, rows)]

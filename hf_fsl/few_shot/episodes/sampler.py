@@ -11,7 +11,7 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from hf_fsl.few_shot.episodes.pools import Columns, EpisodeError, Pool, chosen_classes, without_items
+from hf_fsl.few_shot.episodes.pools import Columns, EpisodeError, ItemsByClass, chosen_classes, without_items
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class EpisodeSampler:
                 f"n_way={self.n_way} needs as many classes to draw from; there are {len(chosen)}. Lower n_way."
             )
         shared = support_from is None and query_from is None
-        supports = Pool.build(columns, columns.support, chosen)
-        queries = supports if shared else Pool.build(columns, columns.query, chosen)
+        supports = ItemsByClass.build(columns, columns.support, chosen)
+        queries = supports if shared else ItemsByClass.build(columns, columns.query, chosen)
         ways, shots, total = self.n_way, self.k_shot, self.n_way * self.n_query
         most = self.n_query if self.dirichlet is None else total
         take = self._numbers((1 + (self.dirichlet is not None) + (1 if shared else 2) * shots + most) * ways,
@@ -207,8 +207,8 @@ class EpisodeSampler:
 
     def _check(
         self,
-        supports: Pool,
-        queries: Pool,
+        supports: ItemsByClass,
+        queries: ItemsByClass,
         drawn: np.ndarray,
         counts: np.ndarray,
         chosen: list[int],

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from hf_fsl.few_shot.heads.estimator import Estimator
 from hf_fsl.few_shot.heads.ridge import absolute, hat, solve, solve_moments, without_own
-from hf_fsl.few_shot.heads.support import Moments, Support, zero_shot_weight
+from hf_fsl.few_shot.heads.support import Moments, SupportSet, zero_shot_weight
 
 
 def anchored(
-    support: Support, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
+    support: SupportSet, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """W = αW₀ + (Ỹ − αF₀)ᵀ (ZZᵀ + λI)⁻¹ Z, b = 0, with Ỹ = Y − 1/C and F₀ = ZW₀ᵀ: with a linear kernel, one map.
 
@@ -33,7 +33,7 @@ def anchored(
 
 
 def anchored_held_out(
-    support: Support, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
+    support: SupportSet, *, penalty: float = 1.0, strength: float = 3.0, unit: float | Tensor | None = None
 ) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``: the residual's smoother is linear, and W₀ is no example's."""
     support = support.double()
@@ -46,7 +46,7 @@ def anchored_held_out(
     return support.features @ start.mT + rest
 
 
-def _residual(support: Support, start: Tensor) -> Tensor:
+def _residual(support: SupportSet, start: Tensor) -> Tensor:
     return support.one_hot - 1 / support.num_classes - support.features @ start.mT
 
 

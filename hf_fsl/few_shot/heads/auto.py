@@ -15,7 +15,7 @@ from hf_fsl.few_shot.heads.estimator import HeadChoice, HeadTrial
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head, held_out_logits
 from hf_fsl.few_shot.heads.lda import SHRINKAGES
 from hf_fsl.few_shot.heads.named_lda import Frame, NamedHeldOut, fitted, label_directions
-from hf_fsl.few_shot.heads.support import HeadError, Support, read_support, require_every_class
+from hf_fsl.few_shot.heads.support import HeadError, SupportSet, read_support_set, require_every_class
 from hf_fsl.few_shot.heads.temperature import best_scale
 from hf_fsl.models.published.linear_head import LinearHead
 
@@ -85,7 +85,7 @@ def choose_head(
     if not names or not set(names) <= ESTIMATORS.keys():
         raise HeadError(f"Candidates are among {', '.join(ESTIMATORS)}; got {', '.join(names) or 'none'}.")
     options: dict[str, Any] = {"num_classes": num_classes, "label_embeddings": label_embeddings, "weights": weights}
-    given = read_support(support, labels, **options, normalize=normalize)
+    given = read_support_set(support, labels, **options, normalize=normalize)
     if support.ndim != 2:
         raise HeadError(f"A head is chosen for one support set (n, D); got {tuple(support.shape)}.")
     if label_embeddings is None:
@@ -113,7 +113,9 @@ def _zero_shot(support: Tensor, labels: Tensor, normalize: bool, options: dict[s
     return HeadChoice(head.scaled(scale), "anchored", settings, 1 / scale, reason)
 
 
-def _default(support: Tensor, labels: Tensor, given: Support, normalize: bool, options: dict[str, Any]) -> HeadChoice:
+def _default(
+    support: Tensor, labels: Tensor, given: SupportSet, normalize: bool, options: dict[str, Any]
+) -> HeadChoice:
     """Where nothing can be held out."""
     settings = dict(DEFAULTS, shrinkage=((1.0, 1.0),), normalize=normalize)
     reason = "Fewer than two classes have two examples, so nothing can be held out, and there are defaults for "
@@ -135,7 +137,7 @@ def _default(support: Tensor, labels: Tensor, given: Support, normalize: bool, o
     return HeadChoice(head.scaled(scale), "named_lda", settings, 1 / scale, reason)
 
 
-def names_trust(support: Support) -> float:
+def names_trust(support: SupportSet) -> float:
     """How likely it is that the label names tell the classes apart, judged by the supports: no head has to be fitted.
 
     Two to one before they are seen. Then by the likelihood of their labels given the names, with logits of root mean
@@ -188,7 +190,7 @@ class _Grid:
         """Shrinkage and name weight of each."""
         return [(shrinkage, weight) for shrinkage in SHRINKAGES for weight in self.name_weights]
 
-    def shares(self, given: Support, number: float) -> Tensor:
+    def shares(self, given: SupportSet, number: float) -> Tensor:
         """What each setting counts ``(S,)``: by its likelihood on ``number`` supports left out, and beforehand."""
         freedom = float(given.number) - int((given.counts > 0).sum())
         shrunk = _PSEUDO_EXAMPLES / (_PSEUDO_EXAMPLES + freedom)
@@ -206,7 +208,7 @@ class _Grid:
         return amounts.sum(1).tolist(), float(amounts.sum(0) @ torch.tensor(self.name_weights, dtype=amounts.dtype))
 
 
-def _average(given: Support, normalize: bool) -> HeadChoice:
+def _average(given: SupportSet, normalize: bool) -> HeadChoice:
     """ "named_lda" averaged over its settings by what is held out."""
     rows = _held_out_rows(given)
     held_out = NamedHeldOut.of(given, rows=rows)
@@ -243,7 +245,7 @@ def _average(given: Support, normalize: bool) -> HeadChoice:
     return HeadChoice(head, "named_lda", table[-1].hyperparameters, 1 / scale, reason, tuple(table), logits)
 
 
-def _head_of(given: Support, held_out: NamedHeldOut, settings: dict[str, Any]) -> LinearHead:
+def _head_of(given: SupportSet, held_out: NamedHeldOut, settings: dict[str, Any]) -> LinearHead:
     """The head of all supports, with the middle, unit and spectrum that are known from holding them out."""
     whole, frame = given.double().shifted(held_out.frame.middle), held_out.frame
     names = label_directions(whole.label_embeddings, frame)
@@ -252,7 +254,7 @@ def _head_of(given: Support, held_out: NamedHeldOut, settings: dict[str, Any]) -
     return LinearHead(weight.to(dtype), bias.to(dtype), given.transform)
 
 
-def _held_out_rows(support: Support) -> Tensor:
+def _held_out_rows(support: SupportSet) -> Tensor:
     """Which supports are held out, one at a time: all that are not alone in their class, or a random part of them."""
     rows = (~support.alone).nonzero().flatten()
     most = max(HELD_OUT_LEAST, HELD_OUT_CELLS // support.num_classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_fsl.few_shot.heads.support import Support
+from hf_fsl.few_shot.heads.support import SupportSet
 from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import LinearHead
 
@@ -51,7 +51,7 @@ class Estimator:
         parameters = inspect.signature(self.fit).parameters.values()
         return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
-    def head_of(self, support: Support, hyperparameters: dict[str, Any]) -> LinearHead | CacheHead:
+    def head_of(self, support: SupportSet, hyperparameters: dict[str, Any]) -> LinearHead | CacheHead:
         """The head of a support set in its transform."""
         fitted = self.fit(support, **hyperparameters)
         if isinstance(fitted, CacheHead):

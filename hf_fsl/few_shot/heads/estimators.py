@@ -19,8 +19,8 @@ from hf_fsl.few_shot.heads.nearest_mean import CL2N, COSINE, NEAREST_MEAN
 from hf_fsl.few_shot.heads.ridge import RIDGE
 from hf_fsl.few_shot.heads.support import (
     HeadError,
-    Support,
-    read_support,
+    SupportSet,
+    read_support_set,
     require_every_class,
     require_two_of_every_class,
 )
@@ -142,15 +142,15 @@ def _read(
     centre: bool | None,
     normalize: bool | None,
     **options: Any,
-) -> Support:
-    """The support set in the transform that is asked for; ``options`` as of ``read_support``."""
+) -> SupportSet:
+    """The support set in the transform that is asked for; ``options`` as of ``read_support_set``."""
     asked = (estimator.centre if centre is None else centre, estimator.normalize if normalize is None else normalize)
     if estimator.transform_is_fixed and asked != (estimator.centre, estimator.normalize):
         raise HeadError(
             f"{estimator.name} is defined with centre={estimator.centre} and normalize={estimator.normalize}; got "
             f"centre={asked[0]}, normalize={asked[1]}. 'nearest_mean' takes any transform."
         )
-    given = read_support(
+    given = read_support_set(
         support, labels, label_embeddings=label_embeddings, centre=asked[0], normalize=asked[1], **options
     )
     if not (estimator.uses_label_embeddings and label_embeddings is not None):
@@ -158,7 +158,7 @@ def _read(
     return given
 
 
-def _k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Support, folds: int) -> Tensor:
+def _k_fold_logits(fit: Callable[[SupportSet], LinearHead | CacheHead], support: SupportSet, folds: int) -> Tensor:
     """Logits ``(..., n, C)`` of each support from a head fitted on the folds it is not in, for want of a closed form.
 
     A class's supports go to the folds in turn, in the order given, so that with at least two of them none is empty
@@ -182,7 +182,7 @@ def _k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Su
     logits = support.one_hot.new_empty(support.one_hot.shape)
     for number in range(int(fold.max()) + 1):
         kept, out = fold != number, fold == number
-        part = Support.of(
+        part = SupportSet.of(
             support.features[kept], support.labels[kept], support.num_classes, support.transform,
             support.label_embeddings, support.weights[kept],
         )  # fmt: skip
@@ -193,7 +193,7 @@ def _k_fold_logits(fit: Callable[[Support], LinearHead | CacheHead], support: Su
     return logits
 
 
-def _one_by_one(support: Support) -> list[Support]:
+def _one_by_one(support: SupportSet) -> list[SupportSet]:
     episodes = support.labels.flatten(0, -2).shape[0]
     label_embeddings = support.label_embeddings
     if label_embeddings is not None:
@@ -201,7 +201,7 @@ def _one_by_one(support: Support) -> list[Support]:
             0, -3
         )
     return [
-        Support.of(
+        SupportSet.of(
             support.features.flatten(0, -3)[i],
             support.labels.flatten(0, -2)[i],
             support.num_classes,

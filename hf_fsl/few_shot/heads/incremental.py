@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_fsl.core.renamed import RENAMED_ESTIMATORS
 from hf_fsl.few_shot.heads.estimator import HeadChoice
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, GROWING, find_estimator
-from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, centered_label_embeddings, read_support
+from hf_fsl.few_shot.heads.support import HeadError, Moments, SupportSet, centered_label_embeddings, read_support_set
 from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import FeatureTransform, LinearHead
 
@@ -111,7 +111,7 @@ class GrowingHead:
                 f"{estimator} grows from the support embeddings only, which are not kept unless you say so: pass "
                 f"keep_embeddings=True, or choose one of {', '.join(GROWING)}."
             )
-        read = read_support(
+        read = read_support_set(
             support, labels, num_classes=num_classes, label_embeddings=label_embeddings, weights=weights
         )
         statistics = estimator in GROWING
@@ -141,7 +141,7 @@ class GrowingHead:
         Raises:
             HeadError: supports that cannot be used, or a label of no class.
         """
-        read = read_support(support, labels, num_classes=self.num_classes, weights=weights)
+        read = read_support_set(support, labels, num_classes=self.num_classes, weights=weights)
         return self._grown(read.features, labels, weights, self.num_classes, None)
 
     def add_classes(
@@ -179,7 +179,7 @@ class GrowingHead:
         )
         if new == 0:
             raise HeadError("There is no new class: give examples with labels from the number of classes on.")
-        read = read_support(support, labels, num_classes=classes + new, weights=weights)
+        read = read_support_set(support, labels, num_classes=classes + new, weights=weights)
         missing = (read.counts[classes:] == 0).nonzero().flatten().tolist()
         if missing and not (self.label_embeddings is not None and ESTIMATORS[self.estimator].uses_label_embeddings):
             raise HeadError(f"A new class needs an example; class {classes + missing[0]} has none.")
@@ -201,7 +201,7 @@ class GrowingHead:
             assert self.embeddings is not None and self.labels is not None
             own = None if label_embeddings is None else label_embeddings.to(self.dtype)
             features = self.transform(self.embeddings)
-            support = Support.of(features, self.labels, self.num_classes, self.transform, own, self.weights)
+            support = SupportSet.of(features, self.labels, self.num_classes, self.transform, own, self.weights)
             fitted = estimator.head_of(support, self.hyperparameters)
         return fitted.scaled(1 / self.temperature)
 

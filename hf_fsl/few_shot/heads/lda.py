@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_fsl.few_shot.heads.estimator import Estimator
-from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, or_one, penalised
+from hf_fsl.few_shot.heads.support import HeadError, Moments, SupportSet, or_one, penalised
 
 _NOTHING = 1e-20
 """Within-class scatter below this part of the features' mean square is rounding, not spread."""
@@ -17,7 +17,7 @@ SHRINKAGES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002,
 examples, that is what logistic regression gains over a strongly shrunk covariance."""
 
 
-def shrunk_lda(support: Support, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> tuple[Tensor, Tensor]:
+def shrunk_lda(support: SupportSet, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> tuple[Tensor, Tensor]:
     """W = μ Σ⁻¹ and b_c = −½ μ_cᵀ Σ⁻¹ μ_c + log π_c, with Σ = (1−λ) S + λ tr(S)/D I.
 
     S = Z̃ᵀZ̃/n is the scatter Z̃ of the supports about their class means. Where it is nothing, as with one example a
@@ -83,7 +83,7 @@ def log_prior(counts: Tensor, class_prior: str) -> Tensor:
     return (counts / counts.sum(-1, keepdim=True)).log()
 
 
-def shrunk_lda_held_out(support: Support, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> Tensor:
+def shrunk_lda_held_out(support: SupportSet, *, shrinkage: float = 0.5, class_prior: str = "uniform") -> Tensor:
     """Leave-one-out logits ``(..., n, C)``, less their mean over the classes, as the head's.
 
     The ridge λ tr(S)/D and π are those of the others, too. NaN for the only support of a class.
@@ -206,7 +206,7 @@ class SpectralScatter:
     diagonal and a rank-one term (Sherman & Morrison 1950).
     """
 
-    support: Support
+    support: SupportSet
     """Those to leave out, in float64."""
     deviations: Tensor
     """z − μ_y ``(..., n, D)``."""
@@ -221,7 +221,7 @@ class SpectralScatter:
     """Of the same in all D dimensions."""
 
     @classmethod
-    def of(cls, support: Support, rows: Tensor | None = None) -> SpectralScatter:
+    def of(cls, support: SupportSet, rows: Tensor | None = None) -> SpectralScatter:
         """Of supports in float64; only ``rows`` ``(m,)`` of them are to be left out, None: each."""
         means, number = support.means(), support.number
         deviations = support.features - support.own_rows(means)

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from hf_fsl.few_shot.heads.estimator import Estimator
-from hf_fsl.few_shot.heads.support import HeadError, Support
+from hf_fsl.few_shot.heads.support import HeadError, SupportSet
 
 
-def logistic(support: Support, *, inverse_penalty: float = 1.0, iterations: int = 1000) -> tuple[Tensor, Tensor]:
+def logistic(support: SupportSet, *, inverse_penalty: float = 1.0, iterations: int = 1000) -> tuple[Tensor, Tensor]:
     """W and b of ``LogisticRegression(C=inverse_penalty)``, one episode after the other.
 
     Raises:

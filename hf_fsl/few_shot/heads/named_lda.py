@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from hf_fsl.few_shot.heads.estimator import Estimator
 from hf_fsl.few_shot.heads.lda import SpectralScatter, Spectrum, check_settings
-from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, or_one
+from hf_fsl.few_shot.heads.support import HeadError, Moments, SupportSet, or_one
 
 Metric = float | Sequence[tuple[float, float | Tensor]]
 """λ; or pairs of λ and the factor of its M, for their sum."""
@@ -27,7 +27,7 @@ class Frame:
     """Mean squared distance of the supports from it ``(...)``."""
 
     @classmethod
-    def of(cls, support: Support, middle: Tensor | None = None, unit: float | Tensor | None = None) -> Frame:
+    def of(cls, support: SupportSet, middle: Tensor | None = None, unit: float | Tensor | None = None) -> Frame:
         """Those given; None: those of the supports."""
         features = support.features
         if middle is None:
@@ -39,7 +39,7 @@ class Frame:
 
 
 def named_lda(
-    support: Support,
+    support: SupportSet,
     *,
     shrinkage: Metric = 1.0,
     pseudo_count: float = 4.0,
@@ -119,7 +119,7 @@ def unbiased(squares: Tensor, counts: Tensor) -> Tensor:
 
 
 def named_lda_held_out(
-    support: Support,
+    support: SupportSet,
     *,
     shrinkage: Metric = 1.0,
     pseudo_count: float = 4.0,
@@ -137,7 +137,7 @@ def named_lda_held_out(
 class NamedHeldOut:
     """Leave-one-out for a whole grid of settings: what each of them costs is elementwise over ``(n, C)``."""
 
-    support: Support
+    support: SupportSet
     """Those left out, about the middle, float64."""
     frame: Frame
     scatter: SpectralScatter
@@ -151,7 +151,7 @@ class NamedHeldOut:
     @classmethod
     def of(
         cls,
-        support: Support,
+        support: SupportSet,
         middle: Tensor | None = None,
         unit: float | Tensor | None = None,
         rows: Tensor | None = None,

@@ -7,22 +7,22 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hf_fsl.few_shot.heads.estimator import Estimator
-from hf_fsl.few_shot.heads.support import Moments, Support
+from hf_fsl.few_shot.heads.support import Moments, SupportSet
 
 
-def euclidean(support: Support, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def euclidean(support: SupportSet, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """``-scale ‖z − μ_c‖²`` less ``-scale ‖z‖²``, which all classes share: W = 2·scale·μ, b = −scale·‖μ‖²."""
     means = support.means()
     return 2 * scale * means, -scale * means.square().sum(-1)
 
 
-def angular(support: Support, *, scale: float = 10.0) -> tuple[Tensor, Tensor]:
+def angular(support: SupportSet, *, scale: float = 10.0) -> tuple[Tensor, Tensor]:
     """``scale · cos(z, μ_c)`` over normalised features: W = scale·μ/‖μ‖, b = 0."""
     means = normalize(support.means(), dim=-1)
     return scale * means, torch.zeros_like(means[..., 0])
 
 
-def euclidean_held_out(support: Support, *, scale: float = 1.0) -> Tensor:
+def euclidean_held_out(support: SupportSet, *, scale: float = 1.0) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``: in its own class, z is compared with the mean of the others.
 
     z − μ without z, which counts as w, is (z − μ) · n_c / (n_c − w). NaN for the only example of its class.
@@ -35,7 +35,7 @@ def euclidean_held_out(support: Support, *, scale: float = 1.0) -> Tensor:
     return scale * (shared - torch.where(support.one_hot.bool(), distances * stretch, distances))
 
 
-def angular_held_out(support: Support, *, scale: float = 10.0) -> Tensor:
+def angular_held_out(support: SupportSet, *, scale: float = 10.0) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``; NaN for the only example of its class."""
     support = support.double()
     sums = support.sums()

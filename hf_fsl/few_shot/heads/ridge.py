@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from hf_fsl.few_shot.heads.estimator import Estimator
-from hf_fsl.few_shot.heads.support import HeadError, Moments, Support, penalised
+from hf_fsl.few_shot.heads.support import HeadError, Moments, SupportSet, penalised
 
 
-def ridge(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+def ridge(support: SupportSet, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
     """W = (Z̃ᵀZ̃ + λI)⁻¹ Z̃ᵀỸ and b = ȳ − W z̄, with Z̃, Ỹ less their means over the supports, times the weights' roots.
 
     Args:
@@ -27,7 +27,7 @@ def ridge(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None
     return weight, level - (weight @ centre.unsqueeze(-1)).squeeze(-1)
 
 
-def ridge_held_out(support: Support, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> Tensor:
+def ridge_held_out(support: SupportSet, *, penalty: float = 1.0, unit: float | Tensor | None = None) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``: y − (y − f) / (1 − h_ii), h_ii with the w_i/n of the intercept (PRESS).
 
     The penalty's unit is that of all supports.
@@ -40,7 +40,7 @@ def ridge_held_out(support: Support, *, penalty: float = 1.0, unit: float | Tens
     return without_own(support.one_hot, fitted, smoother.diagonal(dim1=-2, dim2=-1) + intercept)
 
 
-def centred(support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def centred(support: SupportSet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Z̃ ``(..., n, D)``, Ỹ ``(..., n, C)``, and the means z̄ ``(..., D)``, ȳ ``(..., C)``."""
     shares = (support.weights / support.number.unsqueeze(-1)).unsqueeze(-2)
     centre, level = shares @ support.features, shares @ support.one_hot

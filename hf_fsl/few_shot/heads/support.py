@@ -20,7 +20,7 @@ class TooFewSupports(HeadError):
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportSet:
     """A support set, or a batch of them (``...``, episodes)."""
 
     features: Tensor
@@ -48,7 +48,7 @@ class Support:
         transform: FeatureTransform,
         label_embeddings: Tensor | None = None,
         weights: Tensor | None = None,
-    ) -> Support:
+    ) -> SupportSet:
         """Of transformed supports; without weights each counts as one."""
         one_hot = torch.nn.functional.one_hot(labels, num_classes).to(features.dtype)
         weights = torch.ones_like(features[..., 0]) if weights is None else weights.to(features)
@@ -100,7 +100,7 @@ class Support:
         """The classes' counts without each support: ``(..., n, C)``."""
         return self.counts.unsqueeze(-2) - self.one_hot * self.weights.unsqueeze(-1)
 
-    def at(self, rows: Tensor) -> Support:
+    def at(self, rows: Tensor) -> SupportSet:
         """Some supports ``(m,)`` of a set without episodes, with the counts of all."""
         return replace(
             self,
@@ -110,13 +110,13 @@ class Support:
             weights=self.weights[rows],
         )
 
-    def shifted(self, middle: Tensor) -> Support:
+    def shifted(self, middle: Tensor) -> SupportSet:
         """The same about ``middle`` ``(..., D)``."""
         return replace(self, features=self.features - middle.unsqueeze(-2))
 
-    def double(self) -> Support:
+    def double(self) -> SupportSet:
         """The same in float64, for what is solved or subtracted."""
-        return Support(
+        return SupportSet(
             self.features.double(),
             self.labels,
             self.one_hot.double(),
@@ -173,7 +173,7 @@ class Moments:
         return self.second - self.sums.mT @ self.means()
 
 
-def read_support(
+def read_support_set(
     support: Tensor,
     labels: Tensor,
     *,
@@ -183,7 +183,7 @@ def read_support(
     weights: Tensor | None = None,
     centre: bool = False,
     normalize: bool = False,
-) -> Support:
+) -> SupportSet:
     """Checks a support set and puts it into the transform.
 
     Args:
@@ -220,7 +220,7 @@ def read_support(
             + (f" from {float(weights.min()):g} to {float(weights.max()):g}." if weights.numel() else ".")
         )
     transform = _transform(support, base_mean, weights, centre, normalize)
-    return Support.of(
+    return SupportSet.of(
         transform(support),
         labels,
         num_classes,
@@ -235,7 +235,7 @@ def or_one(counts: Tensor) -> Tensor:
     return torch.where(counts > 0, counts, torch.ones_like(counts))
 
 
-def require_every_class(support: Support, method: str) -> None:
+def require_every_class(support: SupportSet, method: str) -> None:
     """Raises:
     HeadError: a class has no support.
     """
@@ -247,7 +247,7 @@ def require_every_class(support: Support, method: str) -> None:
         )
 
 
-def require_two_of_every_class(support: Support) -> None:
+def require_two_of_every_class(support: SupportSet) -> None:
     """Raises:
     HeadError: a class would be empty once its example is left out.
     """
@@ -340,7 +340,7 @@ def penalised(matrix: Tensor, strength: Tensor) -> Tensor:
     return matrix + strength.expand(matrix.shape[:-2])[..., None, None] * identity
 
 
-def zero_shot_weight(support: Support, strength: float) -> Tensor:
+def zero_shot_weight(support: SupportSet, strength: float) -> Tensor:
     """αW₀ ``(..., C, D)``, W₀ the label embeddings: the zero-shot classifier; zeros without them."""
     shape = (*support.counts.shape, support.features.shape[-1])
     if support.label_embeddings is None:

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from hf_fsl.few_shot.heads.estimator import Estimator
-from hf_fsl.few_shot.heads.support import Support, zero_shot_weight
+from hf_fsl.few_shot.heads.support import SupportSet, zero_shot_weight
 from hf_fsl.models.published.cache_head import CacheHead
 
 
-def tip_adapter(support: Support, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0) -> CacheHead:
+def tip_adapter(
+    support: SupportSet, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0
+) -> CacheHead:
     """``α · exp(−β(1 − z·z_i)) Y + logit_scale · z·W₀``; the defaults are the paper's, and CLIP's logit scale."""
     values = support.one_hot * support.weights.unsqueeze(-1)
     return CacheHead(
@@ -19,7 +21,7 @@ def tip_adapter(support: Support, *, alpha: float = 1.0, beta: float = 5.5, logi
 
 
 def tip_adapter_held_out(
-    support: Support, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0
+    support: SupportSet, *, alpha: float = 1.0, beta: float = 5.5, logit_scale: float = 100.0
 ) -> Tensor:
     """Leave-one-out logits ``(..., n, C)``: each support's own key is left out, which gave its class α·exp(0)."""
     support = support.double()

@@ -27,7 +27,7 @@ from transformers import (
 from hf_fsl import Backbone
 from hf_fsl.config import AdaptationConfig, AdapterConfig
 from hf_fsl.few_shot.adaptation import AdaptationError, adapt
-from hf_fsl.few_shot.adaptation.adapt import Examples
+from hf_fsl.few_shot.adaptation.adapt import AdaptationInputs
 from hf_fsl.models.backbones.cache import weights_fingerprint
 from hf_fsl.training.losses import MetricLoss
 from tests.helpers.tiny_models import text_sizes, write_tokenizer
@@ -125,7 +125,7 @@ def test_upper_layers_with_everything_below_computed_once_are_what_they_are_with
 def test_a_lora_starts_along_the_gradient_of_its_first_batch(backbone):
     config = replace(CONFIG, batch_size=36, examples_per_class=12, steps=1, learning_rate=1e-12)  # all in a batch
     adapted = adapt(backbone, TEXTS, LABELS, config, adapter=replace(ALONG, r=2))
-    examples = Examples(backbone, TEXTS, 0)
+    examples = AdaptationInputs(backbone, TEXTS, 0)
     MetricLoss("supervised_contrastive", config.temperature)(
         examples.embed(range(36)), torch.tensor(LABELS)
     ).backward()

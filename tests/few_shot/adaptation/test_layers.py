@@ -7,7 +7,7 @@ import torch
 
 from hf_fsl import Backbone
 from hf_fsl.few_shot.adaptation import AdaptationError
-from hf_fsl.few_shot.adaptation.adapt import Examples
+from hf_fsl.few_shot.adaptation.adapt import AdaptationInputs
 from hf_fsl.few_shot.adaptation.layers import StateStore
 from tests.helpers.tiny_models import build_model, image_sizes, model_inputs, write_tokenizer
 
@@ -37,7 +37,7 @@ def pictures(count: int) -> list:
 def test_embeddings_and_gradients_above_the_cut_are_those_of_the_whole_encoder(kind, tmp_path):
     backbone = backbone_of(kind, tmp_path)
     inputs = pictures(5) if kind in ("vit", "dinov2") else TEXTS
-    whole, cut = Examples(backbone, inputs, 1 << 20), Examples(backbone, inputs, 1 << 20)
+    whole, cut = AdaptationInputs(backbone, inputs, 1 << 20), AdaptationInputs(backbone, inputs, 1 << 20)
     above = cut.cut_below(1)
     results = []
     for examples in (whole, cut):
@@ -48,7 +48,9 @@ def test_embeddings_and_gradients_above_the_cut_are_those_of_the_whole_encoder(k
         gradients = [p.grad.clone() for p in above.parameters() if p.grad is not None]
         results.append((embeddings.detach(), gradients))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
-    assert torch.allclose(results[0][0], Examples(backbone, inputs, 0).embed(range(5))[[3, 1, 0, 4]], atol=1e-5)
+    assert torch.allclose(
+        results[0][0], AdaptationInputs(backbone, inputs, 0).embed(range(5))[[3, 1, 0, 4]], atol=1e-5
+    )
     assert len(results[0][1]) == len(results[1][1]) > 4
     for expected, got in zip(results[0][1], results[1][1], strict=True):
         assert torch.allclose(expected, got, atol=1e-4, rtol=1e-4)
@@ -56,7 +58,7 @@ def test_embeddings_and_gradients_above_the_cut_are_those_of_the_whole_encoder(k
 
 def test_layers_below_the_cut_run_once_an_example(text_backbone):
     backbone = Backbone.from_pretrained(str(text_backbone))
-    examples = Examples(backbone, TEXTS, 1 << 20)
+    examples = AdaptationInputs(backbone, TEXTS, 1 << 20)
     examples.cut_below(1)
     ran: list[int] = []
     inside = backbone.model.encoder.layer[0].attention
@@ -70,9 +72,9 @@ def test_layers_below_the_cut_run_once_an_example(text_backbone):
 
 def test_a_model_that_is_no_stack_of_layers_and_a_layer_that_is_not_there_are_refused(tmp_path, text_backbone):
     with pytest.raises(AdaptationError, match="no plain stack"):
-        Examples(backbone_of("convnext", tmp_path), pictures(2), 0).cut_below(1)
+        AdaptationInputs(backbone_of("convnext", tmp_path), pictures(2), 0).cut_below(1)
     with pytest.raises(AdaptationError, match="first_layer=2: the encoder has layers 0 to 1"):
-        Examples(Backbone.from_pretrained(str(text_backbone)), TEXTS, 0).cut_below(2)
+        AdaptationInputs(Backbone.from_pretrained(str(text_backbone)), TEXTS, 0).cut_below(2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

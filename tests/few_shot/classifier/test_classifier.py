@@ -19,7 +19,8 @@ from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
-from hf_fsl.few_shot.classifier.support import FewShotError, folds_of, read_support
+from hf_fsl.few_shot.classifier.examples import folds_of, read_examples
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.few_shot.heads import HeadError, choose_head
 from hf_fsl.models.backbones.errors import BackboneError
 from tests.helpers.encoders import pictures as draw
@@ -213,9 +214,9 @@ def test_what_cannot_be_learned_from_is_told(backbone, X, y, message):
 
 
 def test_words_for_nothing_and_minus_one_are_classes():
-    support = read_support(TEXTS[:3], ["NA", "None", "null"])
+    support = read_examples(TEXTS[:3], ["NA", "None", "null"])
     assert support.classes.tolist() == ["NA", "None", "null"]
-    assert read_support(TEXTS[:3], [-1, 0, 1]).classes.tolist() == [-1, 0, 1]
+    assert read_examples(TEXTS[:3], [-1, 0, 1]).classes.tolist() == [-1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_words_for_nothing_and_minus_one_are_classes():
 )
 def test_a_column_of_labels_is_taken_with_a_warning(y, classes):
     with pytest.warns(DataConversionWarning, match="taken for"):
-        support = read_support(TEXTS[:2], y)
+        support = read_examples(TEXTS[:2], y)
     assert support.classes.tolist() == classes and support.labels.tolist() == [0, 1]
 
 
@@ -247,7 +248,7 @@ def test_a_column_of_labels_is_taken_with_a_warning(y, classes):
     ],
 )
 def test_labels_of_every_kind_can_be_written(y, classes):
-    support = read_support(TEXTS[:2], y)
+    support = read_examples(TEXTS[:2], y)
     assert support.labels.tolist() == [1, 0]
     assert json.loads(json.dumps(support.classes.tolist())) == classes
 
@@ -259,7 +260,7 @@ def test_equal_examples_of_two_classes_are_learned_from_with_a_warning(backbone)
     ):
         classifier.fit([*TEXTS, TEXTS[0]], [*LABELS, "thing"])
     assert classifier.state_.counts == (6, 7)
-    support = read_support([TEXTS[0], TEXTS[0], TEXTS[0], TEXTS[1]], ["a", "b", "b", "a"])
+    support = read_examples([TEXTS[0], TEXTS[0], TEXTS[0], TEXTS[1]], ["a", "b", "b", "a"])
     assert support.distinct.tolist() == [2, 1]
 
 
@@ -310,7 +311,7 @@ def test_an_argument_by_its_old_name_is_told_the_new_one(backbone):
 
 def test_equal_examples_are_held_out_together():
     repeated = [*ANIMALS, *ANIMALS[:3], *THINGS, "a sun", "a sun"]
-    support = read_support(repeated, ["animal"] * 9 + ["thing"] * 6 + ["sun"] * 2)
+    support = read_examples(repeated, ["animal"] * 9 + ["thing"] * 6 + ["sun"] * 2)
     assert support.distinct.tolist() == [6, 1, 6] and support.counts.tolist() == [9, 2, 6]
     for seed in range(5):
         parts = folds_of(support, 2, seed)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hf_fsl import AdaptationConfig, AdapterConfig
 from hf_fsl.few_shot.classifier import fitting
+from hf_fsl.few_shot.classifier.examples import LabeledExamples, read_examples
 from hf_fsl.few_shot.classifier.fitting import ENOUGH, Fitted, HeldOut, cross_fit
 from hf_fsl.few_shot.classifier.incremental import state_of
-from hf_fsl.few_shot.classifier.support import Support, read_support
 from hf_fsl.few_shot.heads import HeadChoice, fit_head
 
 CLASSES, SHOTS, NEW = 12, 8, 30
@@ -28,7 +28,7 @@ class Stretched:
         return self.factor * torch.stack([self.known[item] for item in items])
 
 
-def fit_stretched(support: Support, known: dict[str, Tensor]) -> Fitted:
+def fit_stretched(support: LabeledExamples, known: dict[str, Tensor]) -> Fitted:
     """As training does it: the more examples, the less apart everything is."""
     backbone = Stretched(known, 3 - len(support.items) / (CLASSES * SHOTS))
     embeddings = backbone.encode(support.items)
@@ -47,7 +47,7 @@ def coverage_of_one_draw(seed: int) -> float:
         for row, of_class in zip(names, points, strict=True)
         for name, point in zip(row, of_class, strict=True)
     }
-    support = read_support(
+    support = read_examples(
         [name for row in names for name in row[:SHOTS]],
         np.arange(CLASSES).repeat(SHOTS).tolist(),
         use_label_texts=False,
@@ -65,7 +65,7 @@ def test_a_threshold_from_models_of_half_the_examples_has_the_coverage_on_the_mo
 
 @pytest.mark.parametrize(("adapted_loss", "kept"), [(ENOUGH - 0.01, True), (ENOUGH + 0.01, False)])
 def test_an_adapter_is_kept_where_it_takes_a_tenth_off_the_held_out_loss(adapted_loss, kept, monkeypatch):
-    support = read_support([f"{kind}-{number}" for kind in range(2) for number in range(4)], [0] * 4 + [1] * 4)
+    support = read_examples([f"{kind}-{number}" for kind in range(2) for number in range(4)], [0] * 4 + [1] * 4)
     known = {item: torch.randn(8) for item in support.items}
     asked = iter([HeldOut(torch.ones(8), 1.0, 1.0), HeldOut(torch.ones(8), 1.0, adapted_loss)])
     monkeypatch.setattr(fitting, "cross_fit", lambda *_: next(asked))

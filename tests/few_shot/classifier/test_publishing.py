@@ -20,7 +20,7 @@ from sklearn.exceptions import NotFittedError
 
 from hf_fsl import AdaptationConfig, AdapterConfig, Backbone, FewShotClassifier
 from hf_fsl.few_shot.classifier import publishing
-from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.hub.local import running
 from hf_fsl.hub.push import PublishError, UselessModel
 from hf_fsl.models.export.loading import weights_digest

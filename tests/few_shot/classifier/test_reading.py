@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from hf_fsl import FewShotClassifier
-from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.models.backbones import Backbone, BackboneError
 from tests.helpers.encoders import pictures as draw
 from tests.helpers.encoders import save_encoder

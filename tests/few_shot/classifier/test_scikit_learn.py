@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_array, validate_data
 
 from hf_fsl import Backbone, FewShotClassifier
-from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from tests.helpers.encoders import save_encoder
 
 THREE = ["cat", "house", "rain"]

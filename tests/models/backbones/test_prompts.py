@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import hf_fsl.auto  # noqa: F401
 from hf_fsl import FewShotClassifier
 from hf_fsl.config import RECIPES, ConfigError, load_config
-from hf_fsl.few_shot.classifier.support import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.models.backbones import Backbone, BackboneError
 from hf_fsl.models.export import ExportError, export_model
 from hf_fsl.models.published.linear_head import LinearHead

@@ -7,7 +7,7 @@ from transformers import pipeline
 
 import hf_fsl.auto  # noqa: F401
 from hf_fsl import ZeroShotEmbeddingPipeline, ZeroShotImagePipeline
-from hf_fsl.few_shot.pipeline import FewShotError
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.zero_shot import ZeroShotError
 from tests.helpers.encoders import save_encoder
 from tests.helpers.image_text import image_text_model, images, processors

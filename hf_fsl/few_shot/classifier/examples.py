@@ -13,8 +13,8 @@ import torch
 from sklearn.exceptions import DataConversionWarning
 from torch import Tensor
 
-from hf_fsl.core.errors import UserError
 from hf_fsl.core.label_values import contradictions, is_label, is_missing, plain_label
+from hf_fsl.few_shot.errors import FewShotError
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.inputs import input_keys
 from hf_fsl.models.label_texts import label_text_embeddings
@@ -23,12 +23,8 @@ from hf_fsl.models.templates import as_templates, fill_templates
 _SEVERAL = (list, tuple, set, frozenset, np.ndarray)
 
 
-class FewShotError(UserError, ValueError):
-    """A support set, or a request, that few-shot classification cannot work with."""
-
-
 @dataclass(frozen=True)
-class Support:
+class LabeledExamples:
     """A support set.
 
     ``labels`` ``(n,)`` are rows of ``classes`` ``(C,)``, ``label_texts`` has one a class, or is None where classes
@@ -67,7 +63,7 @@ class Support:
         first = set(zip(self.keys, self.labels.tolist(), strict=True))
         return torch.bincount(torch.tensor([one for _, one in first], dtype=torch.long), minlength=self.num_classes)
 
-    def part(self, rows: Sequence[int]) -> Support:
+    def part(self, rows: Sequence[int]) -> LabeledExamples:
         """The same classes with some of the examples."""
         items, keys = [self.items[row] for row in rows], tuple(self.keys[row] for row in rows)
         weights = None if self.weights is None else self.weights[list(rows)]
@@ -88,7 +84,7 @@ class Support:
         )
 
 
-def read_support(
+def read_examples(
     X: Iterable[Any],
     y: Iterable[Any],
     *,
@@ -98,7 +94,7 @@ def read_support(
     unlabeled: Iterable[Any] | None = None,
     sample_weight: Iterable[float] | None = None,
     class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
-) -> Support:
+) -> LabeledExamples:
     """Checks examples and labels and puts them in order.
 
     Args:
@@ -142,7 +138,7 @@ def read_support(
     by_class = None if class_weight is None else weights_of_classes(class_weight, classes, numbers.numpy(), weights)
     if by_class is not None:
         weights = by_class[numbers.numpy()] * (1 if weights is None else weights)
-    return Support(
+    return LabeledExamples(
         items, numbers, classes, texts, tuple(as_templates(templates)), others, keys,
         None if weights is None else torch.from_numpy(weights),
         None if by_class is None else tuple(by_class.tolist()),
@@ -263,7 +259,7 @@ def texts_for(classes: np.ndarray, label_texts: Mapping[Any, str] | None) -> tup
     return tuple(known[name] for name in names)
 
 
-def folds_of(support: Support, folds: int, seed: int) -> list[list[int]]:
+def folds_of(support: LabeledExamples, folds: int, seed: int) -> list[list[int]]:
     """Disjoint sets of rows to hold out, each class spread evenly over them, equal examples together.
 
     A class with one example is never held out: nothing would be left of it. A class with fewer examples than folds
