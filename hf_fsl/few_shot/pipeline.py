@@ -65,8 +65,12 @@ def choose(
     Args:
         embeddings: ``(n, D)``.
         labels: ``(n,)``.
+        classes: C.
         label_embeddings: ``(C, D)``.
         head: ``auto`` or the name of an estimator, whose hyperparameters are then chosen where they can be.
+
+    Returns:
+        The head, and why in a sentence.
     """
     settings: dict[str, Any] = {"num_classes": classes, "label_embeddings": label_embeddings}
     if head != "auto" and int(labels.bincount(minlength=classes).min()) < 2:
@@ -78,7 +82,13 @@ def choose(
 
 
 def examples_by_label(support: Any) -> tuple[list[str], list[list[Any]]]:
-    """Labels, and the examples of each.
+    """Reads a support set.
+
+    Args:
+        support: label -> its examples.
+
+    Returns:
+        Labels, and the examples of each.
 
     Raises:
         FewShotError: no mapping, one label only, a label without examples, or examples that are none.
@@ -106,11 +116,15 @@ def examples_by_label(support: Any) -> tuple[list[str], list[list[Any]]]:
 
 
 def check_owners(labels: Sequence[str], owners: Sequence[int], keys: Sequence[str]) -> None:
-    """Raises FewShotError for an example of two labels.
+    """Sees that no example is given for two labels.
 
     Args:
-        owners: index of each example's label.
-        keys: of each example, by its contents.
+        labels: all of them.
+        owners: index of each example's label ``(n,)``.
+        keys: of each example, by its contents ``(n,)``.
+
+    Raises:
+        FewShotError: one is.
     """
     owner: dict[str, int] = {}
     for key, row in zip(keys, owners, strict=True):
@@ -239,7 +253,22 @@ class FewShotPipeline(Pipeline):
         label_texts: Mapping[str, str] | None = None,
         **options: Any,
     ) -> FittedSupport:
-        """The classifier of a support set, arguments as in a call: what was chosen and why, and the head."""
+        """The classifier of a support set.
+
+        Args:
+            support: this and what follows as in a call.
+            head: see there.
+            use_label_texts: see there.
+            hypothesis_template: see there.
+            label_texts: see there.
+            **options: of reading and cutting, see there.
+
+        Returns:
+            The head, and why it is this one.
+
+        Raises:
+            FewShotError: a support set that cannot be learned from.
+        """
         labels, examples = examples_by_label(support)
         items = self._loaded([item for rows in examples for item in rows], options)
         keys = input_keys(items)

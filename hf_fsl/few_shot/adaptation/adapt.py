@@ -112,7 +112,13 @@ class AdaptationInputs:
             self.tokens = Tokens(backbone, read_inputs(inputs))
 
     def cut_below(self, first: int) -> nn.ModuleList:
-        """From now on the layers below ``first`` are run once an example. Returns those from ``first`` on.
+        """From now on the layers below a certain one are run once an example.
+
+        Args:
+            first: the layer, counted from 0, that is the first to be run each time.
+
+        Returns:
+            The layers from that one on.
 
         Raises:
             AdaptationError: the encoder has no such layer.
@@ -254,10 +260,14 @@ def adapt(
         accelerator: of several processes: each embeds its share of a batch, the loss is that of the whole batch, and
             all end with the same weights.
 
+    Returns:
+        The adapted backbone, with what was learned merged into its weights, and what it took.
+
     Raises:
         AdaptationError: labels that do not fit the inputs, fewer than two classes, only one example of each class
             and no label texts, an adapter that cannot be merged, or a first_layer that the encoder does not have.
-        AdapterError, BackboneError: the adapter does not fit the model; inputs that cannot be encoded.
+        AdapterError: the adapter does not fit the model.
+        BackboneError: inputs that cannot be encoded.
     """
     started = time.perf_counter()
     config = config or AdaptationConfig()

@@ -80,9 +80,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             the model grows.
         keep_support: the support embeddings stay in the model and are published with it; ``add_examples`` needs them
             for heads that have no sufficient statistics.
-        pooling, prompt, prompt_name, revision, trust_remote_code, device: of a backbone given by name, see
-            ``Backbone.from_pretrained``. ``pooling="stock"``: the embedding and a head that fold into the stock class
-            of the backbone's family.
+        pooling: of a backbone given by name, see ``Backbone.from_pretrained``. ``stock``: the embedding and a head
+            that fold into the stock class of the backbone's family.
+        prompt: put before every text, of a backbone given by name; None: what its repository says.
+        prompt_name: one of the prompts of its repository.
+        revision: a branch, tag or commit of its repository.
+        trust_remote_code: whether code of its repository may run.
+        device: where it runs, such as ``cuda``.
         cache_dir: embeddings of the backbone as it is are kept there.
         open_files: where the backbone takes images, a string that is the path of one, or its URL, stands for it.
             False: nothing is opened; a server must not open the path or URL that a client sent.
@@ -159,8 +163,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 are not encoded then.
             label_texts: class -> its text; None: the classes themselves, where they are texts.
 
+        Returns:
+            The classifier itself.
+
         Raises:
-            FewShotError, HeadError, BackboneError: what cannot be learned from, and why.
+            FewShotError: parameters, inputs, labels or weights that cannot be learned from.
+            HeadError: a support set that the head asked for cannot use.
+            BackboneError: a backbone that cannot be loaded, or inputs that it does not take.
         """
         check_parameters(self.get_params(deep=False))
         backbone = self._loaded_backbone()
@@ -182,36 +191,80 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def adopt(self, state: FewShotState, backbone: Backbone) -> None:
-        """Becomes what ``state`` says, over the embeddings of ``backbone``: how a published model is loaded."""
+        """Becomes a published model, as it was loaded.
+
+        Args:
+            state: what was fitted.
+            backbone: what it was fitted on.
+        """
         self.state_, self.backbone_ = state, backbone
         self.adapted_, self.sample_ = None, []
 
     def logits(self, X: Iterable[Any]) -> np.ndarray:
-        """Logits ``(N, C)``, calibrated where there was something to calibrate them by."""
+        """Calibrated scores of the classes, where there was something to calibrate them by.
+
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            Logits ``(N, C)`` in the order of ``classes_``.
+        """
         return self._logits(X).numpy()
 
     def decision_function(self, X: Iterable[Any]) -> np.ndarray:
-        """:meth:`logits` ``(N, C)``; of two classes, as scikit-learn has it, ``(N,)``: above 0 where it is the second.
+        """What scikit-learn decides by.
 
-        Its sigmoid is then the second class's probability.
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            :meth:`logits` ``(N, C)``. Of two classes ``(N,)``: above 0 where it is the second, whose probability is
+            the sigmoid.
         """
         logits = self.logits(X)
         return logits if len(self.classes_) > 2 else logits[:, 1] - logits[:, 0]
 
     def predict_proba(self, X: Iterable[Any]) -> np.ndarray:
-        """Probabilities ``(N, C)`` in the order of ``classes_``."""
+        """Probabilities of the classes.
+
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            ``(N, C)`` in the order of ``classes_``.
+        """
         return self._logits(X).softmax(-1).numpy()
 
     def predict_log_proba(self, X: Iterable[Any]) -> np.ndarray:
-        """Logarithms of the probabilities ``(N, C)``."""
+        """Logarithms of the probabilities.
+
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            ``(N, C)`` in the order of ``classes_``.
+        """
         return self._logits(X).log_softmax(-1).numpy()
 
     def predict(self, X: Iterable[Any]) -> np.ndarray:
-        """Classes ``(N,)``."""
+        """The likeliest classes.
+
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            Members of ``classes_`` ``(N,)``.
+        """
         return self.classes_[self._logits(X).argmax(-1).numpy()]
 
     def refuses(self, X: Iterable[Any]) -> np.ndarray:
-        """Whether an input is unlike every class ``(N,)``, at a threshold that lets ``coverage`` of the known through.
+        """Which inputs are unlike every class, at a threshold that lets ``coverage`` of the known through.
+
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            Booleans ``(N,)``.
 
         Raises:
             FewShotError: the support set had one example a class, from which no threshold can be told.
@@ -219,7 +272,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._refusal().refuses(self._embeddings(X)).numpy()
 
     def add_examples(self, X: Iterable[Any], y: Iterable[Any]) -> FewShotClassifier:
-        """Further examples of known classes; equal to a refit with transform and hyperparameters held.
+        """Learns from further examples of known classes; equal to a refit with transform and hyperparameters held.
+
+        Args:
+            X: inputs, as in :meth:`fit`.
+            y: their classes.
+
+        Returns:
+            The classifier itself.
 
         Raises:
             FewShotError: a class that is not known, or a head that needs the support embeddings, which were not kept.
@@ -229,7 +289,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def add_classes(
         self, X: Iterable[Any], y: Iterable[Any], *, label_texts: Mapping[Any, str] | None = None
     ) -> FewShotClassifier:
-        """New classes with their examples; see :meth:`add_examples`.
+        """Learns new classes from their examples; see :meth:`add_examples`.
+
+        Args:
+            X: inputs, as in :meth:`fit`.
+            y: their classes.
+            label_texts: new class -> its text; None: the classes themselves, where the others have texts.
+
+        Returns:
+            The classifier itself.
 
         Raises:
             FewShotError: a class that is known already, or without a label text where the others have one.
@@ -237,11 +305,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._grow(X, y, new=True, label_texts=label_texts)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Path:
-        """Writes the model as a repository: see :func:`hf_fsl.few_shot.classifier.publishing.save`."""
+        """Writes the model as a repository.
+
+        Args:
+            save_directory: a folder; what others put there stays.
+            **options: of :func:`hf_fsl.few_shot.classifier.publishing.save`: ``stock``, ``repo_id``.
+
+        Returns:
+            The folder.
+        """
         return publishing.save(self.publishable(), Path(save_directory), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
-        """Saves, verifies and pushes as one commit: see :func:`hf_fsl.few_shot.classifier.publishing.push`."""
+        """Saves the model, verifies it in a fresh process, and pushes it as one commit.
+
+        Args:
+            repo_id: such as ``me/my-model``.
+            **options: of :func:`hf_fsl.few_shot.classifier.publishing.push`: ``private``, ``token``, ``create_pr`` …
+
+        Returns:
+            Where it went, and whether anything changed there.
+        """
         return publishing.push(self.publishable(), repo_id, **options)
 
     def publishable(self, trained: Adapted | None = None) -> PublishableModel:
@@ -249,6 +333,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             trained: what made the backbone that the classifier was given, where it did not adapt it further.
+
+        Returns:
+            What :func:`hf_fsl.few_shot.classifier.publishing.save` and ``push`` take.
         """
         state, choice = self._state(), getattr(self, "choice_", None)
         held_out = None
@@ -274,8 +361,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             revision: a branch, tag or commit of the repository.
             token: of the Hub.
             device: where the model runs.
-            parameters: of the classifier, for fitting it anew on the published backbone; what the published model
+            **parameters: of the classifier, for fitting it anew on the published backbone; what the published model
                 holds (backbone, coverage, templates, class_weight) is not among them.
+
+        Returns:
+            A fitted classifier.
 
         Raises:
             FewShotError: a parameter that there is not or that the model holds; the repository cannot be had, holds no
@@ -326,7 +416,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self._state().reason
 
     def refusal_scores(self, X: Iterable[Any]) -> np.ndarray:
-        """How unlike every class an input is ``(N,)``; what :meth:`refuses` compares with its threshold."""
+        """How unlike every class inputs are: what :meth:`refuses` compares with its threshold.
+
+        Args:
+            X: N inputs, as in :meth:`fit`.
+
+        Returns:
+            Distances to the nearest class mean ``(N,)``.
+        """
         return self._refusal().score(self._embeddings(X)).numpy()
 
     def _state(self) -> FewShotState:

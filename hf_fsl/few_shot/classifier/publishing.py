@@ -75,11 +75,15 @@ def save(model: PublishableModel, folder: Path, *, stock: bool | None = None, re
     """Writes a model as a repository: model, processor, ``few_shot/``, card; the adapter where there is one.
 
     Args:
+        model: what is published, see ``FewShotClassifier.publishable``.
         folder: files there that are not this model's stay; those of an earlier ``save`` that it does not have go. A
             README.md that somebody else wrote, or edited, stays with a warning.
         stock: None: a stock class of transformers where the head folds exactly, else one of hf_fsl, which loads after
             ``import hf_fsl.auto`` or by the code that is saved beside it. True, False: the one, or the other.
         repo_id: for the card's snippet.
+
+    Returns:
+        The folder.
 
     Raises:
         ExportError: ``stock=True``, and the head does not fold.
@@ -104,9 +108,20 @@ def push(
     """Saves, verifies in a fresh process, and pushes as one commit.
 
     Args:
+        model: what is published, see ``FewShotClassifier.publishable``.
+        repo_id: such as ``me/my-model``.
+        stock: as of :func:`save`.
+        private: whether a repository that is made is private.
+        token: of the Hub; None: the one that is logged in.
+        revision: the branch to push to; None: the main one.
+        commit_message: None: a plain one.
+        create_pr: opens a pull request instead of a commit.
         push_anyway: also a classifier that left-out examples do not show to be of any use.
         share_examples: whether the card shows two of the texts that the classifier was fitted on, for everybody to
             read.
+
+    Returns:
+        Where it went, and whether anything changed there.
 
     Raises:
         UselessModel: on at least ``ENOUGH`` examples, each classified by a head fitted without it, it is not
@@ -215,7 +230,15 @@ def write_few_shot_bundle(folder: Path, model: PublishableModel, exported: Expor
 
 
 def export(model: PublishableModel, stock: bool | None = None) -> Exported:
-    """The model that carries encoder and head, see :func:`hf_fsl.models.export.export_model`."""
+    """The model that carries encoder and head, see :func:`hf_fsl.models.export.export_model`.
+
+    Args:
+        model: what is published.
+        stock: as of :func:`save`.
+
+    Returns:
+        A model of transformers, its processor, and why it is of this class.
+    """
     state = model.state
     return export_model(
         model.backbone, state.head, model.task.label_names, stock=stock, modality=state.modality,
@@ -270,7 +293,16 @@ def _card(model: PublishableModel, exported: Exported, repo: str, examples: Sequ
 def load(
     model_name_or_path: str, *, revision: str | None = None, token: str | None = None, device: str | None = None
 ) -> tuple[FewShotState, Backbone]:
-    """Loads what :func:`hf_fsl.few_shot.classifier.publishing.save` wrote.
+    """Loads what :func:`save` wrote.
+
+    Args:
+        model_name_or_path: a Hub id or a folder.
+        revision: a branch, tag or commit of the repository.
+        token: of the Hub.
+        device: where the model runs.
+
+    Returns:
+        What was fitted, and the backbone that it was fitted on.
 
     Raises:
         FewShotError: the repository cannot be had, holds no few-shot model, a damaged one, or weights, processor and

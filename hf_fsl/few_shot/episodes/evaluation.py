@@ -70,6 +70,9 @@ def evaluate_episodes(
         accelerator: several processes divide the episodes; every one of them gets all results, which do not depend
             on their number (threads of a process aside, on which a matrix product's last bit may depend).
 
+    Returns:
+        Name of a method -> what it reached.
+
     Raises:
         EpisodeError: embeddings that are not finite or not those of the episodes, an unknown method or reference.
     """

@@ -142,8 +142,12 @@ class EpisodeSampler:
             classes: the classes to draw from, by label or by name (a split by class); None: all that occur.
             ids: ``(N,)``: examples with equal ids (equal texts, one emoji in two styles) count as one thing, which is
                 never support and query of one episode, nor twice in it.
-            support_from, query_from: ``(N,)`` booleans: examples that may be supports, or queries; None: all.
+            support_from: ``(N,)`` booleans: the examples that may be supports; None: all.
+            query_from: ``(N,)`` booleans: the examples that may be queries; None: all.
             label_names: names of the labels, for errors, and for ``classes`` given by name.
+
+        Returns:
+            Indices of examples, the same for the same seed.
 
         Raises:
             EpisodeError: a class with too few examples, fewer classes than ``n_way``, an unknown class, columns that

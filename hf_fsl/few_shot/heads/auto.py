@@ -77,6 +77,9 @@ def choose_head(
         candidates: estimators to choose among, by held-out likelihood; None: "named_lda".
         normalize: whether embeddings are brought to length 1, for "named_lda"; without it, the head folds.
 
+    Returns:
+        The head at its temperature, why it is this one, all that was tried, and logits of supports left out.
+
     Raises:
         HeadError: a support set that cannot be used, an unknown candidate, or candidates other than "named_lda" where
             a class has fewer than two examples.

@@ -64,8 +64,9 @@ def fit_head(
             them.
         base_mean: ``(D,)``, taken away by ``centre``; None: the mean of the supports.
         weights: ``(..., n)``, above 0: a support of weight 2 is as good as the same given twice.
-        centre, normalize: the feature transform; None: the estimator's own.
-        hyperparameters: see ``ESTIMATORS[name].hyperparameters()``.
+        centre: whether ``base_mean`` is taken from embeddings; None: as the estimator does.
+        normalize: whether embeddings are then brought to length 1; None: as the estimator does.
+        **hyperparameters: see ``ESTIMATORS[name].hyperparameters()``.
 
     Returns:
         A head in float32 (float64 for float64 supports).
@@ -96,10 +97,25 @@ def held_out_logits(
     folds: int = 5,
     **hyperparameters: Any,
 ) -> Tensor:
-    """Logits ``(..., n, C)`` of each support from a head fitted without it, the transform held.
+    """What each support gets from a head fitted without it, the transform held.
 
-    Leave-one-out, with all its weight, in closed form; for "logistic" by stratified k-fold. Arguments as for
-    ``fit_head``.
+    Leave-one-out in closed form, a support with all its weight; for "logistic" by stratified k-fold.
+
+    Args:
+        name: this and what follows as for ``fit_head``.
+        support: ``(..., n, D)``.
+        labels: ``(..., n)``.
+        num_classes: C.
+        label_embeddings: ``(..., C, D)``.
+        base_mean: ``(D,)``.
+        weights: ``(..., n)``.
+        centre: see there.
+        normalize: see there.
+        folds: how many, where there is no closed form.
+        **hyperparameters: see there.
+
+    Returns:
+        Logits ``(..., n, C)``.
 
     Raises:
         HeadError: as ``fit_head``, or a class has fewer than two supports.
@@ -119,6 +135,13 @@ def held_out_logits(
 
 def find_estimator(name: str, hyperparameters: dict[str, Any]) -> Estimator:
     """The estimator of that name.
+
+    Args:
+        name: among ``ESTIMATORS``.
+        hyperparameters: those that it is asked to have.
+
+    Returns:
+        The one in the registry.
 
     Raises:
         HeadError: the name, or one of the hyperparameters, is not known.

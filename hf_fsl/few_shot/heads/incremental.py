@@ -58,8 +58,18 @@ class GrowingHead:
         weights: Tensor | None = None,
         keep_embeddings: bool = False,
     ) -> GrowingHead:
-        """Of what ``choose_head`` gave for these supports ``(n, D)``, labels ``(n,)``, label embeddings
-        ``(C, D)`` and weights ``(n,)``.
+        """Of what ``choose_head`` gave.
+
+        Args:
+            choice: what it gave.
+            support: ``(n, D)``, what it was given, as all that follows.
+            labels: ``(n,)``.
+            label_embeddings: ``(C, D)``.
+            weights: ``(n,)``.
+            keep_embeddings: allows an estimator that grows from the support embeddings only.
+
+        Returns:
+            A head that can grow, and gives the same logits.
 
         Raises:
             HeadError: as ``of``.
@@ -95,11 +105,19 @@ class GrowingHead:
         """Of the supports that ``fit_head(estimator, …)`` was given.
 
         Args:
-            support, labels, num_classes, label_embeddings, weights: as there, without episodes.
+            estimator: its name.
+            support: ``(n, D)``, without episodes.
+            labels: ``(n,)``.
             transform: the fitted head's.
+            num_classes: C; None: as many as there are label embeddings, or as the labels name.
+            label_embeddings: ``(C, D)``.
+            weights: ``(n,)``.
             hyperparameters: as there; ``centre`` and ``normalize`` are the transform's.
             temperature: what the head's logits are divided by.
             keep_embeddings: allows an estimator that grows from the support embeddings only.
+
+        Returns:
+            A head that can grow.
 
         Raises:
             HeadError: supports that cannot be used, or an estimator that has to keep them where that is not allowed.
@@ -136,7 +154,15 @@ class GrowingHead:
         return len(self.label_embeddings) if self.label_embeddings is not None else int(self.labels.max()) + 1
 
     def add_examples(self, support: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> GrowingHead:
-        """With more examples ``(n', D)`` of the classes there are, labels and weights ``(n',)``.
+        """With more examples of the classes there are.
+
+        Args:
+            support: ``(n', D)``.
+            labels: ``(n',)``.
+            weights: ``(n',)``; None: each support counts as one.
+
+        Returns:
+            The grown head; this one stays.
 
         Raises:
             HeadError: supports that cannot be used, or a label of no class.
@@ -154,6 +180,9 @@ class GrowingHead:
             labels: ``(n',)``, from C on.
             label_embeddings: ``(C', D)`` of the new classes, where the head uses such.
             weights: ``(n',)``; None: each support counts as one.
+
+        Returns:
+            The grown head; this one stays.
 
         Raises:
             HeadError: supports that cannot be used, labels that are not of new classes, a new class without an
@@ -230,6 +259,13 @@ class GrowingHead:
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> GrowingHead:
         """What ``state`` gave.
+
+        Args:
+            tensors: its tensors.
+            metadata: its metadata; estimators may have their old names.
+
+        Returns:
+            The head that it is the state of.
 
         Raises:
             HeadError: it is not such a state.

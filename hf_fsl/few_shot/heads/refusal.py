@@ -70,8 +70,7 @@ def fit_refusal(
 
     The threshold is a quantile of the leave-one-out scores: the j-th smallest of n has the coverage j / (n + 1) on
     average, and straight lines join them (with a handful of scores, a point or two too high between the largest).
-    Of a class with two supports, which are equally far from their mean, one
-    counts.
+    Of a class with two supports, which are equally far from their mean, one counts.
 
     Args:
         support: ``(n, D)``; of an adapted backbone, embeddings from models that were not adapted on them.
@@ -80,6 +79,9 @@ def fit_refusal(
         transform: where distances are taken, that of the head; not one that was fitted to these labels.
         num_classes: C; None: as many as the labels name.
         weights: ``(n,)``, above 0: of each support in its class's mean; None: all the same.
+
+    Returns:
+        The class means and the threshold, in the transform.
 
     Raises:
         TooFewSupports: a class with fewer than two, or too few for the coverage.
@@ -120,13 +122,23 @@ def leave_one_out_scores(
     num_classes: int | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores of the supports ``(n,)``, distributed as those of other examples, and the class means ``(C, D')``.
+    """Scores of the supports that are distributed as those of other examples.
 
     An example among the k that a mean was made of is nearer to it than another one: with variance σ² within the
     class, ``E‖z − μ‖²`` is σ²(1 − 1/k) instead of σ²(1 + 1/k). Left out of the mean it is too far, σ²(1 + 1/(k−1)),
     because that mean is of k − 1. So the squared distance to its own mean is multiplied by (k + 1)/(k − 1), which has
     the right expectation, and for normally distributed features the right distribution. With shares a of the mean, and
     q the sum of their squares, it is (1 + q)/(1 − 2a + q).
+
+    Args:
+        support: ``(n, D)``; this and what follows as for ``fit_refusal``.
+        labels: ``(n,)``.
+        transform: where distances are taken.
+        num_classes: C.
+        weights: ``(n,)``.
+
+    Returns:
+        Scores ``(n,)``, and the class means ``(C, D')``.
 
     Raises:
         HeadError: see ``fit_refusal``.

@@ -23,16 +23,20 @@ _REACH = 16.0
 def best_scale(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, tolerance: float = 1e-6
 ) -> tuple[Tensor, Tensor]:
-    """Factor ``(...)`` on logits ``(..., n, C)``, and the mean negative log likelihood ``(...)`` there.
+    """The factor on logits under which their labels are likeliest.
 
     It is chosen as if there were one example more, of every class in equal parts: few logits that happen to be all
     right say little about how sure to be (Platt 1999 smooths his targets so). That loss is convex in the factor:
     Newton's steps, each by at most a factor of three.
 
     Args:
+        logits: ``(..., n, C)``, held out.
         labels: ``(n,)``.
         weights: ``(n,)``, as how many examples each counts; None: as one.
         tolerance: of the factor, relative.
+
+    Returns:
+        The factor ``(...)``, and the mean negative log likelihood ``(...)`` under it.
     """
     weights = logits.new_ones(len(labels)) if weights is None else weights.to(logits)
     number = weights.sum()

@@ -1,4 +1,4 @@
-"""Transductive refinement: heads sharpened with the unlabelled queries that they are to classify, on request only.
+"""Transductive refinement: heads sharpened with the unlabeled queries that they are to classify, on request only.
 
 All three work on unit-length features in the head's transform, start from the class means of the supports, and return
 a ``LinearHead`` in that transform; everything may be batched over leading dimensions ``...`` (episodes). Soft k-means
@@ -34,9 +34,14 @@ def soft_k_means(
 
     Args:
         head: gives the transform and the number of classes.
-        support, labels, queries: ``(..., n, D)``, ``(..., n)``, ``(..., Q, D)``.
+        support: ``(..., n, D)``.
+        labels: ``(..., n)``.
+        queries: ``(..., Q, D)``, unlabeled.
         scale: inverse temperature of the assignment.
         steps: times that assignment and means are computed.
+
+    Returns:
+        A head in the same transform, with unit length.
 
     Raises:
         HeadError: shapes that do not fit, a class without supports, or values that are not finite.
@@ -66,10 +71,16 @@ def bd_cspn(
     times the products of shifted queries with the unit prototypes, which order the classes as their cosines do.
 
     Args:
-        head, support, labels, queries: as for ``soft_k_means``.
+        head: this and the next three as for ``soft_k_means``.
+        support: ``(..., n, D)``.
+        labels: ``(..., n)``.
+        queries: ``(..., Q, D)``.
         sharpness: ε of the paper, which has 10 for features whose cosines are near 1. With embeddings whose cosines
             are small that leaves the supports, whose own is 1, nearly alone.
         scale: of the logits.
+
+    Returns:
+        A head in the same transform, with unit length.
 
     Raises:
         HeadError: shapes that do not fit, a class without supports, or values that are not finite.
@@ -104,10 +115,17 @@ def alpha_tim(
     size the larger α is (α → 1 is TIM, Boudiaf et al. 2020). ``p ∝ exp(−temperature/2 ‖z − w_c‖²)``.
 
     Args:
-        head, support, labels, queries: as for ``soft_k_means``.
+        head: this and the next three as for ``soft_k_means``.
+        support: ``(..., n, D)``.
+        labels: ``(..., n)``.
+        queries: ``(..., Q, D)``.
         alpha: above 1.
         temperature: τ of the paper, which has 15, with 1000 steps at 1e-4.
-        steps, learning_rate: of Adam.
+        steps: of Adam.
+        learning_rate: of Adam.
+
+    Returns:
+        A head in the same transform, with unit length.
 
     Raises:
         HeadError: as soft_k_means, or α not above 1.
