@@ -159,14 +159,8 @@ def evaluate(
 
 
 def _answers(own: Encoded, episodes: Episodes, methods: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
-    return evaluate_episodes(
-        own.examples,
-        episodes,
-        methods,
-        label_embeddings=own.label_embeddings,
-        base_mean=own.base_mean,
-        accelerator=accelerator,
-    )
+    options: dict[str, Any] = {"label_embeddings": own.label_embeddings, "base_mean": own.base_mean}
+    return evaluate_episodes(own.examples, episodes, methods, **options, accelerator=accelerator)
 
 
 def _methods(config: FewShotRecipeConfig, base_mean: Tensor | None) -> dict[str, Any]:

@@ -48,9 +48,8 @@ def k_shot_rows(
     own, given = require_shots(test, pool, shots)
     queries = backbone.encode(test.inputs, progress=True, open_files=False)
     supports = queries if own else backbone.encode(given.inputs, progress=True, open_files=False)
-    label_embeddings = label_text_embeddings(
-        backbone, test.names, templates, complete_label_texts(test.names, label_texts)
-    )
+    texts = complete_label_texts(test.names, label_texts)
+    label_embeddings = label_text_embeddings(backbone, test.names, templates, texts)
     labels = torch.as_tensor(test.labels)
     rows = []
     for k in shots:
@@ -60,9 +59,8 @@ def k_shot_rows(
             chosen = np.concatenate([order[given.labels[order] == number][:k] for number in range(len(test.names))])
             of_support = supports[chosen], torch.as_tensor(given.labels[chosen])
             asked = np.setdiff1d(np.arange(len(labels)), chosen) if own else np.arange(len(labels))
-            heads: dict[str, Callable[[Tensor], Tensor]] = {
-                "": choose_head(*of_support, label_embeddings=label_embeddings).head
-            }
+            chosen_head = choose_head(*of_support, label_embeddings=label_embeddings).head
+            heads: dict[str, Callable[[Tensor], Tensor]] = {"": chosen_head}
             if backbone.image_processor is not None and backbone.tokenizer is not None:
                 heads |= usual_heads(*of_support, label_embeddings)
             for name, head in heads.items():

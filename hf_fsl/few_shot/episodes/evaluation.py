@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor
 
 from hf_fsl.core.measurement import Measurement
+from hf_fsl.few_shot.episodes.items import EpisodeError
 from hf_fsl.few_shot.episodes.methods import Fit, Method, NearestMean, as_method, finite
-from hf_fsl.few_shot.episodes.pools import EpisodeError
 from hf_fsl.few_shot.episodes.sampler import Episodes
 from hf_fsl.metrics.intervals import BINS
 

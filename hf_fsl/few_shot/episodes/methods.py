@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_fsl.few_shot.episodes.items import EpisodeError
 from hf_fsl.few_shot.episodes.pooled import PooledMeans
-from hf_fsl.few_shot.episodes.pools import EpisodeError
 from hf_fsl.few_shot.episodes.sampler import Episodes
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head
 from hf_fsl.models.published.cache_head import CacheHead
@@ -90,18 +90,12 @@ def as_method(given: str | Fit | Method | NearestMean, base_mean: Tensor | None)
         return NearestMean(**ESTIMATORS[given].hyperparameters())
     if given not in ESTIMATORS:
         raise EpisodeError(f"A method is a callable or one of {', '.join(ESTIMATORS)}; got {given!r}.")
-    name, uses_label_embeddings = given, ESTIMATORS[given].uses_label_embeddings
+    name = given
 
     def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> Head:
         ways = int(labels.max()) + 1
-        return fit_head(
-            name,
-            support,
-            labels,
-            num_classes=ways,
-            label_embeddings=label_embeddings if uses_label_embeddings else None,
-            base_mean=base_mean,
-        )
+        names = label_embeddings if ESTIMATORS[name].uses_label_embeddings else None
+        return fit_head(name, support, labels, num_classes=ways, label_embeddings=names, base_mean=base_mean)
 
     return Method(fit)
 

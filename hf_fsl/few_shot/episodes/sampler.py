@@ -11,7 +11,7 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from hf_fsl.few_shot.episodes.pools import Columns, EpisodeError, ItemsByClass, chosen_classes, without_items
+from hf_fsl.few_shot.episodes.items import Columns, EpisodeError, ItemsByClass, chosen_classes, without_items
 
 
 @dataclass(frozen=True)

@@ -129,22 +129,12 @@ class GrowingHead:
                 f"{estimator} grows from the support embeddings only, which are not kept unless you say so: pass "
                 f"keep_embeddings=True, or choose one of {', '.join(GROWING)}."
             )
-        read = read_support_set(
-            support, labels, num_classes=num_classes, label_embeddings=label_embeddings, weights=weights
-        )
-        statistics = estimator in GROWING
-        return cls(
-            estimator,
-            settings,
-            temperature,
-            transform,
-            read.features.dtype,
-            label_embeddings,
-            Moments.of(transform(read.features), labels, read.num_classes, weights) if statistics else None,
-            None if statistics else read.features,
-            None if statistics else labels,
-            None if statistics else weights,
-        )
+        options: dict[str, Any] = {"num_classes": num_classes, "label_embeddings": label_embeddings}
+        given = read_support_set(support, labels, weights=weights, **options)
+        fixed = (estimator, settings, temperature, transform, given.features.dtype, label_embeddings)
+        if estimator in GROWING:
+            return cls(*fixed, Moments.of(transform(given.features), labels, given.num_classes, weights))
+        return cls(*fixed, None, given.features, labels, weights)
 
     @property
     def num_classes(self) -> int:
@@ -199,13 +189,8 @@ class GrowingHead:
                 f"New classes are counted from {classes}, got label {int(labels.min())}. More examples of a class "
                 "that is there go to add_examples."
             )
-        new = (
-            len(label_embeddings)
-            if label_embeddings is not None
-            else int(labels.max()) + 1 - classes
-            if labels.numel()
-            else 0
-        )
+        named = int(labels.max()) + 1 - classes if labels.numel() else 0
+        new = named if label_embeddings is None else len(label_embeddings)
         if new == 0:
             raise HeadError("There is no new class: give examples with labels from the number of classes on.")
         read = read_support_set(support, labels, num_classes=classes + new, weights=weights)
@@ -216,11 +201,7 @@ class GrowingHead:
 
     def head(self) -> LinearHead | CacheHead:
         """The head, fitted anew and at the temperature that is held."""
-        label_embeddings = (
-            centered_label_embeddings(self.label_embeddings, torch.float64)
-            if self.label_embeddings is not None
-            else None
-        )
+        label_embeddings = centered_label_embeddings(self.label_embeddings, torch.float64)
         estimator = ESTIMATORS[self.estimator]
         if self.moments is not None:
             assert estimator.from_moments is not None
@@ -277,18 +258,12 @@ class GrowingHead:
             moments = None
             if "counts" in tensors:
                 moments = Moments(tensors["counts"], tensors["sums"], tensors["second"])
+            transform = FeatureTransform(tensors.get("centre"), tensors.get("projection"), settings["normalize"])
             return cls(
-                estimator,
-                settings["hyperparameters"],
-                settings["temperature"],
-                FeatureTransform(tensors.get("centre"), tensors.get("projection"), settings["normalize"]),
-                _DTYPES[settings["dtype"]],
-                tensors.get("prior"),
-                moments,
-                tensors.get("embeddings"),
-                tensors.get("labels"),
-                tensors.get("weights"),
-            )
+                estimator, settings["hyperparameters"], settings["temperature"], transform,
+                _DTYPES[settings["dtype"]], tensors.get("prior"), moments, tensors.get("embeddings"),
+                tensors.get("labels"), tensors.get("weights"),
+            )  # fmt: skip
         except (KeyError, json.JSONDecodeError) as error:
             raise HeadError(f"This is not the state of a growing head: {error} is missing or broken.") from error
 

@@ -102,13 +102,8 @@ class SupportSet:
 
     def at(self, rows: Tensor) -> SupportSet:
         """Some supports ``(m,)`` of a set without episodes, with the counts of all."""
-        return replace(
-            self,
-            features=self.features[rows],
-            labels=self.labels[rows],
-            one_hot=self.one_hot[rows],
-            weights=self.weights[rows],
-        )
+        names = ("features", "labels", "one_hot", "weights")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def shifted(self, middle: Tensor) -> SupportSet:
         """The same about ``middle`` ``(..., D)``."""
@@ -116,16 +111,8 @@ class SupportSet:
 
     def double(self) -> SupportSet:
         """The same in float64, for what is solved or subtracted."""
-        return SupportSet(
-            self.features.double(),
-            self.labels,
-            self.one_hot.double(),
-            self.weights.double(),
-            self.counts.double(),
-            self.members,
-            self.transform,
-            None if self.label_embeddings is None else self.label_embeddings.double(),
-        )
+        names = ("features", "one_hot", "weights", "counts", "label_embeddings")
+        return replace(self, **{name: value.double() for name in names if (value := getattr(self, name)) is not None})
 
 
 @dataclass(frozen=True)
@@ -202,13 +189,8 @@ def read_support_set(
     """
     _check_shapes(support, labels, label_embeddings, base_mean)
     if num_classes is None:
-        num_classes = (
-            label_embeddings.shape[-2]
-            if label_embeddings is not None
-            else int(labels.max()) + 1
-            if labels.numel()
-            else 0
-        )
+        named = int(labels.max()) + 1 if labels.numel() else 0
+        num_classes = named if label_embeddings is None else label_embeddings.shape[-2]
     _check_classes(labels, num_classes, label_embeddings)
     if support.dtype not in (torch.float32, torch.float64):
         support = support.float()
@@ -220,14 +202,8 @@ def read_support_set(
             + (f" from {float(weights.min()):g} to {float(weights.max()):g}." if weights.numel() else ".")
         )
     transform = _transform(support, base_mean, weights, centre, normalize)
-    return SupportSet.of(
-        transform(support),
-        labels,
-        num_classes,
-        transform,
-        centered_label_embeddings(label_embeddings, support.dtype),
-        weights,
-    )
+    centered = centered_label_embeddings(label_embeddings, support.dtype)
+    return SupportSet.of(transform(support), labels, num_classes, transform, centered, weights)
 
 
 def or_one(counts: Tensor) -> Tensor:
@@ -303,11 +279,8 @@ def _check_shapes(support: Tensor, labels: Tensor, label_embeddings: Tensor | No
         )
     if base_mean is not None and base_mean.shape != (dimension,):
         raise HeadError(f"base_mean has the shape ({dimension},) of one embedding, got {tuple(base_mean.shape)}.")
-    for name, value in (
-        ("Support embeddings", support),
-        ("label_embeddings", label_embeddings),
-        ("base_mean", base_mean),
-    ):
+    given = {"Support embeddings": support, "label_embeddings": label_embeddings, "base_mean": base_mean}
+    for name, value in given.items():
         if value is not None and not bool(value.isfinite().all()):
             raise HeadError(
                 f"{name} must be finite, got NaN or infinite values. Look for empty inputs, or an encoder in float16."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from hf_fsl.config.few_shot import Head
 from hf_fsl.few_shot.heads import ESTIMATORS, GrowingHead, HeadError, fit_head, held_out_logits
 from hf_fsl.few_shot.heads.estimators import GROWING
 from hf_fsl.models.export import CacheHead
@@ -58,6 +61,10 @@ def fit(name: str, support: Tensor, labels: Tensor, names: Tensor, **more):
 
 def centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(-1, keepdim=True)
+
+
+def test_the_recipe_takes_every_estimator():
+    assert set(get_args(Head)) == {"auto", *ESTIMATORS}
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
