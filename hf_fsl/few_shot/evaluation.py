@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -19,7 +18,6 @@ from hf_fsl.few_shot.episodes.evaluation import evaluate_episodes, mean_interval
 from hf_fsl.few_shot.episodes.methods import Method
 from hf_fsl.few_shot.episodes.sampler import Episodes, EpisodeSampler
 from hf_fsl.few_shot.heads import transductive
-from hf_fsl.few_shot.heads.auto import choose_head
 from hf_fsl.few_shot.heads.estimators import fit_head
 from hf_fsl.few_shot.pools import Pools
 from hf_fsl.models.backbones.backbone import Backbone
@@ -40,17 +38,6 @@ class Encoded:
     examples: Tensor
     label_embeddings: Tensor | None
     base_mean: Tensor | None
-
-
-class HeadsOfEpisodes:
-    """A head for each episode, whatever their kinds."""
-
-    def __init__(self, heads: list[LinearHead | CacheHead]) -> None:
-        self.heads = heads
-
-    def __call__(self, queries: Tensor) -> Tensor:
-        """Logits ``(E, Q, C)`` of queries ``(E, Q, D)``."""
-        return torch.stack([head(own) for head, own in zip(self.heads, queries, strict=True)])
 
 
 def meta_trained(
@@ -164,9 +151,9 @@ def _answers(own: Encoded, episodes: Episodes, methods: dict[str, Any], accelera
 
 
 def _methods(config: FewShotRecipeConfig, base_mean: Tensor | None) -> dict[str, Any]:
-    methods: dict[str, Any] = {name: _auto(base_mean) if name == "auto" else name for name in config.episodes.methods}
     start = _centred_means(base_mean)
     refined = {name: Method(start, getattr(transductive, name)) for name in config.episodes.transductive}
+    methods: dict[str, Any] = {name: name for name in config.episodes.methods}
     return methods | refined
 
 
@@ -179,21 +166,6 @@ def _centred_means(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor
 
     def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> LinearHead | CacheHead:
         return fit_head(name, support, labels, base_mean=base_mean)
-
-    return fit
-
-
-def _auto(base_mean: Tensor | None) -> Callable[[Tensor, Tensor, Tensor | None], Any]:
-    def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> HeadsOfEpisodes:
-        return HeadsOfEpisodes(
-            [
-                choose_head(
-                    support[row], labels[row], base_mean=base_mean, num_classes=int(labels.max()) + 1,
-                    label_embeddings=None if label_embeddings is None else label_embeddings[row],
-                ).head
-                for row in range(len(support))
-            ]
-        )  # fmt: skip
 
     return fit
 

@@ -17,8 +17,7 @@ from transformers import Pipeline
 
 from hf_fsl.core.errors import UserError
 from hf_fsl.few_shot.errors import FewShotError
-from hf_fsl.few_shot.heads.auto import choose_head
-from hf_fsl.few_shot.heads.estimators import fit_head
+from hf_fsl.few_shot.heads.auto import head_by_name
 from hf_fsl.models.backbones.backbone import Backbone
 from hf_fsl.models.backbones.encoder import load_encoder
 from hf_fsl.models.backbones.errors import BackboneError
@@ -55,30 +54,6 @@ class FittedSupport:
     """Of the examples: str, or an image."""
     examples: frozenset[str]
     """Their keys, by their contents."""
-
-
-def choose(
-    embeddings: Tensor, labels: Tensor, classes: int, label_embeddings: Tensor | None, head: str
-) -> tuple[LinearHead | CacheHead, str]:
-    """A head and why it is this one.
-
-    Args:
-        embeddings: ``(n, D)``.
-        labels: ``(n,)``.
-        classes: C.
-        label_embeddings: ``(C, D)``.
-        head: ``auto`` or the name of an estimator, whose hyperparameters are then chosen where they can be.
-
-    Returns:
-        The head, and why in a sentence.
-    """
-    settings: dict[str, Any] = {"num_classes": classes, "label_embeddings": label_embeddings}
-    if head != "auto" and int(labels.bincount(minlength=classes).min()) < 2:
-        return fit_head(
-            head, embeddings, labels, **settings
-        ), f"{head} was asked for; with one example it is not tuned."
-    choice = choose_head(embeddings, labels, **settings, candidates=None if head == "auto" else [head])
-    return choice.head, choice.reason
 
 
 def examples_by_label(support: Any) -> tuple[list[str], list[list[Any]]]:
@@ -285,9 +260,11 @@ class FewShotPipeline(Pipeline):
         if key not in self._fitted:
             embeddings = self._encoded(items, cutting)
             names = LabelEncoder(self.backbone).label_embeddings(label_set) if named else None
-            chosen, reason = choose(embeddings, torch.tensor(owners), len(labels), names, head)
+            choice = head_by_name(
+                head, embeddings, torch.tensor(owners), num_classes=len(labels), label_embeddings=names
+            )
             kind = str if isinstance(items[0], str) else Image.Image
-            self._fitted[key] = FittedSupport(tuple(labels), chosen, reason, kind, frozenset(keys))
+            self._fitted[key] = FittedSupport(tuple(labels), choice.head, choice.reason, kind, frozenset(keys))
         self._fitted.move_to_end(key)
         while len(self._fitted) > KEPT:
             self._fitted.popitem(last=False)

@@ -16,7 +16,7 @@ from hf_fsl.config.sections import AdapterConfig
 from hf_fsl.few_shot.adaptation.adapt import Adapted, adapt
 from hf_fsl.few_shot.classifier.examples import LabeledExamples, folds_of
 from hf_fsl.few_shot.errors import FewShotError
-from hf_fsl.few_shot.heads.auto import choose_head
+from hf_fsl.few_shot.heads.auto import head_by_name
 from hf_fsl.few_shot.heads.estimator import HeadChoice
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head
 from hf_fsl.few_shot.heads.support import Moments
@@ -143,7 +143,14 @@ def fit_frozen(
     base_mean = None
     if support.unlabeled and support.items and kind.estimator in ESTIMATORS and ESTIMATORS[kind.estimator].centre:
         base_mean = backbone.encode(support.unlabeled, cache=cache, open_files=False).mean(0)
-    choice = _choice(kind, embeddings, support, label_embeddings, base_mean)
+    # Without examples there is nothing to fit but the label texts.
+    choice = head_by_name(
+        kind.estimator if support.items else "auto", embeddings, support.labels, normalize=not kind.foldable,
+        num_classes=support.num_classes, label_embeddings=label_embeddings, base_mean=base_mean,
+        weights=support.weights,
+    )  # fmt: skip
+    if not support.items and kind.estimator != "auto":
+        choice = replace(choice, reason=f"{choice.reason} {kind.estimator}, which was asked for, needs some.")
     return Fitted(backbone, embeddings, label_embeddings, choice, reason=choice.reason.removesuffix("."))
 
 
@@ -262,28 +269,3 @@ def spread(means: Tensor) -> Tensor:
     of a class there are to train on, the less apart are the classes that a backbone makes of them.
     """
     return torch.pdist(means).mean()
-
-
-def _choice(
-    kind: HeadKind,
-    embeddings: Tensor,
-    support: LabeledExamples,
-    label_embeddings: Tensor | None,
-    base_mean: Tensor | None,
-) -> HeadChoice:
-    given: dict[str, Any] = {"num_classes": support.num_classes, "label_embeddings": label_embeddings,
-                             "base_mean": base_mean, "weights": support.weights}  # fmt: skip
-    if kind.estimator in ("auto", "named_lda") or not support.items:
-        choice = choose_head(embeddings, support.labels, **given, normalize=not kind.foldable)
-        if support.items or kind.estimator == "auto":
-            return choice
-        return replace(choice, reason=f"{choice.reason} {kind.estimator}, which was asked for, needs some.")
-    if int(support.counts.min()) >= 2:
-        return choose_head(embeddings, support.labels, **given, candidates=[kind.estimator])
-    if kind.estimator not in ESTIMATORS:
-        raise FewShotError(f"head: auto, or one of {', '.join(ESTIMATORS)}; got {kind.estimator!r}.")
-    if not ESTIMATORS[kind.estimator].uses_label_embeddings:
-        given["label_embeddings"] = None
-    head = fit_head(kind.estimator, embeddings, support.labels, **given)
-    reason = f"{kind.estimator} with its defaults: a class with one example leaves nothing to choose them by."
-    return HeadChoice(head, kind.estimator, {}, 1.0, reason)

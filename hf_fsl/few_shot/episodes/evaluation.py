@@ -61,9 +61,9 @@ def evaluate_episodes(
     Args:
         embeddings: ``(N, D)`` of the examples that the episodes were drawn from.
         episodes: see ``EpisodeSampler``; also with unbalanced queries.
-        methods: names of heads; or names of your choice for heads, for callables ``(support (E, n, D), labels (E, n),
-            label embeddings (E, C, D) or None) -> head`` that take many episodes at once, or for a ``Method``, which
-            also refines its heads with the queries.
+        methods: names of heads, or ``auto``; or names of your choice for these, for callables ``(support (E, n, D),
+            labels (E, n), label embeddings (E, C, D) or None) -> head`` that take many episodes at once, or for a
+            ``Method``, which also refines its heads with the queries.
         label_embeddings: ``(classes, D)``, a row a label of the data set; an episode gets the rows of its classes.
         reference: the method that the others are compared with; None: the first.
         base_mean: ``(D,)`` mean of embeddings of other classes, for heads that centre.

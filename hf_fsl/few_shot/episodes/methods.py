@@ -12,15 +12,16 @@ from torch import Tensor
 from hf_fsl.few_shot.episodes.items import EpisodeError
 from hf_fsl.few_shot.episodes.pooled import PooledMeans
 from hf_fsl.few_shot.episodes.sampler import Episodes
+from hf_fsl.few_shot.heads.auto import choose_head
 from hf_fsl.few_shot.heads.estimators import ESTIMATORS, fit_head
-from hf_fsl.models.published.cache_head import CacheHead
 from hf_fsl.models.published.linear_head import LinearHead
 
-Head = LinearHead | CacheHead
+Head = Callable[[Tensor], Tensor]
+"""Queries ``(E, Q, D)`` -> logits ``(E, Q, C)`` of E episodes: a ``LinearHead`` or ``CacheHead``, for one."""
 Fit = Callable[[Tensor, Tensor, Tensor | None], Head]
-"""(supports ``(E, n, D)``, labels ``(E, n)``, label embeddings ``(E, C, D)`` or None) -> heads of E episodes."""
+"""(supports ``(E, n, D)``, labels ``(E, n)``, label embeddings ``(E, C, D)`` or None) -> head."""
 Refine = Callable[[Any, Tensor, Tensor, Tensor], Head]
-"""(heads, supports ``(E, n, D)``, labels ``(E, n)``, queries ``(E, Q, D)``) -> heads; transductive."""
+"""(head, supports ``(E, n, D)``, labels ``(E, n)``, queries ``(E, Q, D)``) -> head; transductive."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Method:
-    """A head fitted on the supports and, where ``refine`` is given, sharpened with the unlabelled queries."""
+    """A head fitted on the supports and, where ``refine`` is given, sharpened with the unlabeled queries."""
 
     fit: Fit
     refine: Refine | None = None
@@ -88,12 +89,19 @@ def as_method(given: str | Fit | Method | NearestMean, base_mean: Tensor | None)
         return Method(given)
     if given == "nearest_mean":
         return NearestMean(**ESTIMATORS[given].hyperparameters())
-    if given not in ESTIMATORS:
-        raise EpisodeError(f"A method is a callable or one of {', '.join(ESTIMATORS)}; got {given!r}.")
+    if given not in ("auto", *ESTIMATORS):
+        raise EpisodeError(f"A method is a callable, auto or one of {', '.join(ESTIMATORS)}; got {given!r}.")
     name = given
 
     def fit(support: Tensor, labels: Tensor, label_embeddings: Tensor | None) -> Head:
         ways = int(labels.max()) + 1
+        if name == "auto":
+            of_episodes = [None] * len(support) if label_embeddings is None else label_embeddings
+            heads = [
+                choose_head(*episode, label_embeddings=names, num_classes=ways, base_mean=base_mean).head
+                for *episode, names in zip(support, labels, of_episodes, strict=True)
+            ]
+            return lambda queries: torch.stack([head(own) for head, own in zip(heads, queries, strict=True)])
         names = label_embeddings if ESTIMATORS[name].uses_label_embeddings else None
         return fit_head(name, support, labels, num_classes=ways, label_embeddings=names, base_mean=base_mean)
 

@@ -105,6 +105,30 @@ def choose_head(
     return replace(best, table=tuple(trial for choice in choices for trial in choice.table))
 
 
+def head_by_name(name: str, support: Tensor, labels: Tensor, *, normalize: bool = True, **options: Any) -> HeadChoice:
+    """The head of an estimator that is asked for, its hyperparameters chosen where every class has two examples.
+
+    Args:
+        name: among ``ESTIMATORS``, or ``auto``.
+        support: embeddings ``(n, D)``.
+        labels: ``(n,)``.
+        normalize: as for ``choose_head``.
+        **options: as for ``choose_head``; ``num_classes`` is among them.
+
+    Returns:
+        As ``choose_head``.
+
+    Raises:
+        HeadError: an unknown name, or a support set that cannot be used.
+    """
+    if name in ("auto", "named_lda"):
+        return choose_head(support, labels, **options, normalize=normalize)
+    if int(labels.bincount(minlength=options["num_classes"]).min()) >= 2:
+        return choose_head(support, labels, **options, candidates=[name])
+    reason = f"{name} with its defaults: a class with one example leaves nothing to choose them by."
+    return HeadChoice(fit_head(name, support, labels, **options), name, {}, 1.0, reason)
+
+
 def _zero_shot(support: Tensor, labels: Tensor, normalize: bool, options: dict[str, Any]) -> HeadChoice:
     """Without examples."""
     settings: dict[str, Any] = {"strength": 1.0, "normalize": normalize}

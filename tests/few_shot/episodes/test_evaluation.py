@@ -14,7 +14,7 @@ from scipy import stats
 from hf_fsl.few_shot.episodes import EpisodeError, Episodes, EpisodeSampler, Method, NearestMean, evaluate_episodes
 from hf_fsl.few_shot.episodes.evaluation import _chunk_size
 from hf_fsl.few_shot.episodes.pooled import PooledMeans
-from hf_fsl.few_shot.heads import ESTIMATORS, fit_head
+from hf_fsl.few_shot.heads import ESTIMATORS, choose_head, fit_head
 from hf_fsl.metrics.intervals import expected_calibration_error, softmax
 from hf_fsl.models.export import LinearHead
 
@@ -116,6 +116,19 @@ def test_named_heads_are_the_estimators():
                                        base_mean=EMBEDDINGS.mean(0), **options)  # fmt: skip
             right = head(EMBEDDINGS[some.query[0]]).argmax(-1) == some.query_labels[0]
             assert results[name].accuracies[number] == pytest.approx(right.double().mean().item()), name
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_auto_is_chosen_for_each_episode(named):
+    episodes = _episodes(5)
+    of_labels = EMBEDDINGS[:6] if named else None
+    result = evaluate_episodes(EMBEDDINGS, episodes, ["auto"], label_embeddings=of_labels)["auto"]
+    for number in range(5):
+        names = of_labels[episodes.classes[number]] if named else None
+        support = EMBEDDINGS[episodes.support[number].flatten()]
+        head = choose_head(support, episodes.support_labels[number], label_embeddings=names).head
+        right = head(EMBEDDINGS[episodes.query[number]]).argmax(-1) == episodes.query_labels[number]
+        assert result.accuracies[number] == pytest.approx(right.double().mean().item())
 
 
 def test_bad_input_is_refused():
