@@ -165,10 +165,6 @@ def doubt_of(model: PublishableModel) -> str | None:
 def _write(model: PublishableModel, folder: Path, exported: Exported, repo: str, examples: Sequence[Any] = ()) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FewShotError(f"{folder} is a file, and a model is saved into a folder. Give the name of one.")
-    try:
-        require_sound(model.state)
-    except ValueError as error:
-        raise FewShotError(f"This classifier would not load again: {error}. Fit it on other examples.") from error
     with temporary_beside(folder, folder=True, inside=True) as building:
         save_parts(building, exported.model, exported.processor)
         _save_adapter(model, building)
@@ -238,8 +234,16 @@ def export(model: PublishableModel, stock: bool | None = None) -> Exported:
 
     Returns:
         A model of transformers, its processor, and why it is of this class.
+
+    Raises:
+        ExportError: ``stock=True``, and the head does not fold.
+        FewShotError: the classifier would not load again.
     """
     state = model.state
+    try:
+        require_sound(state)
+    except ValueError as error:
+        raise FewShotError(f"This classifier would not load again: {error}. Fit it on other examples.") from error
     return export_model(
         model.backbone, state.head, model.task.label_names, stock=stock, modality=state.modality,
         temperature=state.temperature,
@@ -248,15 +252,13 @@ def export(model: PublishableModel, stock: bool | None = None) -> Exported:
 
 
 def write_state(model: PublishableModel, folder: Path) -> None:
-    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights and processor, written already.
-
-    No adapter where it would not make the published encoder of the one that it names: the weights hold all of it.
-    """
+    """``few_shot/``, and ``adapter/`` of an adapted backbone, beside weights and processor, written already."""
     model.state.save(folder)
     _save_adapter(model, folder)
 
 
 def _save_adapter(model: PublishableModel, folder: Path) -> None:
+    """None where it would not make the published encoder of the one that it names: the weights hold all of it."""
     if model.adapted is not None and model.adapted.publishable:
         model.adapted.save_adapter(folder / "adapter")
 

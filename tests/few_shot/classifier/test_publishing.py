@@ -466,4 +466,6 @@ def test_classes_of_the_same_examples_are_not_saved(backbone, tmp_path):
         )
     with pytest.raises(FewShotError, match="would not load again: two of its classes are the same"):
         classifier.save_pretrained(tmp_path / "model")
+    with pytest.raises(FewShotError, match="would not load again"):  # the recipe's way
+        publishing.export(classifier.publishable())
     assert not (tmp_path / "model" / "model.safetensors").exists()
