@@ -19,6 +19,7 @@ from hf_fsl.search.space import (
     to_peft,
     trainable_parameters,
 )
+from hf_fsl.search.space import latency as latency_module
 
 METHODS = ("lora", "rslora", "dora", "ia3", "ln_tuning", "vera")
 KINDS = ("bert", "roberta", "distilbert", "modernbert", "vit", "dinov2", "clip", "convnext", "resnet")
@@ -126,10 +127,19 @@ def test_site_that_a_model_does_not_have_is_refused(model_and_sites):
         to_peft(Architecture("lora", ((1, 0, 1), (0, 0, 1))), sites)
 
 
-def test_latency_is_measured_merged_and_unmerged(model_and_sites, tiny_inputs):
+def test_latency_is_measured_merged_and_unmerged(model_and_sites, tiny_inputs, monkeypatch):
     model, sites = model_and_sites("bert")
     adapted = peft.get_peft_model(model, to_peft(Architecture.uniform(4, 2), sites)).train()
+    timed = []
+    measure = latency_module.measure_latency
+
+    def noting(models, *options):
+        timed.extend(isinstance(each, peft.PeftModel) for each in models)
+        return measure(models, *options)
+
+    monkeypatch.setattr(latency_module, "measure_latency", noting)
     measured = measure_adapter_latency(adapted, tiny_inputs("bert"), repeats=5)
     for latency in measured.values():
         assert 0 < latency.low <= latency.median <= latency.high
-    assert adapted.training and measured["merged"].median < measured["unmerged"].median
+    # Told apart by what is timed, not by the clock: another process may have the core.
+    assert adapted.training and list(measured) == ["unmerged", "merged"] and timed == [True, False]
