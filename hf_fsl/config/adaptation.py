@@ -43,6 +43,7 @@ class AdaptationConfig:
     """Of memory for what is computed once (pixels, states below ``first_layer``); more states go to a file."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:

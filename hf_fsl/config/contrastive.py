@@ -46,6 +46,7 @@ class PairsConfig:
     """What to do with a picture that occurs in two of train, validation and test."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if not self.captions:
             yield 'captions: at least one template over the columns, such as "{caption}"'
         for name, templates in (("captions", self.captions), ("retrieval_caption", [self.retrieval_caption])):
@@ -88,6 +89,7 @@ class TowerConfig:
     """``mean``, for BERT and RoBERTa text towers: the mean over tokens of sentence-transformers, as a layer."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "r")
         yield from _between(self, 0.0, 1.0, "lora_dropout")
         if self.from_config and self.method != "full":
@@ -113,6 +115,7 @@ class DualEncoderConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         named = [self.image.model_name_or_path, self.text.model_name_or_path]
         if (self.model_name_or_path is None) != all(named) or (self.model_name_or_path is not None and any(named)):
             yield (
@@ -145,6 +148,7 @@ class ContrastiveLossConfig:
     """To start from, for siglip; ``null``: the model's own, else SigLIP's -10."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if self.temperature is not None and self.temperature <= 0:
             yield f"temperature: above 0, got {self.temperature}"
         if self.bias is not None and self.name != "siglip":
@@ -179,6 +183,7 @@ class AugmentationConfig:
         return any(value for name, value in vars(self).items() if name != "flip_unless")
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _between(self, 0.0, 1.0, "shift", "scale", "brightness", "contrast", "saturation")
         for name, most in (("flip", 1.0), ("grayscale", 1.0), ("hue", 0.5), ("rotation", 180.0)):
             if not 0 <= getattr(self, name) <= most:
@@ -192,6 +197,7 @@ class ContrastiveEvaluationConfig:
     bootstrap_resamples: int = 2000
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 100, "bootstrap_resamples")
 
 
@@ -220,6 +226,7 @@ class ContrastiveConfig:
         return replace(self, training=self.training.resolved(in_full))
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "ddp_timeout")
         training = self.training
         known = ["accuracy"] * (self.data.class_column is not None) + ["retrieval_at_1", "retrieval_at_5", "loss"]

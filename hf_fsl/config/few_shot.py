@@ -51,6 +51,7 @@ class EpisodesConfig:
     break; a class may come to have several times as many. ``null``: none."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if not self.k_shot or min(self.k_shot) < 1:
             yield f"k_shot: numbers of 1 or more, got {self.k_shot}"
         if self.n_way is not None and self.n_way < 2:
@@ -91,6 +92,7 @@ class ClassifierConfig:
     """Publish the support embeddings, which growing needs for heads without sufficient statistics."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if self.shots is not None and self.shots < 1:
             yield f"shots: at least 1, got {self.shots}"
         if self.folds < 0 or self.folds == 1:
@@ -129,6 +131,7 @@ class FewShotRecipeConfig:
     """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "ddp_timeout")
         if self.data.text_pair_column is not None or self.data.problem_type != "single_label_classification":
             yield "data: single texts or images with one label each"

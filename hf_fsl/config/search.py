@@ -57,6 +57,7 @@ class StudyConfig:
     seed: int = 0
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if not self.objectives:
             yield "objectives: at least one"
         elif self.objectives[0] in COSTS:
@@ -101,6 +102,7 @@ class ShotsConfig:
     """Modules trained in full with every architecture, beside the classification head, which always is."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         for name in ("shots", "validation_shots", "per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 yield f"{name}: at least 1, got {getattr(self, name)}"
@@ -131,6 +133,7 @@ class FinishConfig:
     """What is published: what is best on validation, or the smallest within a standard error (over seeds) of it."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if self.members < 1 or self.baseline_rank < 0:
             yield "members: at least 1; baseline_rank: at least 0"
         if self.eval_steps is not None and self.eval_steps < 1:
@@ -165,6 +168,7 @@ class AdapterSearchConfig:
     """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "ddp_timeout")
         yield from self.model.no_stock_classifier()
         yield from self.model.no_prompt()

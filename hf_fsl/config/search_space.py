@@ -40,6 +40,7 @@ class SearchSpaceConfig:
     """Trainable parameters of an architecture, the classification head among them."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         lists = ("methods", "site_groups", "layers", "ranks", "scaling", "dropout", "learning_rate", "steps", "loss")
         for name in lists:
             values = getattr(self, name)

@@ -68,6 +68,7 @@ class DataConfig:
     """What to do with an example whose text, or one of the two, is empty."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if (self.text_column is None) == (self.image_column is None):
             yield "text_column or image_column: name exactly one of them, the input of the task"
         if self.text_pair_column is not None and self.text_column is None:
@@ -110,6 +111,7 @@ class ModelConfig:
     attn_implementation: str | None = None
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 4, "max_length")
         if self.prompt is not None and self.prompt_name is not None:
             yield "prompt, prompt_name: one of the two"
@@ -163,6 +165,7 @@ class AdapterConfig:
     """Folder or Hub id holding an ``adapter_config.json``, taken as it is instead of the fields above."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "r")
         yield from _between(self, 0.0, 1.0, "lora_dropout")
         for module, rank in self.rank_pattern.items():
@@ -240,6 +243,7 @@ class TrainingConfig:
         return replace(self, learning_rate=5e-5 if in_full else 1e-3)
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         for name in ("learning_rate", "head_learning_rate", "num_train_epochs", "max_grad_norm", "save_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -282,6 +286,7 @@ class EvaluationConfig:
     """Compared on the same test examples, paired. The linear probe is tuned on validation."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 100, "bootstrap_resamples")
         if self.metrics is not None and not self.metrics:
             yield "metrics: at least one, or null for all of ours"
@@ -321,6 +326,7 @@ class HubConfig:
     """Whether the card shows inputs of the test split where the data set is not public on the Hub."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if self.push_to_hub and self.hub_model_id is None:
             yield "hub_model_id: needed with push_to_hub (user/name)"
         if self.hub_model_id is not None and (problem := repo_id_problem(self.hub_model_id)):
@@ -348,6 +354,7 @@ class FineTuneConfig:
         return replace(self, training=self.training.resolved(in_full))
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "ddp_timeout")
         yield from self.model.no_stock_classifier()
         yield from self.model.no_prompt()

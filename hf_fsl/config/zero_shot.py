@@ -29,6 +29,7 @@ class ZeroShotConfig:
     """Tokens a batch, padding included; ``null``: what suits the device."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         if not self.templates:
             yield "templates: at least one, such as 'This is about {}.'"
         for template in self.templates:
@@ -60,6 +61,7 @@ class ZeroShotNLIConfig:
     """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "ddp_timeout")
         yield from self.model.no_prompt()
         if self.bi_encoder is not None:
@@ -87,6 +89,7 @@ class ZeroShotClipConfig:
     """Seconds for which the processes of a launch wait for each other."""
 
     def problems(self) -> Iterator[str]:
+        """What is out of range or does not go together, a message each."""
         yield from _at_least(self, 1, "ddp_timeout")
         yield from self.model.no_prompt()
         if self.data.image_column is None or self.data.problem_type != "single_label_classification":

@@ -50,8 +50,10 @@ class Task:
         return {name: index for index, name in enumerate(self.label_names)}
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in JSON."""
         return asdict(self) | {"label_names": list(self.label_names)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """What :meth:`to_dict` gave."""
         return cls(**{**values, "label_names": tuple(values["label_names"])})

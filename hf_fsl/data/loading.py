@@ -40,9 +40,13 @@ def load_splits(config: DataConfig, *, zero_shot: bool = False, all_labels: bool
     """Loads, maps, splits and checks a data set.
 
     Args:
+        config: source, columns and splits.
+        zero_shot: classes need no training examples; any split may have classes that the others do not have.
         all_labels: for what chooses nothing on the validation split: none is set aside, and it is empty unless the
             data has one of its own.
-        zero_shot: classes need no training examples; any split may have classes that the others do not have.
+
+    Returns:
+        Disjoint splits whose columns are ``label`` and ``text``, ``text_pair`` or ``image``, and the record of them.
 
     Raises:
         DataError: whatever makes the data unusable; the message names what was found and the way out.

@@ -106,6 +106,8 @@ def training_loop(
         model: gives ``.logits``; afterwards holds the best weights on validation (``load_best_model_at_end``), else
             the last.
         split: of one that has ``start_epoch``, it is called with the number of the epoch before the epoch's batches.
+        config: steps, rates, evaluation and checkpoints.
+        accelerator: of the launch; all its processes call this together.
         loss: of ``.logits``; or, where a step is made in another way, what makes the step of the prepared model and
             optimiser: called with a group of batches it gives loss, norm of the gradient, and number of examples.
         seed: of the data order. Seed torch for dropout before the model is built.

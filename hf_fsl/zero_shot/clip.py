@@ -43,6 +43,8 @@ class ImageTextScorer:
     Args:
         model: with ``get_text_features``, ``get_image_features`` and ``logit_scale``: CLIP, SigLIP, SigLIP 2,
             VisionTextDualEncoder and models made like them.
+        tokenizer: of its text tower.
+        image_processor: of its image tower.
         label_folder: where label embeddings are kept for other processes; None: in memory only.
 
     Raises:
@@ -79,6 +81,14 @@ class ImageTextScorer:
         trust_remote_code: bool = False,
     ) -> ImageTextScorer:
         """Loads model, tokenizer and image processor.
+
+        Args:
+            model_name_or_path: of a repository or a folder.
+            revision: branch, tag or commit; None: the main branch.
+            device: None: a GPU where there is one.
+            dtype: of the weights; embeddings are float32 in any case.
+            label_folder: see :class:`ImageTextScorer`.
+            trust_remote_code: runs the code of the repository.
 
         Raises:
             ZeroShotError: one of them does not load, or the model has not both towers.
@@ -133,6 +143,7 @@ class ImageTextScorer:
 
         Args:
             images: one, a list or a column of them, as images (PIL), paths or URLs.
+            batch_size: images at once.
         """
         rows = [self.embed_images(batch).cpu() for batch in self._image_batches(images, batch_size)]
         return torch.cat(rows) if rows else torch.empty(0, self.dimension)

@@ -308,6 +308,7 @@ class Backbone:
         """The rows of ``ids``, from :meth:`token_ids`, padded and batched, the longest first.
 
         Args:
+            ids: token ids of each text.
             max_tokens: tokens a batch, padding included; None: what suits the device.
         """
         pad, length = self.tokenizer.pad_token_id or 0, padded_length(self.model)
@@ -317,6 +318,7 @@ class Backbone:
         """Embeddings ``(B, D)`` of a batch of :meth:`text_batches`; with gradients unless they are switched off.
 
         Args:
+            batch: of B texts.
             prompt: the one its token ids were made with.
         """
         inputs = {"input_ids": batch.ids.to(self.device)}
